@@ -1,0 +1,141 @@
+//! The one error type.
+//!
+//! An [`Error`] says what was attempted on what (cannot read object x.pt), why it failed, and — through its
+//! [`ErrorKind`] — what the caller can do about it. `Display` prints one level; the edges (CLI, Python) print the whole
+//! chain with [`Error::report`]. Messages never contain a credential.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// What the caller can do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The object, directory or bucket does not exist: fix the name, or try a replica.
+    NotFound,
+    /// Credentials are missing or do not suffice: retrying will not help.
+    Denied,
+    /// An argument, URI or configuration is wrong: fix it.
+    Invalid,
+    /// An index is outside the dataset.
+    OutOfRange,
+    /// The bytes are damaged or hostile: replace the object.
+    Corrupt,
+    /// The bytes are fine but need something Headwater does not do.
+    Unsupported,
+    /// The object is not the version that was asked for.
+    Changed,
+    /// A deadline passed.
+    Timeout,
+    /// The remote failed in a way that may pass: retrying can help.
+    Unavailable,
+    /// The operating system refused local I/O.
+    Io,
+    /// The user interrupted the wait.
+    Interrupted,
+    /// A defect of Headwater.
+    Internal,
+}
+
+/// A failed operation: kind, operation, subject, reason and cause.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    op: Cow<'static, str>,
+    context: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// Shorthand for a result with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Creates ``cannot {op} `{subject}` ``.
+    pub fn new(kind: ErrorKind, op: impl Into<Cow<'static, str>>, subject: impl fmt::Display) -> Self {
+        Self(Box::new(Inner { kind, op: op.into(), context: format!("`{subject}`"), source: None }))
+    }
+
+    /// Adds the reason: ``cannot read `x`: {reason}``.
+    #[must_use]
+    pub fn because(mut self, reason: impl fmt::Display) -> Self {
+        self.0.context = format!("{}: {reason}", self.0.context);
+        self
+    }
+
+    /// Attaches the lower-level cause.
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(cause.into());
+        self
+    }
+
+    /// Creates the error of an operating system call; the kind follows from the cause.
+    pub fn io(op: impl Into<Cow<'static, str>>, subject: impl fmt::Display, cause: std::io::Error) -> Self {
+        use std::io::ErrorKind as Os;
+        let kind = match cause.kind() {
+            Os::NotFound | Os::NotADirectory => ErrorKind::NotFound,
+            Os::PermissionDenied => ErrorKind::Denied,
+            Os::TimedOut => ErrorKind::Timeout,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, op, subject).caused_by(cause)
+    }
+
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The message and every cause below it, joined by `: `.
+    pub fn report(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let line = error.to_string();
+            if !text.ends_with(&line) {
+                text.push_str(": ");
+                text.push_str(&line);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} {}", self.0.op, self.0.context)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({})", self.0.kind, self.report())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|cause| cause as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_thing_and_leaves_the_cause_to_the_report() {
+        let error = Error::io("read", "s3://b/x.pt", std::io::Error::from(std::io::ErrorKind::NotFound));
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.to_string(), "cannot read `s3://b/x.pt`");
+        assert_eq!(error.report(), "cannot read `s3://b/x.pt`: entity not found");
+    }
+
+    #[test]
+    fn stays_one_pointer_wide() {
+        assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
+    }
+}

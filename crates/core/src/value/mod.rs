@@ -1,0 +1,12 @@
+//! What objects decode to.
+//!
+//! A [`Value`] is a tree of dicts, lists, scalars and strings with [`Tensor`]s at its leaves; a tensor is a strided view
+//! of shared bytes with a [`DType`]. Values are immutable and cheap to clone; nothing here knows a file format.
+
+mod dtype;
+mod tensor;
+mod tree;
+
+pub use dtype::DType;
+pub use tensor::{Dims, Tensor};
+pub use tree::{Dict, Value};

@@ -1,0 +1,1 @@
+//! What the tests of Headwater share: conformance suites, datasets, servers.
