@@ -2,6 +2,7 @@
 
 pub mod buffer;
 pub mod codec;
+pub mod engine;
 pub mod error;
 pub mod format;
 pub mod metrics;
