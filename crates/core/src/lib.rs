@@ -5,6 +5,7 @@ pub mod codec;
 pub mod engine;
 pub mod error;
 pub mod format;
+pub mod manifest;
 pub mod metrics;
 pub mod sample;
 pub mod source;
