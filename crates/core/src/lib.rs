@@ -2,8 +2,10 @@
 
 pub mod buffer;
 pub mod codec;
+pub mod engine;
 pub mod error;
 pub mod format;
+pub mod manifest;
 pub mod metrics;
 pub mod sample;
 pub mod source;

@@ -1,0 +1,163 @@
+//! What a dataset is made of, as one serialisable structure.
+//!
+//! The same [`DatasetConfig`] is read from TOML (`headwater.toml`), from JSON (the Python front), or built in Rust. Unknown
+//! keys are refused. It is the only place that reads the environment, apart from the credential chains of the clouds.
+
+mod duration;
+mod home;
+
+use std::fs;
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::OnMissing;
+use crate::source::{SourceOptions, SourceSpec};
+
+pub use duration::MaxAge;
+pub use home::home;
+
+/// What to do when an object is no longer the version that the manifest lists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnChanged {
+    /// Fail that sample with `Changed`.
+    #[default]
+    Error,
+    /// Read the object as it is now.
+    Reload,
+}
+
+/// Whether a serialised configuration may contain credentials that were given explicitly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets {
+    /// Write them out. Only for handing them to a child process.
+    Include,
+    /// Fail if there are any.
+    Refuse,
+}
+
+/// What a dataset is made of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatasetConfig {
+    /// Field name to source. Exclusive with `source`.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub fields: IndexMap<String, SourceSpec>,
+    /// One source whose sub-folders are the fields or, when it has none, that is the only, unnamed field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceSpec>,
+    /// Options by field name or by URI scheme; the field's come first, then the scheme's. A source's own come before both.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub storage_options: IndexMap<String, SourceOptions>,
+    /// Field name to the pattern of its file names, with one `*` for the sample's key. Default: `*`.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub pairs: IndexMap<String, String>,
+    /// When a sample lacks a field's object. Default: `error`.
+    pub on_missing: OnMissing,
+    /// When an object is not the listed version any more. Default: `error`.
+    pub on_changed: OnChanged,
+    /// How old a kept manifest of a remote dataset may be to be used without listing; local ones are always listed.
+    /// Default: one hour. Raise it when the data does not change and listing takes long.
+    pub manifest_max_age: MaxAge,
+}
+
+impl DatasetConfig {
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the key.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let config: Self = serde_json::from_str(text).map_err(|cause| invalid("JSON", &cause))?;
+        config.checked()
+    }
+
+    /// Reads TOML.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the key and line.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|cause| invalid("TOML", &cause.message()))?;
+        config.checked()
+    }
+
+    /// Reads a TOML file. Relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`, `Invalid`.
+    #[allow(clippy::disallowed_methods)] // a configuration is a file
+    pub fn from_toml_file(path: &Path) -> Result<Self> {
+        let text =
+            fs::read_to_string(path).map_err(|cause| Error::io("read configuration", path.display(), cause))?;
+        let mut config = Self::from_toml(&text)
+            .map_err(|cause| Error::new(cause.kind(), "use configuration", path.display()).caused_by(cause))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for spec in config.fields.values_mut().chain(&mut config.source) {
+            if !spec.uri.contains(':') && Path::new(&spec.uri).is_relative() {
+                spec.uri = folder.join(&spec.uri).to_string_lossy().into_owned();
+            }
+        }
+        Ok(config)
+    }
+
+    /// Writes JSON that [`DatasetConfig::from_json`] reads.
+    ///
+    /// # Errors
+    /// `Invalid` when there are explicit credentials and they are refused.
+    pub fn to_json(&self, secrets: Secrets) -> Result<String> {
+        let explicit = |options: &SourceOptions| options.has_secrets();
+        let has_secrets = self.storage_options.values().any(explicit)
+            || self.fields.values().chain(&self.source).any(|spec| spec.options.has_secrets());
+        if has_secrets && secrets == Secrets::Refuse {
+            return Err(Error::new(ErrorKind::Invalid, "serialise", "this dataset's configuration").because(
+                "it holds explicit credentials, which are never written out; use the standard chains instead \
+                 (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, web identity, instance metadata)",
+            ));
+        }
+        serde_json::to_string(self).map_err(|cause| invalid("JSON", &cause))
+    }
+
+    /// The source of every field, in order, with its options filled up from `storage_options`. The name is empty for
+    /// `source`.
+    pub fn sources(&self) -> Vec<(String, SourceSpec)> {
+        let named = self.fields.iter().map(|(name, spec)| (name.as_str(), spec));
+        named.chain(self.source.iter().map(|spec| ("", spec))).map(|(name, spec)| (name.to_owned(), self.filled(name, spec))).collect()
+    }
+
+    fn filled(&self, name: &str, spec: &SourceSpec) -> SourceSpec {
+        let scheme = spec.uri.split_once(':').map_or("file", |(scheme, _)| scheme);
+        let mut options = spec.options.clone();
+        for defaults in [self.storage_options.get(name), self.storage_options.get(scheme)].into_iter().flatten() {
+            options = options.merged(defaults);
+        }
+        SourceSpec { uri: spec.uri.clone(), options }
+    }
+
+    fn checked(self) -> Result<Self> {
+        let wrong = |subject: &str, reason: &str| Err(Error::new(ErrorKind::Invalid, "use", subject).because(reason));
+        if self.fields.is_empty() == self.source.is_none() {
+            return wrong("configuration", "give either `fields`, each with its source, or one `source`");
+        }
+        if let Some(name) = self.fields.keys().find(|name| name.is_empty() || name.starts_with("__")) {
+            return wrong(name, "a field needs a name that does not begin with two underscores");
+        }
+        for pattern in self.pairs.values() {
+            crate::manifest::KeyPattern::parse(pattern)?;
+        }
+        if self.source.is_none() {
+            if let Some(name) = self.pairs.keys().find(|&name| !self.fields.contains_key(name)) {
+                return wrong(name, "`pairs` names a field that is not there");
+            }
+        }
+        Ok(self)
+    }
+}
+
+fn invalid(format: &str, reason: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Invalid, "read", format_args!("{format} configuration")).because(reason)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Opening: connect, then find or make the manifest.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+
+use super::{Dataset, Inner};
+use crate::cache;
+use crate::config::{self, DatasetConfig};
+use crate::engine::{Engine, Interrupt, PerProcess};
+use crate::error::Result;
+use crate::fetch;
+use crate::format::{self, Limits};
+use crate::manifest::{FieldListing, KeyPattern, Listing, Manifest, join, store};
+use crate::metrics::{Metric, Metrics};
+use crate::source::{self, Source};
+
+/// What a value is called in a sample when its field has no name and it is no dict.
+pub(super) const UNNAMED: &str = "data";
+
+pub(super) fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Dataset> {
+    let engine = Engine::current()?;
+    let sources = connect(engine, config, interrupt)?;
+    let path = config::home().map(|home| store::path_for(&home, &identity(config, &sources)));
+    let kept = path.as_deref().filter(|_| !sources.iter().any(|source| source.is_local())).and_then(|path| {
+        let fresh = store::age(path).is_some_and(|age| age < config.manifest_max_age.0);
+        fresh.then(|| store::load(path).ok()).flatten()
+    });
+    let manifest = match kept {
+        Some(manifest) => manifest,
+        None => {
+            let manifest = list(engine, config, &sources, interrupt)?;
+            if let Some(Err(error)) = path.as_deref().map(|path| store::save(path, &manifest)) {
+                tracing::warn!("{}; every process will list again", error.report());
+            }
+            manifest
+        }
+    };
+    Ok(assemble(config.clone(), manifest, path, PerProcess::with(sources)))
+}
+
+pub(super) fn assemble(
+    config: DatasetConfig,
+    manifest: Manifest,
+    manifest_path: Option<std::path::PathBuf>,
+    sources: PerProcess<Vec<Arc<dyn Source>>>,
+) -> Dataset {
+    let is_spread = manifest.field_names().any(|name| name.is_empty());
+    let named = |name: &Arc<str>| if name.is_empty() { UNNAMED.into() } else { name.clone() };
+    let names = manifest.field_names().map(named).collect();
+    let metrics = Metrics::default();
+    metrics.set(Metric::ManifestSamples, manifest.len() as u64);
+    metrics.set(Metric::ManifestMissing, manifest.missing().count);
+    metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
+    let (cache, limits) = (Box::new(cache::None), Limits::default());
+    let inner = Inner { config, manifest, manifest_path, names, is_spread, cache, limits, metrics, sources };
+    Dataset { inner: Arc::new(inner) }
+}
+
+/// Opens the sources of all fields at once and puts the fetch policies around them.
+pub(super) fn connect(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    interrupt: Interrupt<'_>,
+) -> Result<Vec<Arc<dyn Source>>> {
+    let specs = config.sources();
+    let opening = async move { try_join_all(specs.iter().map(|(_, spec)| source::open(spec))).await };
+    let sources = engine.block_on("opening the sources", opening, interrupt)??;
+    Ok(sources.into_iter().map(fetch::with_policies).collect())
+}
+
+/// What tells this dataset's manifest from others: where objects come from and how they are joined.
+fn identity(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> String {
+    let parts: Vec<_> = config
+        .sources()
+        .iter()
+        .zip(sources)
+        .map(|((name, spec), source)| {
+            let options = serde_json::to_string(&spec.options.without_secrets()).unwrap_or_default();
+            format!("{name}\n{}\n{options}", source.uri())
+        })
+        .collect();
+    format!("{}\n{:?}\n{:?}", parts.join("\n"), config.pairs, config.on_missing)
+}
+
+fn list(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    interrupt: Interrupt<'_>,
+) -> Result<Manifest> {
+    let to_list = sources.to_vec();
+    let listing = async move {
+        let readable: fn(&str) -> bool = |key| format::decoder_of(key).is_some();
+        try_join_all(to_list.iter().map(|source| Listing::collect(source.as_ref(), readable))).await
+    };
+    let listings = engine.block_on("listing the sources", listing, interrupt)??;
+    let fields = field_listings(config, sources, &listings)?;
+    let joined = join(&fields, config.on_missing, format::stem)?;
+    if joined.shadowed > 0 {
+        tracing::info!("{} compressed objects were passed over because the plain one is there too", joined.shadowed);
+    }
+    if joined.unmatched > 0 {
+        tracing::warn!("{} objects do not match the pattern of their field and were passed over", joined.unmatched);
+    }
+    let missing = joined.manifest.missing();
+    if missing.count > 0 {
+        let examples = missing.examples.join(", ");
+        tracing::warn!("{} objects are missing ({examples} …); their samples are left out", missing.count);
+    }
+    Ok(joined.manifest)
+}
+
+fn field_listings<'a>(
+    config: &DatasetConfig,
+    sources: &'a [Arc<dyn Source>],
+    listings: &'a [Listing],
+) -> Result<Vec<FieldListing<'a>>> {
+    let names: Vec<(String, String)> = match &config.source {
+        None => config.fields.keys().map(|name| (name.clone(), String::new())).collect(),
+        Some(_) => folders(&listings[0]).into_iter().map(|name| (name.clone(), name + "/")).collect(),
+    };
+    let names = if names.is_empty() { vec![(String::new(), String::new())] } else { names };
+    let shared = config.source.is_some();
+    names
+        .into_iter()
+        .enumerate()
+        .map(|(number, (name, folder))| {
+            let at = if shared { 0 } else { number };
+            let pattern = config.pairs.get(&name).map_or(Ok(KeyPattern::default()), |pattern| KeyPattern::parse(pattern))?;
+            let (uri, listing) = (sources[at].uri(), &listings[at]);
+            Ok(FieldListing { name: name.into(), uri, folder, pattern, listing })
+        })
+        .collect()
+}
+
+/// Top-level folders that hold readable objects, sorted.
+fn folders(listing: &Listing) -> Vec<String> {
+    let folders: BTreeSet<&str> = listing.keys().filter_map(|key| key.split_once('/')).map(|(folder, _)| folder).collect();
+    folders.into_iter().map(str::to_owned).collect()
+}

@@ -1,0 +1,73 @@
+//! What one source holds, in few bytes per object.
+
+use futures_util::StreamExt;
+
+use super::strings::Strings;
+use super::versions::Versions;
+use crate::error::Result;
+use crate::source::{ObjectMeta, Source};
+
+/// The objects of one source that some decoder reads, and how many others there were.
+#[derive(Debug, Default)]
+pub struct Listing {
+    pub(super) keys: Strings,
+    pub(super) sizes: Vec<u64>,
+    pub(super) versions: Versions,
+    /// Objects that no decoder reads, or whose name begins with a dot.
+    pub ignored: u64,
+}
+
+impl Listing {
+    /// Lists everything `readable` below the root of a source. Pages are packed as they arrive.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub async fn collect(source: &dyn Source, readable: fn(&str) -> bool) -> Result<Self> {
+        let mut listing = Self::default();
+        let mut pages = source.list("");
+        while let Some(page) = pages.next().await {
+            for object in page? {
+                if readable(&object.key) && !is_hidden(&object.key) {
+                    listing.push(&object);
+                } else {
+                    listing.ignored += 1;
+                }
+            }
+        }
+        Ok(listing)
+    }
+
+    fn push(&mut self, object: &ObjectMeta) {
+        self.keys.push(&object.key);
+        self.sizes.push(object.size);
+        self.versions.push(&object.version);
+    }
+
+    /// Number of readable objects.
+    pub fn len(&self) -> usize {
+        self.sizes.len()
+    }
+
+    /// Whether there is no readable object.
+    pub fn is_empty(&self) -> bool {
+        self.sizes.is_empty()
+    }
+
+    /// Object keys, in the order the source gave them.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter()
+    }
+}
+
+impl FromIterator<ObjectMeta> for Listing {
+    fn from_iter<I: IntoIterator<Item = ObjectMeta>>(objects: I) -> Self {
+        let mut listing = Self::default();
+        objects.into_iter().for_each(|object| listing.push(&object));
+        listing
+    }
+}
+
+/// Tools leave `._x.pt` and `.ipynb_checkpoints/x.pt` behind; nobody means those.
+fn is_hidden(key: &str) -> bool {
+    key.split('/').any(|part| part.starts_with('.'))
+}

@@ -1,0 +1,160 @@
+//! The sorted list of samples: which object is which field of which sample.
+//!
+//! A manifest is made once ([`join()`] over one [`Listing`] per field), kept on disk ([`store`]) and read everywhere: a
+//! million samples of two fields take about 100 MB, since keys share one arena, object names are derived from them by the
+//! field's [`KeyPattern`], and entity tags are stored as the 16 bytes they spell out.
+//!
+//! Two fingerprints identify it. The *order* fingerprint covers field names and keys: two manifests that agree in it give
+//! every index the same sample. The *content* fingerprint covers sizes and versions.
+
+mod join;
+mod listing;
+mod pattern;
+pub mod store;
+mod strings;
+mod versions;
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::ObjectMeta;
+
+pub use join::{FieldListing, Joined, Missing, OnMissing, join};
+pub use listing::Listing;
+pub use pattern::KeyPattern;
+use strings::Strings;
+use versions::Versions;
+
+/// The sorted list of samples with, per field, each object's key, size and version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    keys: Strings,
+    fields: Vec<Field>,
+    missing: Missing,
+    order_fingerprint: String,
+    content_fingerprint: String,
+}
+
+/// One field's column.
+#[derive(Debug, Clone, PartialEq)]
+struct Field {
+    name: Arc<str>,
+    /// Folder of the field's objects below its source, with a trailing slash unless empty.
+    folder: String,
+    pattern: KeyPattern,
+    /// The few suffixes that occur (`.pt`, `.pt.zst`), and which one each object has.
+    suffixes: Vec<String>,
+    suffix_of: Vec<u8>,
+    sizes: Vec<u64>,
+    versions: Versions,
+}
+
+impl Field {
+    fn object_key(&self, key: &str, index: usize) -> String {
+        let suffix = &self.suffixes[usize::from(self.suffix_of[index])];
+        self.pattern.object_key(&self.folder, key, suffix)
+    }
+}
+
+impl Manifest {
+    fn new(keys: Strings, fields: Vec<Field>, missing: Missing) -> Self {
+        let mut order = Xxh3::new();
+        let mut content = Xxh3::new();
+        for field in &fields {
+            absorb(&mut order, field.name.as_bytes());
+            for (index, size) in field.sizes.iter().enumerate() {
+                content.update(&size.to_le_bytes());
+                absorb(&mut content, field.versions.encoded(index));
+            }
+        }
+        for key in keys.iter() {
+            absorb(&mut order, key.as_bytes());
+        }
+        Self {
+            keys,
+            fields,
+            missing,
+            order_fingerprint: format!("{:032x}", order.digest128()),
+            content_fingerprint: format!("{:032x}", content.digest128()),
+        }
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Names of the fields, in order.
+    pub fn field_names(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
+        self.fields.iter().map(|field| &field.name)
+    }
+
+    /// Key of a sample.
+    ///
+    /// # Errors
+    /// `OutOfRange`.
+    pub fn key(&self, index: usize) -> Result<&str> {
+        self.keys.get(index).ok_or_else(|| {
+            Error::new(ErrorKind::OutOfRange, "take sample", index)
+                .because(format_args!("the dataset has {} samples", self.len()))
+        })
+    }
+
+    /// The object that is field number `field` of sample `index`.
+    ///
+    /// # Errors
+    /// `OutOfRange`.
+    pub fn object(&self, index: usize, field: usize) -> Result<ObjectMeta> {
+        let key = self.key(index)?;
+        let column = self
+            .fields
+            .get(field)
+            .ok_or_else(|| Error::new(ErrorKind::OutOfRange, "take field", field).because("there is no such field"))?;
+        Ok(ObjectMeta {
+            key: column.object_key(key, index),
+            size: column.sizes[index],
+            version: column.versions.get(index),
+        })
+    }
+
+    /// Objects that samples lack, so that those samples are not in the manifest.
+    pub fn missing(&self) -> &Missing {
+        &self.missing
+    }
+
+    /// Identifies field names and keys: what index and order mean.
+    pub fn order_fingerprint(&self) -> &str {
+        &self.order_fingerprint
+    }
+
+    /// Identifies sizes and versions: what the objects contain.
+    pub fn content_fingerprint(&self) -> &str {
+        &self.content_fingerprint
+    }
+
+    /// Bytes of all objects, as stored.
+    pub fn stored_bytes(&self) -> u64 {
+        self.fields.iter().flat_map(|field| &field.sizes).sum()
+    }
+
+    /// Memory this manifest takes.
+    pub fn memory_bytes(&self) -> usize {
+        let columns = |field: &Field| field.suffix_of.len() + 8 * field.sizes.len() + field.versions.memory_bytes();
+        self.keys.memory_bytes() + self.fields.iter().map(columns).sum::<usize>()
+    }
+}
+
+fn absorb(hash: &mut Xxh3, bytes: &[u8]) {
+    hash.update(&(bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+#[cfg(test)]
+mod tests;

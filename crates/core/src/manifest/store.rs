@@ -1,0 +1,189 @@
+//! Manifests on disk (format `HWMANIF1`, specified in `docs/formats.md`).
+//!
+//! One file per dataset: magic, length of a JSON header, the header, the columns little-endian, and an xxh3 of everything
+//! before it. Written to a temporary name and renamed, so that a reader sees a whole file or none. A damaged or foreign file
+//! is an error, which whoever opens a dataset answers by listing again.
+
+#![allow(clippy::disallowed_methods)] // a manifest is kept in a file
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::strings::Strings;
+use super::versions::Versions;
+use super::{Field, KeyPattern, Manifest, Missing};
+use crate::error::{Error, ErrorKind, Result};
+
+const MAGIC: &[u8; 8] = b"HWMANIF1";
+const CHECKSUM: usize = 8;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    samples: usize,
+    key_bytes: usize,
+    fields: Vec<FieldHeader>,
+    missing: Missing,
+    order_fingerprint: String,
+    content_fingerprint: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FieldHeader {
+    name: String,
+    folder: String,
+    pattern: String,
+    suffixes: Vec<String>,
+    version_bytes: usize,
+}
+
+/// Where the manifest of a dataset is kept; `identity` is what tells datasets apart.
+pub fn path_for(home: &Path, identity: &str) -> PathBuf {
+    let hash = xxhash_rust::xxh3::xxh3_128(identity.as_bytes());
+    home.join("manifests").join(format!("{hash:032x}.manifest"))
+}
+
+/// Writes a manifest, replacing what was there.
+///
+/// # Errors
+/// `Io`, `Denied`.
+pub fn save(path: &Path, manifest: &Manifest) -> Result<()> {
+    let failed = |cause| Error::io("keep the manifest", path.display(), cause);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(failed)?;
+    let temporary = folder.join(format!(".{:032x}.{}", xxhash_rust::xxh3::xxh3_128(&nonce()), std::process::id()));
+    let written = fs::File::create_new(&temporary)
+        .and_then(|mut file| {
+            file.write_all(&encode(manifest))?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(failed)
+}
+
+/// Reads a manifest.
+///
+/// # Errors
+/// `NotFound`, `Io`, or `Corrupt` when it is not a whole, undamaged manifest of this version.
+pub fn load(path: &Path) -> Result<Manifest> {
+    let bytes = fs::read(path).map_err(|cause| Error::io("read the manifest", path.display(), cause))?;
+    decode(&bytes).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "read the manifest", path.display())
+            .because("it is damaged or of another version")
+    })
+}
+
+/// How long ago the manifest was written; `None` when there is none. A clock that was set back makes it brand new.
+pub fn age(path: &Path) -> Option<Duration> {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
+    Some(SystemTime::now().duration_since(modified).unwrap_or_default())
+}
+
+fn nonce() -> [u8; 16] {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    now.to_le_bytes()
+}
+
+pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
+    let (key_bytes, key_ends) = manifest.keys.parts();
+    let header = Header {
+        samples: manifest.len(),
+        key_bytes: key_bytes.len(),
+        fields: manifest.fields.iter().map(field_header).collect(),
+        missing: manifest.missing.clone(),
+        order_fingerprint: manifest.order_fingerprint.clone(),
+        content_fingerprint: manifest.content_fingerprint.clone(),
+    };
+    let header = serde_json::to_vec(&header).unwrap_or_default();
+    let mut out = Vec::with_capacity(manifest.memory_bytes() + header.len() + 64);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&(header.len() as u64).to_le_bytes());
+    out.extend_from_slice(&header);
+    out.extend_from_slice(key_bytes);
+    put_numbers(&mut out, key_ends);
+    for field in &manifest.fields {
+        let (version_bytes, version_ends) = field.versions.parts();
+        out.extend_from_slice(&field.suffix_of);
+        put_numbers(&mut out, &field.sizes);
+        out.extend_from_slice(version_bytes);
+        put_numbers(&mut out, version_ends);
+    }
+    let checksum = xxh3_64(&out);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    out
+}
+
+fn field_header(field: &Field) -> FieldHeader {
+    FieldHeader {
+        name: field.name.to_string(),
+        folder: field.folder.clone(),
+        pattern: field.pattern.to_string(),
+        suffixes: field.suffixes.clone(),
+        version_bytes: field.versions.parts().0.len(),
+    }
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Option<Manifest> {
+    let (body, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
+    if xxh3_64(body).to_le_bytes() != *checksum {
+        return None;
+    }
+    let mut rest = Rest(body);
+    if rest.take(MAGIC.len())? != MAGIC {
+        return None;
+    }
+    let header_len = u64::from_le_bytes(rest.take(8)?.try_into().ok()?);
+    let header: Header = serde_json::from_slice(rest.take(usize::try_from(header_len).ok()?)?).ok()?;
+    let keys = Strings::from_parts(rest.take(header.key_bytes)?.to_vec(), rest.numbers(header.samples)?)?;
+    let fields = header.fields.iter().map(|field| rest.field(field, header.samples)).collect::<Option<_>>()?;
+    let manifest = Manifest::new(keys, fields, header.missing);
+    let same = manifest.order_fingerprint == header.order_fingerprint
+        && manifest.content_fingerprint == header.content_fingerprint;
+    (rest.0.is_empty() && same).then_some(manifest)
+}
+
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(len)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn numbers(&mut self, count: usize) -> Option<Vec<u64>> {
+        let bytes = self.take(count.checked_mul(8)?)?;
+        Some(bytes.as_chunks::<8>().0.iter().map(|&number| u64::from_le_bytes(number)).collect())
+    }
+
+    fn field(&mut self, header: &FieldHeader, samples: usize) -> Option<Field> {
+        let suffix_of = self.take(samples)?.to_vec();
+        if suffix_of.iter().any(|&number| usize::from(number) >= header.suffixes.len()) {
+            return None;
+        }
+        let sizes = self.numbers(samples)?;
+        let versions = Versions::from_parts(self.take(header.version_bytes)?.to_vec(), self.numbers(samples)?)?;
+        Some(Field {
+            name: header.name.as_str().into(),
+            folder: header.folder.clone(),
+            pattern: KeyPattern::parse(&header.pattern).ok()?,
+            suffixes: header.suffixes.clone(),
+            suffix_of,
+            sizes,
+            versions,
+        })
+    }
+}
+
+fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
+    for number in numbers {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}

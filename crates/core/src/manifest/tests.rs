@@ -1,0 +1,134 @@
+use super::*;
+use crate::source::Version;
+
+fn object(key: &str) -> ObjectMeta {
+    ObjectMeta { key: key.to_owned(), size: key.len() as u64, version: Version::Modified(key.len() as u64) }
+}
+
+fn stem(key: &str) -> &str {
+    let key = key.strip_suffix(".zst").unwrap_or(key);
+    key.strip_suffix(".pt").or_else(|| key.strip_suffix(".npy")).unwrap_or(key)
+}
+
+fn listing(keys: &[&str]) -> Listing {
+    keys.iter().map(|key| object(key)).collect()
+}
+
+fn field<'a>(name: &str, pattern: &str, listing: &'a Listing) -> FieldListing<'a> {
+    FieldListing {
+        name: name.into(),
+        uri: "mem://test",
+        folder: String::new(),
+        pattern: KeyPattern::parse(pattern).expect("pattern"),
+        listing,
+    }
+}
+
+fn two(latents: &[&str], conditions: &[&str], on_missing: OnMissing) -> Result<Joined> {
+    let (latents, conditions) = (listing(latents), listing(conditions));
+    join(&[field("latents", "latent_*", &latents), field("conditions", "condition_*", &conditions)], on_missing, stem)
+}
+
+#[test]
+fn joins_by_key_in_sorted_order_whatever_the_listing_order() {
+    let joined = two(&["latent_b.pt.zst", "latent_a.pt"], &["condition_a.pt", "condition_b.npy"], OnMissing::Error);
+    let manifest = joined.expect("joins").manifest;
+    assert_eq!((manifest.key(0).expect("0"), manifest.key(1).expect("1")), ("a", "b"));
+    assert_eq!(manifest.object(1, 0).expect("object"), object("latent_b.pt.zst"));
+    assert_eq!(manifest.object(1, 1).expect("object"), object("condition_b.npy"));
+    assert_eq!(manifest.key(2).expect_err("2").kind(), ErrorKind::OutOfRange);
+    assert_eq!(manifest.stored_bytes(), 15 + 11 + 14 + 15);
+}
+
+#[test]
+fn a_plain_object_wins_over_its_compressed_twin() {
+    let joined = two(&["latent_a.pt.zst", "latent_a.pt"], &["condition_a.pt"], OnMissing::Error).expect("joins");
+    assert_eq!(joined.manifest.object(0, 0).expect("object").key, "latent_a.pt");
+    assert_eq!(joined.shadowed, 1);
+}
+
+#[test]
+fn two_formats_of_one_key_are_refused_by_name() {
+    let error = two(&["latent_a.pt", "latent_a.npy"], &["condition_a.pt"], OnMissing::Error).expect_err("ambiguous");
+    assert!(error.to_string().contains("`latent_a.pt` and `latent_a.npy` both claim key"), "{error}");
+}
+
+#[test]
+fn missing_partners_are_named_or_skipped_and_counted() {
+    let (latents, conditions) = (["latent_a.pt", "latent_b.pt", "latent_c.pt"], ["condition_b.pt", "condition_d.pt"]);
+    let error = two(&latents, &conditions, OnMissing::Error).expect_err("missing");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("3 objects are missing (conditions: a, conditions: c, latents: d)"), "{error}");
+    let manifest = two(&latents, &conditions, OnMissing::Skip).expect("skips").manifest;
+    assert_eq!((manifest.len(), manifest.missing().count), (1, 3));
+}
+
+#[test]
+fn fields_that_share_no_key_are_told_how_to_say_where_it_is() {
+    let (latents, conditions) = (listing(&["latent_1.pt"]), listing(&["condition_1.pt"]));
+    let error =
+        join(&[field("a", "*", &latents), field("b", "*", &conditions)], OnMissing::Skip, stem).expect_err("none");
+    assert!(error.to_string().contains("first key of `a`: `latent_1`"), "{error}");
+    assert!(error.to_string().contains("pairs ="), "{error}");
+}
+
+#[test]
+fn an_empty_place_is_an_error_that_names_it() {
+    let error = two(&[], &["condition_1.pt"], OnMissing::Skip).expect_err("empty");
+    assert!(error.to_string().contains("cannot find samples in `mem://test`"), "{error}");
+    let error = two(&["other.pt"], &["condition_1.pt"], OnMissing::Skip).expect_err("unmatched");
+    assert!(error.to_string().contains("none of its 1 objects matches pattern `latent_*`"), "{error}");
+}
+
+#[test]
+fn fingerprints_tell_order_and_content_apart() {
+    let base = two(&["latent_a.pt"], &["condition_a.pt"], OnMissing::Error).expect("joins").manifest;
+    let recompressed = two(&["latent_a.pt.zst"], &["condition_a.pt"], OnMissing::Error).expect("joins").manifest;
+    let renamed = two(&["latent_b.pt"], &["condition_b.pt"], OnMissing::Error).expect("joins").manifest;
+    assert_eq!(base.order_fingerprint(), recompressed.order_fingerprint());
+    assert_ne!(base.content_fingerprint(), recompressed.content_fingerprint());
+    assert_ne!(base.order_fingerprint(), renamed.order_fingerprint());
+}
+
+#[test]
+fn fingerprints_stay_what_they_are() {
+    let manifest = two(&["latent_a.pt"], &["condition_a.pt"], OnMissing::Error).expect("joins").manifest;
+    assert_eq!(manifest.order_fingerprint(), "367340b124d463a1e93861e907b31aee");
+    assert_eq!(manifest.content_fingerprint(), "f2d34f780587e1f11325a5121a442619");
+}
+
+#[test]
+fn a_stored_manifest_comes_back_and_a_damaged_one_does_not() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = store::path_for(dir.path(), "test");
+    let manifest = two(&["latent_a.pt", "latent_b.pt.zst"], &["condition_a.pt", "condition_b.pt"], OnMissing::Error)
+        .expect("joins")
+        .manifest;
+    assert_eq!(store::load(&path).expect_err("none yet").kind(), ErrorKind::NotFound);
+    store::save(&path, &manifest).expect("saves");
+    assert_eq!(store::load(&path).expect("loads"), manifest);
+    assert!(store::age(&path).expect("age").as_secs() < 60);
+    let bytes = store::encode(&manifest);
+    for cut in 0..bytes.len() {
+        assert!(store::decode(&bytes[..cut]).is_none(), "cut at {cut}");
+    }
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        assert!(store::decode(&flipped).is_none(), "flipped at {at}");
+    }
+}
+
+#[test]
+fn a_million_samples_of_two_fields_take_under_200_mb() {
+    let tag = |n: u64| Version::ETag(format!("\"{:032x}\"", u128::from(n) << 64 | 7));
+    let make = |field: &'static str| -> Listing {
+        let name = move |n: u64| format!("{field}_{:02}_{n:010}.pt.zst", n % 64);
+        (0..1_000_000).map(|n| ObjectMeta { key: name(n), size: n, version: tag(n) }).collect()
+    };
+    let (latents, conditions) = (make("latent"), make("condition"));
+    let fields = [field("latents", "latent_*", &latents), field("conditions", "condition_*", &conditions)];
+    let manifest = join(&fields, OnMissing::Error, stem).expect("joins").manifest;
+    assert_eq!(manifest.len(), 1_000_000);
+    assert!(manifest.memory_bytes() < 110_000_000, "{} bytes", manifest.memory_bytes());
+}
