@@ -1,0 +1,124 @@
+# The only entry points of this repository; `make` alone lists them. Needs Rust, Python 3.11 or later, gcc and make: what else
+# a target uses, it installs into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Targets share .venv and cargo's build lock: nothing is gained by running them side by side.
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+RUST_FILES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
+
+# maturin sets these for pyo3. With the same values everywhere, cargo finds what maturin built instead of building it again.
+export PYO3_BUILD_EXTENSION_MODULE := 1
+export PYO3_PYTHON := $(abspath $(BIN)/python)
+
+# `make demo`: where the samples are; without SOURCE a set is written to target/demo-set.
+SOURCE ?=
+ENDPOINT ?=
+REGION ?=
+PAIRS ?= $(if $(SOURCE),,latents=latent_* conditions=condition_*)
+EPOCHS ?= 2
+
+# The servers that tests use, as Debian packages. No ceph-mgr: a test cluster has nobody to report to.
+SERVER_PACKAGES := radosgw ceph-mon ceph-osd
+HAVE_SERVERS = $(shell command -v radosgw >/dev/null && command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null && echo yes)
+# Tests that need S3 find it in HEADWATER_TEST_S3; where the server is missing they skip by name, under CI=true they fail.
+WITH_S3 = $(if $(HAVE_SERVERS),$(BIN)/python tests/servers/rgw.py --)
+NEXTEST := $(shell command -v cargo-nextest)
+CARGO_TEST := $(if $(NEXTEST),cargo nextest run --cargo-profile release $(if $(CI),--profile ci),cargo test --release) --locked
+
+.PHONY: help build wheel demo test test-quick test-rust test-python test-servers lint docs clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; do printf '  make %-13s %s\n' "$$name" "$$words"; done
+
+# ---- build
+
+$(BIN)/.tools: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(UV) 'maturin>=1.9,<2'
+	touch $@
+
+$(BIN)/.dev: tests/requirements.txt $(BIN)/.tools
+	$(UV) -r tests/requirements.txt
+	touch $@
+
+# Python files need no build: the installation points at python/.
+$(BIN)/.built: $(RUST_FILES) pyproject.toml $(BIN)/.tools
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --uv --locked
+	cargo build --release --locked -p headwater-cli
+	touch $@
+
+build: $(BIN)/.built ## the package in .venv, the command in target/release
+
+wheel: $(BIN)/.tools ## dist/*.whl
+	$(BIN)/maturin build --release --locked --strip --out dist
+
+demo: build ## train on streamed samples (SOURCE=s3://... ENDPOINT=http://... PAIRS="field=pattern ...")
+ifeq ($(SOURCE),)
+	$(BIN)/headwater demo --write target/demo-set
+endif
+	$(BIN)/python examples/demo.py $(or $(SOURCE),target/demo-set) --epochs $(EPOCHS) \
+		$(if $(PAIRS),--pairs $(foreach pair,$(PAIRS),'$(pair)')) $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(if $(REGION),--region $(REGION))
+
+# ---- test
+
+# One stage: its name, the target, its seconds.
+stage = @printf '\n== %s\n' $(1); began=$$SECONDS; $(MAKE) --no-print-directory $(1); printf '== %s took %d s\n' $(1) $$((SECONDS - began))
+
+test: ## everything: lint, Rust, Python, training from a real S3 server (CI=true installs the server)
+ifeq ($(CI),true)
+	$(call stage,test-servers)
+endif
+	$(call stage,build)
+	$(call stage,lint)
+	$(call stage,test-rust)
+	$(call stage,test-python)
+
+test-quick: build $(BIN)/.dev ## Rust unit tests and quick Python tests, under a minute once built
+	$(CARGO_TEST) --workspace --lib
+	$(BIN)/python -m pytest -q -m "not slow and not e2e"
+
+test-rust: $(BIN)/.tools ## Rust tests alone
+	$(WITH_S3) $(CARGO_TEST) --workspace
+	cargo test --release --locked --workspace --doc --quiet
+
+test-python: build $(BIN)/.dev ## Python and end-to-end tests alone
+	$(WITH_S3) $(BIN)/python -m pytest
+
+test-servers: ## install the servers that tests use (apt, with sudo unless root)
+ifeq ($(HAVE_SERVERS),)
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
+	$(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SERVER_PACKAGES)
+else
+	@echo "all there: $(SERVER_PACKAGES)"
+endif
+
+lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --release --locked -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --lib --no-deps --release --locked --quiet
+	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; fi
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/python -m mypy.stubtest headwater._headwater
+	$(BIN)/typos
+
+# ---- the rest
+
+docs: build ## regenerate docs/cli.md
+	target/release/headwater docs > target/cli.md
+	mv target/cli.md docs/cli.md
+
+clean: ## remove what was built; keeps .venv
+	cargo clean
+	rm -rf dist .pytest_cache .mypy_cache .ruff_cache python/headwater/*.so $(BIN)/.built
