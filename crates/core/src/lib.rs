@@ -16,7 +16,7 @@
 //!
 //! The modules lie in layers: [`error`], [`value`], [`sample`], [`world`], [`metrics`] and [`buffer`] are the vocabulary;
 //! [`source`], [`codec`] and [`engine`] the seams; [`fetch`], [`format`], [`manifest`], [`cache`] and [`order`] stages that do
-//! not know each other; [`config`] and [`dataset`] bring them together.
+//! not know each other; [`config`], [`dataset`] and [`object`] bring them together.
 
 pub mod buffer;
 pub mod cache;
@@ -29,6 +29,7 @@ pub mod fetch;
 pub mod format;
 pub mod manifest;
 pub mod metrics;
+pub mod object;
 pub mod order;
 pub mod sample;
 pub mod source;

@@ -1,1 +1,33 @@
-//! Python bindings.
+//! `headwater._headwater`: what Python sees of the core.
+//!
+//! Converts arguments, releases the GIL, calls the core, converts the result. Decisions are the core's; what is more
+//! natural in Python (frameworks, pickling, exceptions) is in `python/headwater`.
+
+#![allow(clippy::needless_pass_by_value)] // pyo3 extracts arguments by value
+
+mod dataset;
+mod dlpack;
+mod error;
+mod framework;
+mod from_python;
+mod interrupt;
+mod log;
+mod object;
+mod raw_tensor;
+mod run;
+mod to_python;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    log::install();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<dataset::Dataset>()?;
+    module.add_class::<framework::Framework>()?;
+    module.add_class::<raw_tensor::RawTensor>()?;
+    module.add_function(wrap_pyfunction!(object::load, module)?)?;
+    module.add_function(wrap_pyfunction!(object::loads, module)?)?;
+    module.add_function(wrap_pyfunction!(object::save, module)?)?;
+    module.add_function(wrap_pyfunction!(run::run, module)?)
+}

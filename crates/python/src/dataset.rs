@@ -1,0 +1,105 @@
+//! The dataset class.
+
+use headwater::config::{DatasetConfig, Secrets};
+use headwater::dataset::Dataset as Core;
+use headwater::metrics::Number;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::error::to_exception;
+use crate::framework::Framework;
+use crate::interrupt::detached;
+use crate::to_python::sample;
+
+/// Samples by index.
+#[pyclass(frozen, module = "headwater._headwater")]
+pub(crate) struct Dataset {
+    inner: Core,
+    framework: Py<Framework>,
+}
+
+fn checked<T>(py: Python<'_>, result: headwater::Result<T>) -> PyResult<T> {
+    result.map_err(|error| to_exception(py, &error))
+}
+
+#[pymethods]
+impl Dataset {
+    /// Opens a dataset from its configuration as JSON.
+    #[staticmethod]
+    fn open(py: Python<'_>, config: &str, framework: Py<Framework>) -> PyResult<Self> {
+        let config = checked(py, DatasetConfig::from_json(config))?;
+        let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
+        Ok(Self { inner, framework })
+    }
+
+    /// Opens a dataset from a TOML file.
+    #[staticmethod]
+    fn open_file(py: Python<'_>, path: std::path::PathBuf, framework: Py<Framework>) -> PyResult<Self> {
+        let config = checked(py, DatasetConfig::from_toml_file(&path))?;
+        let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
+        Ok(Self { inner, framework })
+    }
+
+    /// Opens the dataset that `pinned` described.
+    #[staticmethod]
+    fn reopen(py: Python<'_>, pinned: &str, framework: Py<Framework>) -> PyResult<Self> {
+        let inner = detached(py, |interrupt| Core::reopen(pinned, interrupt))?;
+        Ok(Self { inner, framework })
+    }
+
+    fn pinned(&self, py: Python<'_>, with_secrets: bool) -> PyResult<String> {
+        let secrets = if with_secrets { Secrets::Include } else { Secrets::Refuse };
+        checked(py, self.inner.pinned(secrets))
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.len()
+    }
+
+    /// Reads the sample at an index, which may count from the end.
+    fn get<'py>(&self, py: Python<'py>, index: i64) -> PyResult<Bound<'py, PyDict>> {
+        let index = checked(py, self.inner.resolve(index))?;
+        let read = detached(py, |interrupt| self.inner.get(index, interrupt))?;
+        sample(py, &read, self.framework.get())
+    }
+
+    /// Reads several samples concurrently.
+    fn get_many<'py>(&self, py: Python<'py>, indices: Vec<i64>) -> PyResult<Bound<'py, PyList>> {
+        let resolved: headwater::Result<Vec<_>> = indices.into_iter().map(|index| self.inner.resolve(index)).collect();
+        let resolved = checked(py, resolved)?;
+        let read = detached(py, |interrupt| self.inner.get_many(&resolved, interrupt))?;
+        let samples = read.iter().map(|read| sample(py, read, self.framework.get())).collect::<PyResult<Vec<_>>>()?;
+        PyList::new(py, samples)
+    }
+
+    fn key(&self, py: Python<'_>, index: i64) -> PyResult<String> {
+        checked(py, self.inner.resolve(index).and_then(|index| self.inner.key(index)))
+    }
+
+    #[getter]
+    fn fields(&self) -> Vec<String> {
+        self.inner.field_names().iter().map(ToString::to_string).collect()
+    }
+
+    /// Every metric by name.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = PyDict::new(py);
+        for (info, number) in self.inner.snapshot().iter() {
+            match number {
+                Number::Whole(count) => stats.set_item(info.name, count)?,
+                Number::Seconds(seconds) => stats.set_item(info.name, seconds)?,
+            }
+        }
+        Ok(stats)
+    }
+
+    #[getter]
+    fn order_fingerprint(&self) -> &str {
+        self.inner.order_fingerprint()
+    }
+
+    #[getter]
+    fn content_fingerprint(&self) -> &str {
+        self.inner.content_fingerprint()
+    }
+}

@@ -1,0 +1,172 @@
+"""The map-style dataset."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing.context
+import operator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, SupportsIndex, TypeAlias
+
+from headwater import _headwater
+from headwater.errors import ConfigError
+from headwater.frameworks import FrameworkName, framework_of
+from headwater.source import Option, Source
+
+Place: TypeAlias = "str | os.PathLike[str] | Source"
+Sample: TypeAlias = dict[str, Any]
+
+
+class StreamingDataset:
+    """Samples by index, read from where they are stored.
+
+    Works wherever torch takes a map-style dataset: ``DataLoader`` with any number of workers under fork, forkserver and
+    spawn, samplers, ``Subset``.
+
+    Args:
+        fields: field name → path, URI or :class:`Source`; or one of those alone, whose sub-folders are the fields.
+        storage_options: options by field name or URI scheme, used where a source does not give them itself.
+        pairs: field name → pattern of its file names with one ``*`` for the key, such as ``"latent_*"``.
+        transform: called with each sample; what it returns is the sample.
+        on_missing: ``"error"``, or ``"skip"`` to leave out samples that lack an object.
+        on_changed: ``"error"``, or ``"reload"`` to read objects that were replaced since they were listed.
+        manifest_max_age: how long a listing of a remote source is reused: ``"90s"``, ``"1h"``, or seconds.
+        framework: ``"torch"`` or ``"numpy"``; by default torch where it is installed.
+
+    Raises:
+        ConfigError: an argument or URI cannot be meant.
+        NotFoundError: a place does not exist or holds no sample, or samples lack objects.
+        AccessDeniedError, UnavailableError, DeadlineError: a place cannot be reached.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, Place] | Place,
+        *,
+        storage_options: Mapping[str, Mapping[str, Option]] | None = None,
+        pairs: Mapping[str, str] | None = None,
+        transform: Callable[[Sample], Any] | None = None,
+        on_missing: Literal["error", "skip"] = "error",
+        on_changed: Literal["error", "reload"] = "error",
+        manifest_max_age: str | float = "1h",
+        framework: FrameworkName | None = None,
+    ) -> None:
+        config: dict[str, Any] = {"on_missing": on_missing, "on_changed": on_changed, "manifest_max_age": manifest_max_age}
+        if isinstance(fields, Mapping):
+            config["fields"] = {name: _place(place) for name, place in fields.items()}
+        else:
+            config["source"] = _place(fields)
+        config["pairs"] = dict(pairs or {})
+        config["storage_options"] = {name: dict(options) for name, options in (storage_options or {}).items()}
+        self._framework, made = framework_of(framework)
+        self._transform = transform
+        self._native = _headwater.Dataset.open(json.dumps(config), made)
+
+    @classmethod
+    def _around(
+        cls, native: _headwater.Dataset, framework: FrameworkName, transform: Callable[[Sample], Any] | None
+    ) -> StreamingDataset:
+        dataset = cls.__new__(cls)
+        dataset._native, dataset._framework, dataset._transform = native, framework, transform
+        return dataset
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._native)
+
+    def __getitem__(self, index: SupportsIndex | Sequence[SupportsIndex]) -> Any:
+        """Reads one sample, or a list of samples for a sequence of indices; negative ones count from the end.
+
+        A sample is a dict: one entry per field holding the decoded object, ``"__key__"`` and ``"__index__"``.
+
+        Raises:
+            IndexOutOfRangeError: there is no such sample.
+            TypeError: for slices and anything else that is no index.
+            CorruptDataError, UnsupportedError, ObjectChangedError, NotFoundError, UnavailableError, DeadlineError: reading
+                or decoding failed; the message names the object.
+        """
+        if isinstance(index, slice):
+            raise TypeError("cannot slice a StreamingDataset; index it with a list, or use torch.utils.data.Subset")
+        if isinstance(index, Sequence) and not isinstance(index, str | bytes):
+            return self.__getitems__(index)
+        if isinstance(index, SupportsIndex) and getattr(index, "ndim", 0):
+            return self.__getitems__(index.tolist())  # type: ignore[attr-defined]
+        return self._finish(self._native.get(_index(index)))
+
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
+        """Reads several samples concurrently, in the order given. ``DataLoader`` calls this with a batch's indices."""
+        return [self._finish(sample) for sample in self._native.get_many([_index(index) for index in indices])]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Reads one sample after the other, in the order of their keys."""
+        return (self[index] for index in range(len(self)))
+
+    def key(self, index: SupportsIndex) -> str:
+        """Name that the objects of a sample share."""
+        return self._native.key(_index(index))
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of the fields, in order."""
+        return self._native.fields
+
+    @property
+    def order_fingerprint(self) -> str:
+        """Identifies field names and keys: two datasets that agree in it give every index the same sample."""
+        return self._native.order_fingerprint
+
+    @property
+    def content_fingerprint(self) -> str:
+        """Identifies sizes and versions of the objects."""
+        return self._native.content_fingerprint
+
+    def stats(self) -> dict[str, int | float]:
+        """What was counted so far in this process: metric name → number, durations in seconds."""
+        return self._native.stats()
+
+    def __repr__(self) -> str:
+        return f"<StreamingDataset of {len(self)} samples, fields {', '.join(self.fields)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Explicit credentials are handed to a worker that multiprocessing is starting, and written nowhere else.
+        spawning = multiprocessing.context.get_spawning_popen() is not None
+        return _reopen, (self._native.pinned(spawning), self._framework, self._transform)
+
+    def _finish(self, sample: Sample) -> Any:
+        return sample if self._transform is None else self._transform(sample)
+
+
+def open(  # noqa: A001 - the name that users of `hw.open` expect
+    path: str | os.PathLike[str],
+    *,
+    transform: Callable[[Sample], Any] | None = None,
+    framework: FrameworkName | None = None,
+) -> StreamingDataset:
+    """Opens the dataset that a ``headwater.toml`` describes; relative paths in it are relative to its folder.
+
+    Raises:
+        NotFoundError: there is no such file, or what it names is not there.
+        ConfigError: it holds something unknown or wrong; the message names it.
+    """
+    name, made = framework_of(framework)
+    return StreamingDataset._around(_headwater.Dataset.open_file(os.fspath(path), made), name, transform)
+
+
+def _reopen(pinned: str, framework: FrameworkName, transform: Callable[[Sample], Any] | None) -> StreamingDataset:
+    native = _headwater.Dataset.reopen(pinned, framework_of(framework)[1])
+    return StreamingDataset._around(native, framework, transform)
+
+
+def _place(place: Place) -> str | dict[str, Option]:
+    if isinstance(place, Source):
+        return place._config()
+    if isinstance(place, str | os.PathLike):
+        return os.fspath(place)
+    raise ConfigError(f"cannot use a `{type(place).__name__}` as source: give a path, a URI or a headwater.Source")
+
+
+def _index(index: SupportsIndex) -> int:
+    if isinstance(index, bool):
+        raise TypeError("cannot index a StreamingDataset with a bool")
+    return operator.index(index)

@@ -1,0 +1,49 @@
+"""Which framework's tensors samples are made of."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any, Literal, TypeAlias
+
+from headwater._headwater import Framework
+from headwater.errors import ConfigError
+
+FrameworkName: TypeAlias = Literal["torch", "numpy"]
+
+
+def framework_of(name: FrameworkName | None) -> tuple[FrameworkName, Framework]:
+    """Finds a framework by name; ``None`` takes torch where it is installed, else numpy."""
+    if name is None:
+        name = "torch" if importlib.util.find_spec("torch") is not None else "numpy"
+    if name not in ("torch", "numpy"):
+        raise ConfigError(f"cannot use framework `{name}`: known are 'torch' and 'numpy'")
+    return name, _load(name)
+
+
+@functools.cache
+def _load(name: FrameworkName) -> Framework:
+    try:
+        if name == "torch":
+            from headwater import torch as module
+
+            return module.framework()
+        from headwater import numpy as numpy_module
+
+        return numpy_module.framework()
+    except ImportError as error:
+        raise ImportError(f"{name} is not installed: pip install 'headwater[{name}]'") from error
+
+
+def describe(value: object) -> tuple[str, Any] | None:
+    """Takes apart what only a framework knows, for saving; ``None`` for plain Python objects."""
+    kind = type(value).__module__.partition(".")[0]
+    if kind == "torch":
+        from headwater import torch as module
+
+        return module.describe(value)
+    if kind in ("numpy", "ml_dtypes"):
+        from headwater import numpy as numpy_module
+
+        return numpy_module.describe(value)
+    return None

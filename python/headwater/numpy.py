@@ -1,0 +1,46 @@
+"""NumPy arrays, for those who do without torch. The only module that imports numpy at run time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from headwater._headwater import Framework, RawTensor
+
+_EXTENSIONS = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+
+
+def framework() -> Framework:
+    """The callables that make numpy objects; a ``torch.Size`` becomes a tuple, a device its name."""
+    return Framework(None, _from_raw, tuple, _dtype, str)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name in _EXTENSIONS:
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise ImportError(f"numpy has no {name}: pip install ml_dtypes, or use framework='torch'") from error
+        return np.dtype(getattr(ml_dtypes, name))
+    if name == "complex32":
+        raise TypeError("numpy has no complex32: use framework='torch'")
+    return np.dtype(name)
+
+
+def _from_raw(raw: RawTensor) -> np.ndarray[Any, Any]:
+    return np.ndarray(raw.shape, _dtype(raw.dtype), buffer=memoryview(raw), strides=raw.strides)
+
+
+def describe(value: object) -> tuple[str, Any] | None:
+    """Takes arrays, numpy scalars and dtypes apart for saving."""
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.ascontiguousarray(value)
+        name = array.dtype.name
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        memory = array.reshape(-1).view(np.uint8) if array.size else bytearray()
+        return "tensor", (name, list(np.shape(value)), memory)
+    if isinstance(value, np.dtype):
+        return "dtype", value.name
+    return None

@@ -1,0 +1,52 @@
+"""Torch tensors. The only module that imports torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from headwater._headwater import Framework, RawTensor
+
+
+def framework() -> Framework:
+    """The callables that make torch objects."""
+    return Framework(from_dlpack, _from_raw, torch.Size, _dtype, torch.device)
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"torch has no dtype {name}")
+    return dtype
+
+
+def _from_raw(raw: RawTensor) -> torch.Tensor:
+    dtype = _dtype(raw.dtype)
+    strides = [stride // dtype.itemsize for stride in raw.strides]
+    memory = memoryview(raw)
+    if not memory.nbytes:
+        return torch.empty(raw.shape, dtype=dtype)
+    flat = torch.frombuffer(memory, dtype=torch.uint8)
+    if flat.data_ptr() % dtype.itemsize:
+        flat = flat.clone()
+    whole = flat[: flat.numel() // dtype.itemsize * dtype.itemsize].view(dtype)
+    return whole.as_strided(raw.shape, strides)
+
+
+def describe(value: object) -> tuple[str, Any] | None:
+    """Takes torch objects apart for saving; tensors are made contiguous on the CPU."""
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided:
+            raise TypeError(f"cannot save a tensor of layout {value.layout}")
+        plain = value.detach().cpu().contiguous().resolve_conj().resolve_neg()
+        memory = plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else bytearray()
+        return "tensor", (str(plain.dtype).removeprefix("torch."), list(plain.shape), memory)
+    if isinstance(value, torch.Size):
+        return "size", list(value)
+    if isinstance(value, torch.dtype):
+        return "dtype", str(value).removeprefix("torch.")
+    if isinstance(value, torch.device):
+        return "device", str(value)
+    return None
