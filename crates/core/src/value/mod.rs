@@ -4,9 +4,11 @@
 //! of shared bytes with a [`DType`]. Values are immutable and cheap to clone; nothing here knows a file format.
 
 mod dtype;
+mod element;
 mod tensor;
 mod tree;
 
 pub use dtype::DType;
+pub use element::Element;
 pub use tensor::{Dims, Tensor};
 pub use tree::{Dict, Value};
