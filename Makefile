@@ -14,9 +14,8 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 RUST_FILES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
-# maturin sets these for pyo3. With the same values everywhere, cargo finds what maturin built instead of building it again.
-export PYO3_BUILD_EXTENSION_MODULE := 1
-export PYO3_PYTHON := $(abspath $(BIN)/python)
+# What maturin sets for pyo3. With the same values, cargo uses what maturin built; with others each would build it again.
+AS_MATURIN = PYO3_BUILD_EXTENSION_MODULE=1 PYO3_CONFIG_FILE=$(firstword $(wildcard $(CURDIR)/target/maturin/pyo3-config-*-abi3.txt))
 
 # `make demo`: where the samples are; without SOURCE a set is written to target/demo-set.
 SOURCE ?=
@@ -31,6 +30,8 @@ HAVE_SERVERS = $(shell command -v radosgw >/dev/null && command -v ceph-mon >/de
 # Tests that need S3 find it in HEADWATER_TEST_S3; where the server is missing they skip by name, under CI=true they fail.
 WITH_S3 = $(if $(HAVE_SERVERS),$(BIN)/python tests/servers/rgw.py --)
 NEXTEST := $(shell command -v cargo-nextest)
+# The bindings have no Rust tests: Python tests them.
+RUST_TESTED := --workspace --exclude headwater-python
 CARGO_TEST := $(if $(NEXTEST),cargo nextest run --cargo-profile release $(if $(CI),--profile ci),cargo test --release) --locked
 
 .PHONY: help build wheel demo test test-quick test-rust test-python test-servers lint docs clean
@@ -84,12 +85,12 @@ endif
 	$(call stage,test-python)
 
 test-quick: build $(BIN)/.dev ## Rust unit tests and quick Python tests, under a minute once built
-	$(CARGO_TEST) --workspace --lib
+	$(CARGO_TEST) $(RUST_TESTED) --lib
 	$(BIN)/python -m pytest -q -m "not slow and not e2e"
 
 test-rust: $(BIN)/.tools ## Rust tests alone
-	$(WITH_S3) $(CARGO_TEST) --workspace
-	cargo test --release --locked --workspace --doc --quiet
+	$(WITH_S3) $(CARGO_TEST) $(RUST_TESTED)
+	cargo test --release --locked --doc --quiet $(RUST_TESTED)
 
 test-python: build $(BIN)/.dev ## Python and end-to-end tests alone
 	$(WITH_S3) $(BIN)/python -m pytest
@@ -104,8 +105,8 @@ endif
 
 lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, documentation
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --release --locked -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --lib --no-deps --release --locked --quiet
+	$(AS_MATURIN) cargo clippy --workspace --all-targets --release --locked -- -D warnings
+	$(AS_MATURIN) RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --lib --no-deps --release --locked --quiet
 	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; fi
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
