@@ -1,12 +1,35 @@
 //! Keeps the accelerator fed: streams training samples from object storage into batches.
+//!
+//! A [`dataset::Dataset`] is opened from a [`config::DatasetConfig`] and read by index, from any thread:
+//!
+//! ```no_run
+//! use headwater::config::DatasetConfig;
+//! use headwater::dataset::Dataset;
+//! use headwater::engine::uninterrupted;
+//!
+//! let config = DatasetConfig::from_json(r#"{"fields": {"latents": "s3://bucket/latents", "conditions": "/data/conditions"}}"#)?;
+//! let dataset = Dataset::open(&config, uninterrupted())?;
+//! let samples = dataset.get_many(&[0, 1, 2], uninterrupted())?;
+//! println!("{} {:?}", samples[0].key, samples[0].field("latents"));
+//! # Ok::<(), headwater::Error>(())
+//! ```
+//!
+//! The modules lie in layers: [`error`], [`value`], [`sample`], [`world`], [`metrics`] and [`buffer`] are the vocabulary;
+//! [`source`], [`codec`] and [`engine`] the seams; [`fetch`], [`format`], [`manifest`], [`cache`] and [`order`] stages that do
+//! not know each other; [`config`] and [`dataset`] bring them together.
 
 pub mod buffer;
+pub mod cache;
 pub mod codec;
+pub mod config;
+pub mod dataset;
 pub mod engine;
 pub mod error;
+pub mod fetch;
 pub mod format;
 pub mod manifest;
 pub mod metrics;
+pub mod order;
 pub mod sample;
 pub mod source;
 pub mod value;

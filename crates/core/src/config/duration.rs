@@ -15,7 +15,7 @@ pub struct MaxAge(pub Duration);
 
 impl Default for MaxAge {
     fn default() -> Self {
-        Self(Duration::from_secs(3600))
+        Self(Duration::from_hours(1))
     }
 }
 

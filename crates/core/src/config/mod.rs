@@ -89,8 +89,7 @@ impl DatasetConfig {
     /// `NotFound`, `Io`, `Invalid`.
     #[allow(clippy::disallowed_methods)] // a configuration is a file
     pub fn from_toml_file(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).map_err(|cause| Error::io("read configuration", path.display(), cause))?;
+        let text = fs::read_to_string(path).map_err(|cause| Error::io("read configuration", path.display(), cause))?;
         let mut config = Self::from_toml(&text)
             .map_err(|cause| Error::new(cause.kind(), "use configuration", path.display()).caused_by(cause))?;
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -123,7 +122,10 @@ impl DatasetConfig {
     /// `source`.
     pub fn sources(&self) -> Vec<(String, SourceSpec)> {
         let named = self.fields.iter().map(|(name, spec)| (name.as_str(), spec));
-        named.chain(self.source.iter().map(|spec| ("", spec))).map(|(name, spec)| (name.to_owned(), self.filled(name, spec))).collect()
+        named
+            .chain(self.source.iter().map(|spec| ("", spec)))
+            .map(|(name, spec)| (name.to_owned(), self.filled(name, spec)))
+            .collect()
     }
 
     fn filled(&self, name: &str, spec: &SourceSpec) -> SourceSpec {
@@ -146,10 +148,9 @@ impl DatasetConfig {
         for pattern in self.pairs.values() {
             crate::manifest::KeyPattern::parse(pattern)?;
         }
-        if self.source.is_none() {
-            if let Some(name) = self.pairs.keys().find(|&name| !self.fields.contains_key(name)) {
-                return wrong(name, "`pairs` names a field that is not there");
-            }
+        let unknown = self.pairs.keys().find(|&name| !self.fields.contains_key(name));
+        if let (Some(name), None) = (unknown, &self.source) {
+            return wrong(name, "`pairs` names a field that is not there");
         }
         Ok(self)
     }

@@ -73,7 +73,9 @@ fn wrong_configurations_say_what_is_wrong() {
 
 #[test]
 fn durations_read_as_people_write_them() {
-    for (text, seconds) in [("90", 90.0), ("90s", 90.0), ("1.5h", 5400.0), ("2d", 172_800.0), ("250ms", 0.25), ("0", 0.0)] {
+    for (text, seconds) in
+        [("90", 90.0), ("90s", 90.0), ("1.5h", 5400.0), ("2d", 172_800.0), ("250ms", 0.25), ("0", 0.0)]
+    {
         assert_eq!(text.parse::<MaxAge>().expect(text).0, Duration::from_secs_f64(seconds));
     }
 }

@@ -27,15 +27,14 @@ pub(super) fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<D
         let fresh = store::age(path).is_some_and(|age| age < config.manifest_max_age.0);
         fresh.then(|| store::load(path).ok()).flatten()
     });
-    let manifest = match kept {
-        Some(manifest) => manifest,
-        None => {
-            let manifest = list(engine, config, &sources, interrupt)?;
-            if let Some(Err(error)) = path.as_deref().map(|path| store::save(path, &manifest)) {
-                tracing::warn!("{}; every process will list again", error.report());
-            }
-            manifest
+    let manifest = if let Some(manifest) = kept {
+        manifest
+    } else {
+        let manifest = list(engine, config, &sources, interrupt)?;
+        if let Some(Err(error)) = path.as_deref().map(|path| store::save(path, &manifest)) {
+            tracing::warn!("{}; every process will list again", error.report());
         }
+        manifest
     };
     Ok(assemble(config.clone(), manifest, path, PerProcess::with(sources)))
 }
@@ -47,8 +46,8 @@ pub(super) fn assemble(
     sources: PerProcess<Vec<Arc<dyn Source>>>,
 ) -> Dataset {
     let is_spread = manifest.field_names().any(|name| name.is_empty());
-    let named = |name: &Arc<str>| if name.is_empty() { UNNAMED.into() } else { name.clone() };
-    let names = manifest.field_names().map(named).collect();
+    let or_unnamed = |name: &Arc<str>| if name.is_empty() { UNNAMED.into() } else { name.clone() };
+    let names = manifest.field_names().map(or_unnamed).collect();
     let metrics = Metrics::default();
     metrics.set(Metric::ManifestSamples, manifest.len() as u64);
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
@@ -128,7 +127,8 @@ fn field_listings<'a>(
         .enumerate()
         .map(|(number, (name, folder))| {
             let at = if shared { 0 } else { number };
-            let pattern = config.pairs.get(&name).map_or(Ok(KeyPattern::default()), |pattern| KeyPattern::parse(pattern))?;
+            let pattern =
+                config.pairs.get(&name).map_or(Ok(KeyPattern::default()), |pattern| KeyPattern::parse(pattern))?;
             let (uri, listing) = (sources[at].uri(), &listings[at]);
             Ok(FieldListing { name: name.into(), uri, folder, pattern, listing })
         })
@@ -137,6 +137,7 @@ fn field_listings<'a>(
 
 /// Top-level folders that hold readable objects, sorted.
 fn folders(listing: &Listing) -> Vec<String> {
-    let folders: BTreeSet<&str> = listing.keys().filter_map(|key| key.split_once('/')).map(|(folder, _)| folder).collect();
+    let folders: BTreeSet<&str> =
+        listing.keys().filter_map(|key| key.split_once('/')).map(|(folder, _)| folder).collect();
     folders.into_iter().map(str::to_owned).collect()
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::task::JoinSet;
 
-use super::open::UNNAMED;
 use super::Inner;
+use super::open::UNNAMED;
 use crate::cache::UnitId;
 use crate::engine::{Engine, Interrupt};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,12 +45,7 @@ pub(super) fn read_many(inner: &Arc<Inner>, indices: &[usize], interrupt: Interr
     samples
 }
 
-fn read_local(
-    engine: &'static Engine,
-    inner: &Inner,
-    sources: &[Arc<dyn Source>],
-    index: usize,
-) -> Result<Sample> {
+fn read_local(engine: &'static Engine, inner: &Inner, sources: &[Arc<dyn Source>], index: usize) -> Result<Sample> {
     let read = |field: usize| {
         let unit = UnitId { sample: index, field };
         if let Some(value) = inner.cache.get(unit) {
@@ -79,18 +74,16 @@ async fn read_remote(
     for (at, index) in indices.iter().copied().enumerate() {
         let (inner, sources) = (inner.clone(), sources.clone());
         tasks.spawn(async move {
-            let fields = (0..inner.names.len()).map(|field| {
-                read_unit(engine, inner.clone(), sources.clone(), UnitId { sample: index, field })
-            });
+            let fields = (0..inner.names.len())
+                .map(|field| read_unit(engine, inner.clone(), sources.clone(), UnitId { sample: index, field }));
             let values = try_join_all(fields).await?;
             Ok::<_, Error>((at, inner.arrange(index, values)?))
         });
     }
     let mut samples: Vec<Option<Sample>> = indices.iter().map(|_| None).collect();
     while let Some(joined) = tasks.join_next().await {
-        let (at, sample) = joined
-            .map_err(|cause| Error::new(ErrorKind::Internal, "read", "a sample").caused_by(cause))
-            .flatten()?;
+        let (at, sample) =
+            joined.map_err(|cause| Error::new(ErrorKind::Internal, "read", "a sample").caused_by(cause)).flatten()?;
         samples[at] = Some(sample);
     }
     Ok(samples.into_iter().flatten().collect())
@@ -143,20 +136,13 @@ impl Inner {
         Ok(object.bytes)
     }
 
-    fn decode(
-        &self,
-        engine: &Engine,
-        source: &dyn Source,
-        unit: UnitId,
-        key: &str,
-        bytes: &Bytes,
-    ) -> Result<Value> {
+    fn decode(&self, engine: &Engine, source: &dyn Source, unit: UnitId, key: &str, bytes: &Bytes) -> Result<Value> {
         let began = Instant::now();
         let uri = source.uri_of(key);
         let value = decode_object(&uri, bytes, &self.limits, engine.buffers()).and_then(|mut values| {
-            let (_, value) = values.pop().ok_or_else(|| {
-                Error::new(ErrorKind::Corrupt, "decode", &uri).because("it holds no value")
-            })?;
+            let (_, value) = values
+                .pop()
+                .ok_or_else(|| Error::new(ErrorKind::Corrupt, "decode", &uri).because("it holds no value"))?;
             Ok(value)
         });
         self.metrics.record(&[

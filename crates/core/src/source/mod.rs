@@ -5,8 +5,16 @@
 //! per kind; [`open`] is the register. Retries, limits and deadlines are not a source's business: those are wrappers in
 //! `fetch`, which are sources themselves. Conformance is one suite for all kinds (`headwater_testkit::conformance`).
 
+mod local;
+mod memory;
+mod options;
+mod s3;
+mod s3_error;
+
 use std::fmt::{self, Debug};
 use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +22,11 @@ use futures_util::stream::{BoxStream, StreamExt};
 
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
+
+pub use local::Local;
+pub use memory::Memory;
+pub use options::{SourceOptions, SourceSpec};
+pub use s3::S3;
 
 /// What tells two contents of one key apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -94,10 +107,79 @@ pub trait Source: Debug + Send + Sync {
         None
     }
 
+    /// Whether reading is a system call: such a source answers [`Source::read_blocking`], and nothing needs to be kept of it.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// URI of an object, for messages.
     fn uri_of(&self, key: &str) -> String {
         format!("{}/{key}", self.uri())
     }
+}
+
+/// Opens the source that a URI names, and makes sure that it is there.
+///
+/// # Errors
+/// `Invalid` for a malformed URI, an unknown scheme or option; `NotFound`, `Denied`, `Unavailable` from the place itself.
+pub async fn open(spec: &SourceSpec) -> Result<Arc<dyn Source>> {
+    let uri = spec.uri.as_str();
+    Ok(match scheme_of(uri)? {
+        "" | "file" => Arc::new(Local::open(&local_path(uri, &spec.options)?)?),
+        "s3" => Arc::new(S3::open(uri, &spec.options).await?),
+        scheme => return Err(unusable(uri, format_args!("unknown scheme `{scheme}:`; known are {KNOWN}"))),
+    })
+}
+
+const KNOWN: &str = "a path, file:///path and s3://bucket/prefix";
+
+/// The scheme, empty for a plain path.
+fn scheme_of(uri: &str) -> Result<&str> {
+    let Some((scheme, rest)) = uri.split_once(':') else {
+        return if uri.trim().is_empty() {
+            Err(unusable(uri, format_args!("it is empty; expected {KNOWN}")))
+        } else {
+            Ok("")
+        };
+    };
+    let looks_like_one = scheme.len() > 1 && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    if !looks_like_one {
+        return Ok("");
+    }
+    if !rest.starts_with("//") && (scheme != "file" || !rest.starts_with('/')) {
+        return Err(unusable(
+            uri,
+            format_args!("expected `{scheme}://…`; write ./{uri} for a local path of that name"),
+        ));
+    }
+    Ok(scheme)
+}
+
+fn local_path(uri: &str, options: &SourceOptions) -> Result<PathBuf> {
+    if let Some((name, _)) = options.iter().next() {
+        return Err(Error::new(ErrorKind::Invalid, "use option", name).because("a local directory has no options"));
+    }
+    let Some(rest) = uri.strip_prefix("file:") else { return Ok(Path::new(uri).to_owned()) };
+    let parsed = url::Url::parse(&format!("file:{rest}")).map_err(|cause| unusable(uri, format_args!("{cause}")))?;
+    let plain = parsed.query().is_none() && parsed.fragment().is_none();
+    let path = if plain { parsed.to_file_path().ok() } else { None };
+    path.ok_or_else(|| unusable(uri, format_args!("expected file:///path, with `?` and `#` written %3F and %23")))
+}
+
+fn unusable(uri: &str, reason: fmt::Arguments<'_>) -> Error {
+    // Whatever stands before an @ may be a password.
+    let shown = match (uri.split_once("://"), uri.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => uri.to_owned(),
+    };
+    Error::new(ErrorKind::Invalid, "use source", shown).because(reason)
+}
+
+/// Chooses the cryptography behind `https`, once per process.
+pub(crate) fn install_tls() {
+    static ONCE: Once = Once::new();
+    // Fails only when the program that embeds us has chosen already, which is as good.
+    ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }
 
 /// Lists everything below `prefix` whose key `wanted` accepts, sorted by key (bytewise).

@@ -1,0 +1,206 @@
+//! A local directory.
+//!
+//! A read is three system calls — open, stat, pread — into a pooled buffer, on the thread that asks: a page-cache hit costs
+//! less than any hand-over would. Symbolic links are followed, inside the directory and out of it: they are the
+//! user's own. Names that are not UTF-8 are passed over with a warning, since they cannot be keys.
+
+#![allow(clippy::disallowed_methods)] // this is where local files are read
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::mpsc;
+
+use super::{ObjectBytes, ObjectMeta, Page, ReadRequest, Source, Version, check_key, check_range, check_version};
+use crate::buffer::BufferPool;
+use crate::error::{Error, ErrorKind, Result};
+
+/// As large as a page of S3.
+const PAGE_OBJECTS: usize = 1000;
+/// Pages the walk may be ahead of whoever lists.
+const PAGES_AHEAD: usize = 4;
+
+/// Objects are the regular files below a directory.
+#[derive(Debug, Clone)]
+pub struct Local {
+    root: PathBuf,
+    uri: String,
+}
+
+impl Local {
+    /// Opens a directory, given as a path.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist, `Invalid` when it is no directory, `Denied`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |cause| Error::io("open directory", path.display(), cause);
+        let root = fs::canonicalize(path).map_err(failed)?;
+        if !fs::metadata(&root).map_err(failed)?.is_dir() {
+            let parent = root.parent().unwrap_or(&root);
+            return Err(Error::new(ErrorKind::Invalid, "open directory", path.display())
+                .because(format_args!("it is a file; give the directory, `{}`", parent.display())));
+        }
+        let uri = root.to_str().ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, "open directory", path.display()).because("its name is not UTF-8")
+        })?;
+        let uri = uri.trim_end_matches('/').to_owned();
+        Ok(Self { root, uri })
+    }
+
+    fn path_of(&self, key: &str) -> Result<PathBuf> {
+        Ok(self.root.join(check_key(&self.uri, key)?))
+    }
+
+    fn read_now(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        let path = self.path_of(&request.key)?;
+        let failed = |cause| Error::io("read", path.display(), cause);
+        let file = File::open(&path).map_err(failed)?;
+        let meta = meta_of(&request.key, &file.metadata().map_err(failed)?)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "read", path.display()).because("it is no regular file"))?;
+        let name = self.uri_of(&request.key);
+        check_version(&name, &request.version, &meta.version)?;
+        let range = check_range(&name, request.range.as_ref(), meta.size)?;
+        let mut buffer = buffers.take((range.end - range.start) as usize);
+        file.read_exact_at(&mut buffer, range.start).map_err(|cause| match cause.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                Error::new(ErrorKind::Changed, "read", &name).because("it became shorter while it was read")
+            }
+            _ => failed(cause),
+        })?;
+        Ok(ObjectBytes { bytes: buffer.freeze(), meta })
+    }
+
+    async fn off_thread<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Self) -> Result<T> + Send + 'static,
+    {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this))
+            .await
+            .map_err(|cause| Error::new(ErrorKind::Internal, "read", &self.uri).caused_by(cause))?
+    }
+}
+
+#[async_trait]
+impl Source for Local {
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>> {
+        let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
+        let (source, prefix) = (self.clone(), prefix.trim_end_matches('/').to_owned());
+        tokio::task::spawn_blocking(move || {
+            let mut walk = Walk { pages: &sender, page: Vec::new(), ancestors: Vec::new() };
+            let result =
+                source.begin(&prefix).and_then(|folder| walk.folder(&folder, &prefix)).and_then(|()| walk.flush());
+            // A listener that left needs no news.
+            if let Err(Stop::Failed(error)) = result {
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|page| (page, receiver)) }).boxed()
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        let path = self.path_of(key)?;
+        let key = key.to_owned();
+        self.off_thread(move |_| {
+            let metadata = fs::metadata(&path).map_err(|cause| Error::io("look at", path.display(), cause))?;
+            meta_of(&key, &metadata).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "look at", path.display()).because("it is no regular file")
+            })
+        })
+        .await
+    }
+
+    async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        let (request, buffers) = (request.clone(), buffers.clone());
+        self.off_thread(move |this| this.read_now(&request, &buffers)).await
+    }
+
+    fn read_blocking(&self, request: &ReadRequest, buffers: &BufferPool) -> Option<Result<ObjectBytes>> {
+        Some(self.read_now(request, buffers))
+    }
+}
+
+impl Local {
+    fn begin(&self, prefix: &str) -> Result<PathBuf, Stop> {
+        if prefix.is_empty() {
+            return Ok(self.root.clone());
+        }
+        self.path_of(prefix).map_err(Stop::Failed)
+    }
+}
+
+/// Why a walk ended early.
+enum Stop {
+    Failed(Error),
+    NobodyListens,
+}
+
+/// A depth-first walk that sends pages as it goes.
+struct Walk<'a> {
+    pages: &'a mpsc::Sender<Result<Page>>,
+    page: Page,
+    /// Device and inode of the folders above, so that a link back to one of them is not followed for ever.
+    ancestors: Vec<(u64, u64)>,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, path: &Path, prefix: &str) -> Result<(), Stop> {
+        let failed = |cause| Stop::Failed(Error::io("list", path.display(), cause));
+        let metadata = fs::metadata(path).map_err(failed)?;
+        let identity = (metadata.dev(), metadata.ino());
+        if self.ancestors.contains(&identity) {
+            return Ok(());
+        }
+        self.ancestors.push(identity);
+        for entry in fs::read_dir(path).map_err(failed)? {
+            self.entry(&entry.map_err(failed)?, prefix)?;
+        }
+        self.ancestors.pop();
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &fs::DirEntry, prefix: &str) -> Result<(), Stop> {
+        let path = entry.path();
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else {
+            tracing::warn!("passed over `{}`: its name is not UTF-8", path.display());
+            return Ok(());
+        };
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            // Gone since the folder was read, or a link to nowhere.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(cause) => return Err(Stop::Failed(Error::io("list", path.display(), cause))),
+        };
+        let key = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
+        if metadata.is_dir() {
+            return self.folder(&path, &key);
+        }
+        self.page.extend(meta_of(&key, &metadata));
+        if self.page.len() >= PAGE_OBJECTS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        self.pages.blocking_send(Ok(std::mem::take(&mut self.page))).map_err(|_| Stop::NobodyListens)
+    }
+}
+
+/// `None` for anything but a regular file.
+fn meta_of(key: &str, metadata: &Metadata) -> Option<ObjectMeta> {
+    let modified = metadata.mtime().wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec());
+    let version = Version::Modified(modified as u64);
+    metadata.is_file().then(|| ObjectMeta { key: key.to_owned(), size: metadata.len(), version })
+}

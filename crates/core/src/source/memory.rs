@@ -1,0 +1,100 @@
+//! Objects in memory, for tests and for embedding.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use parking_lot::RwLock;
+
+use super::{ObjectBytes, ObjectMeta, Page, ReadRequest, Source, Version, check_key, check_range, check_version};
+use crate::buffer::BufferPool;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A map from keys to bytes. Every `put` gives the object a new version.
+#[derive(Debug)]
+pub struct Memory {
+    uri: String,
+    page_objects: usize,
+    puts: AtomicU64,
+    objects: RwLock<BTreeMap<String, (Bytes, Version)>>,
+}
+
+impl Memory {
+    /// An empty source; `name` appears in its URI.
+    pub fn new(name: &str) -> Self {
+        Self {
+            uri: format!("memory://{name}"),
+            page_objects: 1000,
+            puts: AtomicU64::new(0),
+            objects: RwLock::default(),
+        }
+    }
+
+    /// Lists in pages of so many objects.
+    pub fn with_page_objects(mut self, objects: usize) -> Self {
+        self.page_objects = objects.max(1);
+        self
+    }
+
+    /// Stores an object, replacing the one of that key.
+    pub fn put(&self, key: impl Into<String>, bytes: impl Into<Bytes>) {
+        let version = Version::ETag(format!("\"{}\"", self.puts.fetch_add(1, Ordering::Relaxed)));
+        self.objects.write().insert(key.into(), (bytes.into(), version));
+    }
+
+    /// Removes an object; whether there was one.
+    pub fn remove(&self, key: &str) -> bool {
+        self.objects.write().remove(key).is_some()
+    }
+
+    fn find(&self, op: &'static str, key: &str) -> Result<(Bytes, ObjectMeta)> {
+        check_key(&self.uri, key)?;
+        let objects = self.objects.read();
+        let (bytes, version) = objects
+            .get(key)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, op, self.uri_of(key)).because("no such object"))?;
+        let meta = ObjectMeta { key: key.to_owned(), size: bytes.len() as u64, version: version.clone() };
+        Ok((bytes.clone(), meta))
+    }
+}
+
+#[async_trait]
+impl Source for Memory {
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>> {
+        let folder = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_end_matches('/')) };
+        let objects = self.objects.read();
+        let below = objects.iter().filter(|(key, _)| key.starts_with(&folder));
+        let all: Vec<_> = below
+            .map(|(key, (bytes, version))| ObjectMeta {
+                key: key.clone(),
+                size: bytes.len() as u64,
+                version: version.clone(),
+            })
+            .collect();
+        let pages: Vec<Result<Page>> = all.chunks(self.page_objects).map(|page| Ok(page.to_vec())).collect();
+        stream::iter(pages).boxed()
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        self.find("look at", key).map(|(_, meta)| meta)
+    }
+
+    async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        let (bytes, meta) = self.find("read", &request.key)?;
+        let name = self.uri_of(&request.key);
+        check_version(&name, &request.version, &meta.version)?;
+        let range = check_range(&name, request.range.as_ref(), meta.size)?;
+        // A copy, since whoever gets the bytes may write to them.
+        let wanted = &bytes[range.start as usize..range.end as usize];
+        let mut buffer = buffers.take(wanted.len());
+        buffer.copy_from_slice(wanted);
+        Ok(ObjectBytes { bytes: buffer.freeze(), meta })
+    }
+}

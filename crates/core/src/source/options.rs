@@ -1,0 +1,189 @@
+//! Which source, and how to reach it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Options whose values are credentials: never printed, never kept.
+const SECRET: &[&str] = &["access_key_id", "secret_access_key", "token", "password", "secret", "key", "credential"];
+
+/// A source's URI and options. In configuration it is a string, or a table with `uri` and the options beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceSpec {
+    /// Where objects are: a path, or a URI whose scheme chooses the kind of source.
+    pub uri: String,
+    /// How to reach it.
+    pub options: SourceOptions,
+}
+
+impl From<&str> for SourceSpec {
+    fn from(uri: &str) -> Self {
+        Self { uri: uri.to_owned(), options: SourceOptions::default() }
+    }
+}
+
+/// Options by name. `Debug` shows the names and the values of those that are no credentials.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SourceOptions {
+    values: BTreeMap<String, String>,
+}
+
+impl SourceOptions {
+    /// The value of an option.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// Sets an option. Names are lower-cased.
+    pub fn set(&mut self, name: impl AsRef<str>, value: impl Into<String>) {
+        self.values.insert(name.as_ref().to_ascii_lowercase(), value.into());
+    }
+
+    /// Names and values, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Whether any of them is a credential.
+    pub fn has_secrets(&self) -> bool {
+        self.values.keys().any(|name| is_secret(name))
+    }
+
+    /// The others.
+    pub fn without_secrets(&self) -> Self {
+        let open = self.values.iter().filter(|(name, _)| !is_secret(name));
+        Self { values: open.map(|(name, value)| (name.clone(), value.clone())).collect() }
+    }
+
+    /// These options, and those of `defaults` that are not among them.
+    pub fn merged(&self, defaults: &Self) -> Self {
+        let mut values = defaults.values.clone();
+        values.extend(self.values.clone());
+        Self { values }
+    }
+}
+
+/// Whether an option's value must not be seen.
+fn is_secret(name: &str) -> bool {
+    let name = name.strip_prefix("aws_").unwrap_or(name);
+    SECRET.contains(&name) || ["secret", "token", "password"].iter().any(|word| name.contains(word))
+}
+
+impl fmt::Debug for SourceOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown =
+            self.values.iter().map(|(name, value)| (name, if is_secret(name) { "***" } else { value.as_str() }));
+        f.debug_map().entries(shown).finish()
+    }
+}
+
+impl<N: AsRef<str>, V: Into<String>> FromIterator<(N, V)> for SourceOptions {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
+        let mut options = Self::default();
+        pairs.into_iter().for_each(|(name, value)| options.set(name, value));
+        options
+    }
+}
+
+impl Serialize for SourceOptions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.values.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceOptions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let values = BTreeMap::<String, Scalar>::deserialize(deserializer)?;
+        Ok(values.into_iter().map(|(name, value)| (name, value.0)).collect())
+    }
+}
+
+impl Serialize for SourceSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.options.values.is_empty() {
+            return serializer.serialize_str(&self.uri);
+        }
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("uri", &self.uri)?;
+        for (name, value) in self.options.iter() {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SpecVisitor)
+    }
+}
+
+struct SpecVisitor;
+
+impl<'de> Visitor<'de> for SpecVisitor {
+    type Value = SourceSpec;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a URI, or a table with `uri` and options")
+    }
+
+    fn visit_str<E: de::Error>(self, uri: &str) -> Result<SourceSpec, E> {
+        Ok(uri.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SourceSpec, A::Error> {
+        let mut uri = None;
+        let mut options = SourceOptions::default();
+        while let Some((name, Scalar(value))) = map.next_entry::<String, Scalar>()? {
+            if name == "uri" {
+                uri = Some(value);
+            } else {
+                options.set(name, value);
+            }
+        }
+        let uri = uri.ok_or_else(|| de::Error::missing_field("uri"))?;
+        Ok(SourceSpec { uri, options })
+    }
+}
+
+/// An option's value as people write it: a string, boolean or number.
+struct Scalar(String);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl Visitor<'_> for ScalarVisitor {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, boolean or number")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
+        Ok(Scalar(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
+        Ok(Scalar(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Scalar, E> {
+        Ok(Scalar(number.to_string()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Scalar, E> {
+        Ok(Scalar(number.to_string()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Scalar, E> {
+        Ok(Scalar(number.to_string()))
+    }
+}
