@@ -55,13 +55,16 @@ $(BIN)/.dev: tests/requirements.txt $(BIN)/.tools
 # Python files need no build: the installation points at python/.
 $(BIN)/.built: $(RUST_FILES) pyproject.toml $(BIN)/.tools
 	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --uv --locked
+	touch $@
+
+target/release/headwater: $(BIN)/.built
 	cargo build --release --locked -p headwater-cli
 	touch $@
 
-build: $(BIN)/.built ## the package in .venv, the command in target/release
+build: $(BIN)/.built target/release/headwater ## the package in .venv, the command in target/release
 
 wheel: $(BIN)/.tools ## dist/*.whl
-	$(BIN)/maturin build --release --locked --strip --out dist
+	$(BIN)/maturin build --release --locked --strip --interpreter $(BIN)/python --out dist
 
 demo: build ## train on streamed samples (SOURCE=s3://... ENDPOINT=http://... PAIRS="field=pattern ...")
 ifeq ($(SOURCE),)
