@@ -26,7 +26,7 @@ fn reads_toml_and_keeps_the_order_of_fields() {
     let config = DatasetConfig::from_toml(TOML).expect("reads");
     assert_eq!(config.fields.keys().collect::<Vec<_>>(), ["latents", "conditions"]);
     assert_eq!(config.on_missing, OnMissing::Skip);
-    assert_eq!(config.manifest_max_age.0, Duration::from_secs(600));
+    assert_eq!(config.manifest_max_age.0, Duration::from_mins(10));
     let again = DatasetConfig::from_json(&config.to_json(Secrets::Refuse).expect("no secrets")).expect("reads");
     assert_eq!(again, config);
 }
