@@ -14,9 +14,8 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 RUST_FILES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
-# maturin sets these for pyo3. With the same values everywhere, cargo finds what maturin built instead of building it again.
-export PYO3_BUILD_EXTENSION_MODULE := 1
-export PYO3_PYTHON := $(abspath $(BIN)/python)
+# What maturin sets for pyo3. With the same values, cargo uses what maturin built; with others each would build it again.
+AS_MATURIN = PYO3_BUILD_EXTENSION_MODULE=1 PYO3_CONFIG_FILE=$(firstword $(wildcard $(CURDIR)/target/maturin/pyo3-config-*-abi3.txt))
 
 # `make demo`: where the samples are; without SOURCE a set is written to target/demo-set.
 SOURCE ?=
@@ -31,6 +30,8 @@ HAVE_SERVERS = $(shell command -v radosgw >/dev/null && command -v ceph-mon >/de
 # Tests that need S3 find it in HEADWATER_TEST_S3; where the server is missing they skip by name, under CI=true they fail.
 WITH_S3 = $(if $(HAVE_SERVERS),$(BIN)/python tests/servers/rgw.py --)
 NEXTEST := $(shell command -v cargo-nextest)
+# The bindings have no Rust tests: Python tests them.
+RUST_TESTED := --workspace --exclude headwater-python
 CARGO_TEST := $(if $(NEXTEST),cargo nextest run --cargo-profile release $(if $(CI),--profile ci),cargo test --release) --locked
 
 .PHONY: help build wheel demo test test-quick test-rust test-python test-servers lint docs clean
@@ -54,13 +55,16 @@ $(BIN)/.dev: tests/requirements.txt $(BIN)/.tools
 # Python files need no build: the installation points at python/.
 $(BIN)/.built: $(RUST_FILES) pyproject.toml $(BIN)/.tools
 	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --uv --locked
+	touch $@
+
+target/release/headwater: $(BIN)/.built
 	cargo build --release --locked -p headwater-cli
 	touch $@
 
-build: $(BIN)/.built ## the package in .venv, the command in target/release
+build: $(BIN)/.built target/release/headwater ## the package in .venv, the command in target/release
 
 wheel: $(BIN)/.tools ## dist/*.whl
-	$(BIN)/maturin build --release --locked --strip --out dist
+	$(BIN)/maturin build --release --locked --strip --interpreter $(BIN)/python --out dist
 
 demo: build ## train on streamed samples (SOURCE=s3://... ENDPOINT=http://... PAIRS="field=pattern ...")
 ifeq ($(SOURCE),)
@@ -84,12 +88,12 @@ endif
 	$(call stage,test-python)
 
 test-quick: build $(BIN)/.dev ## Rust unit tests and quick Python tests, under a minute once built
-	$(CARGO_TEST) --workspace --lib
+	$(CARGO_TEST) $(RUST_TESTED) --lib
 	$(BIN)/python -m pytest -q -m "not slow and not e2e"
 
 test-rust: $(BIN)/.tools ## Rust tests alone
-	$(WITH_S3) $(CARGO_TEST) --workspace
-	cargo test --release --locked --workspace --doc --quiet
+	$(WITH_S3) $(CARGO_TEST) $(RUST_TESTED)
+	cargo test --release --locked --doc --quiet $(RUST_TESTED)
 
 test-python: build $(BIN)/.dev ## Python and end-to-end tests alone
 	$(WITH_S3) $(BIN)/python -m pytest
@@ -104,8 +108,9 @@ endif
 
 lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, documentation
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --release --locked -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --lib --no-deps --release --locked --quiet
+	$(AS_MATURIN) cargo clippy --workspace --all-targets --release --locked -- -D warnings
+# Module documentation is the design: it may link to private items.
+	$(AS_MATURIN) RUSTDOCFLAGS='-Dwarnings -Arustdoc::private_intra_doc_links' cargo doc --workspace --lib --no-deps --document-private-items --release --locked --quiet
 	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; fi
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

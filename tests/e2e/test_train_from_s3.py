@@ -108,7 +108,7 @@ def test_trains_two_epochs_on_what_was_stored(
             batch = training_input(samples)
             optimizer.zero_grad()
             loss = torch.nn.functional.mse_loss(model(batch), batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.item()
         assert sorted(keys) == [dataset.key(index) for index in range(SAMPLES)]
