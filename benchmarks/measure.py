@@ -35,8 +35,8 @@ def compare(
     """
     sides = {"ours": ours, **baselines}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for side in sides.values():
-        side()
+    for call in sides.values():
+        call()
     for _ in range(n):
         for side, call in sides.items():
             began = time.perf_counter()

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Row, compare, report
 
 import headwater as hw
+from measure import Row, compare, report
 
 SETS = {"6.8 MB": ([], 48), "96 KB": (["--small"], 400)}
 PAIRS = {"latents": "latent_*", "conditions": "condition_*"}
@@ -60,7 +60,9 @@ def rows_of(size: str, folder: Path) -> list[Row]:
 
     what = f"{size} samples, raw .pt fp32, local page cache"
     return [
-        compare(f"reader: {what}", "samples/s", len(files), lambda: load(dataset.__getitem__), {"torch.load": lambda: load(plain)}),
+        compare(
+            f"reader: {what}", "samples/s", len(files), lambda: load(dataset.__getitem__), {"torch.load": lambda: load(plain)}
+        ),
         compare(
             f"reader + copy into a reused slot: {what}",
             "samples/s",

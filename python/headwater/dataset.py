@@ -38,6 +38,7 @@ class StreamingDataset:
         ConfigError: an argument or URI cannot be meant.
         NotFoundError: a place does not exist or holds no sample, or samples lack objects.
         AccessDeniedError, UnavailableError, DeadlineError: a place cannot be reached.
+
     """
 
     def __init__(
@@ -85,14 +86,17 @@ class StreamingDataset:
             TypeError: for slices and anything else that is no index.
             CorruptDataError, UnsupportedError, ObjectChangedError, NotFoundError, UnavailableError, DeadlineError: reading
                 or decoding failed; the message names the object.
+
         """
         if isinstance(index, slice):
             raise TypeError("cannot slice a StreamingDataset; index it with a list, or use torch.utils.data.Subset")
+        if isinstance(index, SupportsIndex) and not getattr(index, "ndim", None):
+            return self._finish(self._native.get(_index(index)))
+        if hasattr(index, "tolist"):
+            index = index.tolist()
         if isinstance(index, Sequence) and not isinstance(index, str | bytes):
             return self.__getitems__(index)
-        if isinstance(index, SupportsIndex) and getattr(index, "ndim", 0):
-            return self.__getitems__(index.tolist())  # type: ignore[attr-defined]
-        return self._finish(self._native.get(_index(index)))
+        raise TypeError(f"cannot index a StreamingDataset with a `{type(index).__name__}`")
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Reads several samples concurrently, in the order given. ``DataLoader`` calls this with a batch's indices."""
@@ -148,6 +152,7 @@ def open(  # noqa: A001 - the name that users of `hw.open` expect
     Raises:
         NotFoundError: there is no such file, or what it names is not there.
         ConfigError: it holds something unknown or wrong; the message names it.
+
     """
     name, made = framework_of(framework)
     return StreamingDataset._around(_headwater.Dataset.open_file(os.fspath(path), made), name, transform)

@@ -22,14 +22,15 @@ def _dtype(name: str) -> np.dtype[Any]:
             import ml_dtypes
         except ImportError as error:
             raise ImportError(f"numpy has no {name}: pip install ml_dtypes, or use framework='torch'") from error
-        return np.dtype(getattr(ml_dtypes, name))
+        extension: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extension
     if name == "complex32":
         raise TypeError("numpy has no complex32: use framework='torch'")
     return np.dtype(name)
 
 
 def _from_raw(raw: RawTensor) -> np.ndarray[Any, Any]:
-    return np.ndarray(raw.shape, _dtype(raw.dtype), buffer=memoryview(raw), strides=raw.strides)
+    return np.ndarray(raw.shape, _dtype(raw.dtype), buffer=raw.memory(), strides=raw.strides)
 
 
 def describe(value: object) -> tuple[str, Any] | None:

@@ -23,6 +23,7 @@ def load(path: str | os.PathLike[str], *, framework: FrameworkName | None = None
         NotFoundError: there is no such file.
         CorruptDataError: it is damaged; the message names file and offset.
         UnsupportedError: it holds something else than tensors and plain data.
+
     """
     return _headwater.load(os.fspath(path), framework_of(framework)[1])
 
@@ -40,5 +41,6 @@ def save(value: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         TypeError: something in it is neither plain data nor a dense tensor.
         StorageError: the file cannot be written.
+
     """
     _headwater.save(value, os.fspath(path), describe)

@@ -16,6 +16,7 @@ class Source:
         uri: a path, ``file:///path`` or ``s3://bucket/prefix``.
         **options: how to reach it: ``endpoint``, ``region``, ``anonymous``, ``path_style``, ``allow_http``,
             ``access_key_id``, ``secret_access_key``, ``token``. Prefer the standard credential chains to the last three.
+
     """
 
     uri: str

@@ -25,7 +25,7 @@ def _dtype(name: str) -> torch.dtype:
 def _from_raw(raw: RawTensor) -> torch.Tensor:
     dtype = _dtype(raw.dtype)
     strides = [stride // dtype.itemsize for stride in raw.strides]
-    memory = memoryview(raw)
+    memory = raw.memory()
     if not memory.nbytes:
         return torch.empty(raw.shape, dtype=dtype)
     flat = torch.frombuffer(memory, dtype=torch.uint8)

@@ -13,9 +13,9 @@ import boto3
 import botocore.config
 import pytest
 import zstandard
-from servers.rgw import S3Server
 
 import headwater as hw
+from servers.rgw import S3Server
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -80,9 +80,7 @@ def training_input(samples: list[dict[str, Any]]) -> torch.Tensor:
     ("workers", "start"),
     [(0, None), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)],
 )
-def test_trains_two_epochs_on_what_was_stored(
-    remote_set: Remote, demo_set: Path, workers: int, start: str | None
-) -> None:
+def test_trains_two_epochs_on_what_was_stored(remote_set: Remote, demo_set: Path, workers: int, start: str | None) -> None:
     torch.manual_seed(0)
     dataset = opened(remote_set)
     assert len(dataset) == SAMPLES

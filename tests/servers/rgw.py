@@ -191,7 +191,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in the terminal is for the tests, not for the daemons
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread runs yet, and there is no other way
             )
 
     def _create_bucket(self, s3_port: int) -> None:
@@ -311,7 +311,7 @@ def run_with(cluster: Cluster, command: Sequence[str]) -> int:
     """Runs the command against the gateway; returns its exit status as a shell would."""
     environment = {**os.environ, ENVIRONMENT: json.dumps(cluster.info)}
     try:
-        child = subprocess.Popen(command, env=environment, preexec_fn=lambda: die_with_parent(signal.SIGTERM))
+        child = subprocess.Popen(command, env=environment, preexec_fn=lambda: die_with_parent(signal.SIGTERM))  # noqa: PLW1509 - as above
     except OSError as error:
         print(f"rgw: cannot run `{command[0]}`: {error.strerror}", file=sys.stderr)
         return 127

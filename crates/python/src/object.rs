@@ -38,10 +38,10 @@ pub(crate) fn loads<'py>(
 #[pyfunction]
 pub(crate) fn save(
     py: Python<'_>,
-    object: &Bound<'_, PyAny>,
+    value: &Bound<'_, PyAny>,
     path: PathBuf,
     describe: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let value = to_value(object, describe, 0)?;
+    let value = to_value(value, describe, 0)?;
     detached(py, |_| object::save(&path, &value))
 }

@@ -8,7 +8,7 @@ use headwater::value::Tensor;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyMemoryView, PyTuple};
 
 /// A tensor's bytes as a writable buffer, with what is needed to view them as an array.
 #[pyclass(frozen, module = "headwater._headwater")]
@@ -40,6 +40,11 @@ impl RawTensor {
     fn strides<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let item = self.tensor.dtype().size();
         PyTuple::new(py, self.tensor.strides().iter().map(|stride| stride * item).collect::<Vec<_>>())
+    }
+
+    /// The bytes from the first element to the end of the storage, writable.
+    fn memory<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyMemoryView>> {
+        PyMemoryView::from(slf.as_any())
     }
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
