@@ -93,17 +93,20 @@ def test_reads_what_torch_saves(name: str, protocol: int, tmp_path: Path) -> Non
     assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("name", [name for name in VALUES if name != "torch.complex32"])
+# The dtypes that came after torch's old format, so that torch does not save them in it.
+YOUNG = {
+    str(dtype)
+    for dtype in DTYPES
+    if "float8" in str(dtype) or dtype in (torch.uint16, torch.uint32, torch.uint64, torch.complex32)
+}
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name not in YOUNG])
 def test_reads_the_format_before_zip(name: str, tmp_path: Path) -> None:
-    value = VALUES[name]
     path = tmp_path / "x.pt"
-    try:
-        torch.save(value, path, _use_new_zipfile_serialization=False)
-        theirs = torch.load(path, weights_only=False)
-    except (RuntimeError, KeyError, AttributeError):
-        pytest.skip("torch itself does not save that in its old format")
+    torch.save(VALUES[name], path, _use_new_zipfile_serialization=False)
     ours = hw.load(path)
-    assert_same(frozenset(ours) if name == "frozen" else ours, theirs)
+    assert_same(frozenset(ours) if name == "frozen" else ours, torch.load(path, weights_only=False))
 
 
 # An integer of over 255 bytes takes an opcode that torch itself does not read with weights_only.

@@ -1,0 +1,423 @@
+"""`StreamingDataset` as its users see it."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset
+
+import headwater as hw
+from same import assert_same
+
+SAMPLES = 40
+PAIRS = {"latents": "latent_*", "conditions": "condition_*"}
+
+
+def latent(number: int) -> dict[str, Any]:
+    return {"latents": torch.full((4, 8), float(number)), "fps": 24.0}
+
+
+def condition(number: int) -> dict[str, Any]:
+    return {"embeds": torch.arange(16.0) + number}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("set")
+    for name in ("latents", "conditions"):
+        (root / name).mkdir()
+    for number in range(SAMPLES):
+        torch.save(latent(number), root / f"latents/latent_{number:04}.pt")
+        torch.save(condition(number), root / f"conditions/condition_{number:04}.pt")
+    return root
+
+
+@pytest.fixture
+def dataset(folder: Path) -> hw.StreamingDataset:
+    return hw.StreamingDataset({name: folder / name for name in PAIRS}, pairs=PAIRS)
+
+
+def check(sample: dict[str, Any], number: int) -> None:
+    assert list(sample) == ["latents", "conditions", "__key__", "__index__"]
+    assert (sample["__key__"], sample["__index__"]) == (f"{number:04}", number)
+    assert_same(sample["latents"], latent(number))
+    assert_same(sample["conditions"], condition(number))
+
+
+def test_a_sample_is_what_torch_saved(dataset: hw.StreamingDataset) -> None:
+    assert len(dataset) == SAMPLES
+    assert dataset.fields == ["latents", "conditions"]
+    for number in (0, 7, SAMPLES - 1):
+        check(dataset[number], number)
+    check(dataset[-1], SAMPLES - 1)
+    check(dataset[np.int64(3)], 3)
+    check(dataset[torch.tensor(3)], 3)
+
+
+def test_several_indices_give_a_list_in_their_order(dataset: hw.StreamingDataset) -> None:
+    wanted = [5, -1, 5, 0]
+    for indices in (wanted, tuple(wanted), np.array(wanted), torch.tensor(wanted)):
+        for sample, number in zip(dataset[indices], [5, SAMPLES - 1, 5, 0], strict=True):
+            check(sample, number)
+    assert dataset[[]] == []
+    assert [sample["__index__"] for sample in dataset] == list(range(SAMPLES))
+
+
+@pytest.mark.parametrize("index", [SAMPLES, -SAMPLES - 1, 2**62])
+def test_an_index_out_of_range_is_an_index_error(dataset: hw.StreamingDataset, index: int) -> None:
+    with pytest.raises(IndexError, match=f"`{index}`: the dataset has {SAMPLES} samples"):
+        dataset[index]
+    with pytest.raises(hw.IndexOutOfRangeError):
+        dataset[[0, index]]
+    with pytest.raises(IndexError):
+        dataset.key(index)
+
+
+@pytest.mark.parametrize(
+    ("index", "words"), [(slice(3), "Subset"), (True, "bool"), ("0001", "str"), (1.0, "float"), (None, "None")]
+)
+def test_what_is_no_index_is_refused_in_words(dataset: hw.StreamingDataset, index: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        dataset[index]
+
+
+def test_keys_fingerprints_and_repr(dataset: hw.StreamingDataset, folder: Path) -> None:
+    assert dataset.key(3) == "0003"
+    again = hw.StreamingDataset({name: str(folder / name) for name in PAIRS}, pairs=PAIRS)
+    assert again.order_fingerprint == dataset.order_fingerprint
+    assert again.content_fingerprint == dataset.content_fingerprint
+    assert repr(dataset) == f"<StreamingDataset of {SAMPLES} samples, fields latents, conditions>"
+
+
+def test_stats_count_what_was_read(dataset: hw.StreamingDataset) -> None:
+    dataset[[0, 1, 2]]
+    stats = dataset.stats()
+    assert (stats["samples_read_total"], stats["source_requests_total"], stats["manifest_samples"]) == (3, 6, SAMPLES)
+    assert stats["decoded_bytes_total"] == 3 * (4 * 8 + 16) * 4
+    assert stats["source_read_bytes_total"] > stats["decoded_bytes_total"]
+    assert stats["decode_seconds_total"] > 0
+
+
+def test_one_place_with_folders_has_them_as_fields(folder: Path) -> None:
+    dataset = hw.StreamingDataset(folder, pairs=PAIRS)
+    assert dataset.fields == ["conditions", "latents"]
+    assert_same(dataset[2]["latents"], latent(2))
+
+
+def test_one_place_without_folders_is_spread(folder: Path, tmp_path: Path) -> None:
+    sample = hw.StreamingDataset(folder / "latents")[2]
+    assert sample == {**sample, "fps": 24.0, "__key__": "latent_0002", "__index__": 2}
+    np.save(tmp_path / "a.npy", np.arange(3))
+    assert hw.StreamingDataset(tmp_path)[0]["data"].tolist() == [0, 1, 2]
+
+
+def test_formats_and_compression_may_mix(folder: Path, tmp_path: Path) -> None:
+    import zstandard
+
+    packed = zstandard.compress((folder / "latents/latent_0000.pt").read_bytes())
+    (tmp_path / "0.pt.zst").write_bytes(packed)
+    np.save(tmp_path / "1.npy", np.ones(2))
+    (tmp_path / "notes.txt").write_text("passed over")
+    (tmp_path / "._1.npy").write_text("left by a file manager")
+    dataset = hw.StreamingDataset({"x": tmp_path})
+    assert_same(dataset[0]["x"], latent(0))
+    assert [dataset.key(0), dataset.key(1), len(dataset)] == ["0", "1", 2]
+
+
+def test_a_plain_object_wins_over_its_compressed_twin(folder: Path, tmp_path: Path) -> None:
+    torch.save(1, tmp_path / "a.pt")
+    (tmp_path / "a.pt.zst").write_bytes(b"not even zstd")
+    assert hw.StreamingDataset({"x": tmp_path})[0]["x"] == 1
+
+
+def test_missing_partners(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(condition(0), tmp_path / "condition_0000.pt")
+    torch.save(condition(0), tmp_path / "condition_9999.pt")
+    fields = {"latents": folder / "latents", "conditions": tmp_path}
+    with pytest.raises(FileNotFoundError, match=r"objects are missing \(conditions: 0001.*on_missing = \"skip\""):
+        hw.StreamingDataset(fields, pairs=PAIRS)
+    with caplog.at_level(logging.WARNING, "headwater"):
+        dataset = hw.StreamingDataset(fields, pairs=PAIRS, on_missing="skip")
+    assert (len(dataset), dataset.stats()["manifest_missing_objects"]) == (1, SAMPLES)
+    assert "objects are missing (conditions: 0001" in caplog.text
+
+
+def test_transform_makes_the_sample(folder: Path) -> None:
+    dataset = hw.StreamingDataset(folder, pairs=PAIRS, transform=lambda sample: sample["__index__"] * 10)
+    assert (dataset[3], dataset[[1, 2]]) == (30, [10, 20])
+
+
+def test_an_object_that_was_replaced_is_noticed(folder: Path, tmp_path: Path) -> None:
+    torch.save(1, tmp_path / "a.pt")
+    strict, lenient = hw.StreamingDataset({"x": tmp_path}), hw.StreamingDataset({"x": tmp_path}, on_changed="reload")
+    torch.save([2, 3], tmp_path / "a.pt")
+    with pytest.raises(hw.ObjectChangedError, match=r"a\.pt`: it was replaced"):
+        strict[0]
+    assert lenient[0]["x"] == [2, 3]
+    (tmp_path / "a.pt").unlink()
+    for dataset in (strict, lenient):
+        with pytest.raises(hw.NotFoundError, match=r"a\.pt"):
+            dataset[0]
+
+
+def test_a_damaged_object_is_named_and_harms_no_other(folder: Path, tmp_path: Path) -> None:
+    torch.save(torch.zeros(100), tmp_path / "a.pt")
+    torch.save(torch.zeros(100), tmp_path / "b.pt")
+    dataset = hw.StreamingDataset({"x": tmp_path}, on_changed="reload")
+    (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-100])
+    with pytest.raises(hw.CorruptDataError, match=r"a\.pt"):
+        dataset[[1, 0, 1]]
+    assert dataset[1]["x"].shape == (100,)
+    assert dataset.stats()["decode_errors_total"] >= 1
+
+
+def test_open_reads_a_file_with_paths_relative_to_it(folder: Path) -> None:
+    (folder / "headwater.toml").write_text('[fields]\nlatents = "latents"\n[pairs]\nlatents = "latent_*"\n')
+    check_latents = hw.open(folder / "headwater.toml")[5]
+    assert_same(check_latents["latents"], latent(5))
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.toml"):
+        hw.open("nowhere.toml")
+
+
+BAD = [
+    ({"fields": "/nowhere/at/all"}, hw.NotFoundError, "cannot open directory `/nowhere/at/all`"),
+    ({"fields": __file__}, hw.ConfigError, "it is a file; give the directory"),
+    ({"fields": ""}, hw.ConfigError, "it is empty; expected a path"),
+    ({"fields": "ftp://host/x"}, hw.ConfigError, "`ftp://host/x`: unknown scheme `ftp:`; known are a path, file:///path"),
+    ({"fields": "s3:bucket/x"}, hw.ConfigError, "expected `s3://"),
+    ({"fields": "s3://"}, hw.ConfigError, "expected s3://bucket/prefix"),
+    ({"fields": "s3://bucket/x?versionId=3"}, hw.ConfigError, "does not belong in an s3 URI"),
+    ({"fields": hw.Source("s3://bucket/x", acces_key_id="a")}, hw.ConfigError, "cannot use option `acces_key_id`"),
+    ({"fields": hw.Source("/tmp", region="x")}, hw.ConfigError, "a local directory has no options"),
+    ({"fields": {}}, hw.ConfigError, "give either `fields`"),
+    ({"fields": {"__key__": "/tmp"}}, hw.ConfigError, "two underscores"),
+    ({"fields": {"a": "/tmp"}, "pairs": {"b": "*"}}, hw.ConfigError, "`b`: `pairs` names a field that is not there"),
+    ({"fields": {"a": "/tmp"}, "pairs": {"a": "latent_"}}, hw.ConfigError, "with one `\\*` for the key"),
+    ({"fields": {"a": 3}}, hw.ConfigError, "cannot use a `int` as source"),
+    ({"fields": "/tmp", "on_missing": "ignore"}, hw.ConfigError, "ignore"),
+    ({"fields": "/tmp", "manifest_max_age": "soon"}, hw.ConfigError, "write it like 90s"),
+    ({"fields": "/tmp", "framework": "jax"}, hw.ConfigError, "known are 'torch' and 'numpy'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "words"), BAD, ids=[words for *_, words in BAD])
+def test_bad_input_says_what_was_expected(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        hw.StreamingDataset(**arguments)
+    assert isinstance(caught.value, hw.HeadwaterError)
+    assert type(pickle.loads(pickle.dumps(caught.value))) is type(caught.value)
+
+
+def test_an_empty_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "readme.md").write_text("nothing here")
+    with pytest.raises(
+        hw.NotFoundError, match=f"cannot find samples in `{tmp_path}`: it holds no object of a known format \\(1 others"
+    ):
+        hw.StreamingDataset(tmp_path)
+
+
+def test_secrets_are_in_no_words_and_no_pickle() -> None:
+    source = hw.Source(
+        "s3://bucket/x", endpoint="http://127.0.0.1:1", access_key_id="AKIAEXAMPLE", secret_access_key="hunter2hunter2"
+    )
+    assert "hunter2" not in repr(source)
+    assert "AKIA" not in repr(source)
+    with pytest.raises(hw.UnavailableError) as caught:
+        hw.StreamingDataset(source)
+    assert "s3://bucket/x" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+# ---- processes
+
+
+def read_all(dataset: hw.StreamingDataset) -> None:
+    for number, sample in enumerate(dataset[list(range(len(dataset)))]):
+        check(sample, number)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_works_in_a_dataloader(dataset: hw.StreamingDataset, method: str, workers: int) -> None:
+    if not workers and method != "fork":
+        return
+    read_all(dataset)
+    loader = DataLoader(
+        dataset,
+        batch_size=7,
+        shuffle=True,
+        num_workers=workers,
+        multiprocessing_context=method if workers else None,
+        collate_fn=list,
+    )
+    for _ in range(2):
+        seen = [sample for batch in loader for sample in batch]
+        for sample in seen:
+            check(sample, sample["__index__"])
+        assert sorted(sample["__index__"] for sample in seen) == list(range(SAMPLES))
+
+
+def test_default_collate_and_subset_work(dataset: hw.StreamingDataset) -> None:
+    batch = next(iter(DataLoader(Subset(dataset, [3, 4, 5]), batch_size=3)))
+    assert batch["latents"]["latents"].shape == (3, 4, 8)
+    assert batch["__index__"].tolist() == [3, 4, 5]
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Runs `work` in a forked child, with a deadline."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(f"in the child: {error!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, f"the child ended with status {status}"
+
+
+def test_survives_a_fork_and_a_fork_of_the_fork(dataset: hw.StreamingDataset) -> None:
+    read_all(dataset)
+
+    def once_more() -> None:
+        read_all(dataset)
+        in_child(lambda: read_all(dataset))
+
+    for _ in range(5):
+        in_child(once_more)
+    read_all(dataset)
+
+
+def test_survives_a_fork_while_other_threads_read(dataset: hw.StreamingDataset) -> None:
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            read_all(dataset)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            in_child(lambda: read_all(dataset))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_tensors_of_the_parent_may_die_in_the_child(dataset: hw.StreamingDataset) -> None:
+    kept = dataset[list(range(10))]
+
+    def drop() -> None:
+        check(kept[3], 3)
+        kept.clear()
+        read_all(dataset)
+
+    in_child(drop)
+    check(kept[3], 3)
+
+
+def test_pickles_as_configuration_with_the_same_samples(dataset: hw.StreamingDataset, folder: Path) -> None:
+    data = pickle.dumps(dataset)
+    assert len(data) < 2000
+    again = pickle.loads(data)
+    assert again.order_fingerprint == dataset.order_fingerprint
+    read_all(again)
+
+
+def test_a_pickle_whose_samples_are_gone_says_so(folder: Path, tmp_path: Path) -> None:
+    torch.save(1, tmp_path / "a.pt")
+    torch.save(2, tmp_path / "b.pt")
+    data = pickle.dumps(hw.StreamingDataset({"x": tmp_path}))
+    (tmp_path / "b.pt").unlink()
+    hw.StreamingDataset({"x": tmp_path})  # keeps a new manifest under the same name
+    with pytest.raises(hw.ObjectChangedError, match="its samples are not the same any more"):
+        pickle.loads(data)
+
+
+def spawned(dataset: hw.StreamingDataset) -> None:
+    read_all(dataset)
+
+
+def test_a_spawned_process_gets_the_dataset_as_argument(dataset: hw.StreamingDataset) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=spawned, args=(dataset,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_many_threads_may_read_at_once(dataset: hw.StreamingDataset) -> None:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                read_all(dataset)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+HANGS = """
+import socket, sys
+import headwater as hw
+server = socket.create_server(("127.0.0.1", 0))
+endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+print("waiting", flush=True)
+hw.StreamingDataset(hw.Source("s3://bucket/x", endpoint=endpoint, access_key_id="a", secret_access_key="b"))
+"""
+
+
+def test_ctrl_c_ends_a_wait_for_a_server_that_never_answers() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANGS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert stderr.rstrip().endswith("KeyboardInterrupt")
+    assert process.returncode in (1, 130, -signal.SIGINT)
+
+
+def test_leaving_the_interpreter_with_work_under_way_does_not_hang(folder: Path) -> None:
+    code = f"""
+import threading, headwater as hw
+dataset = hw.StreamingDataset({str(folder)!r}, pairs={PAIRS!r})
+kept = dataset[list(range(20))]
+threading.Thread(target=lambda: [dataset[list(range(20))] for _ in range(10**6)], daemon=True).start()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_a_home_that_cannot_be_written_is_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HEADWATER_HOME", "/proc/headwater")
+    with caplog.at_level(logging.WARNING, "headwater"):
+        dataset = hw.StreamingDataset(folder, pairs=PAIRS)
+    assert "every process will list again" in caplog.text
+    assert len(pickle.loads(pickle.dumps(dataset))) == SAMPLES
