@@ -128,10 +128,12 @@ impl Inner {
             (Metric::SourceErrors, u64::from(read.is_err())),
             (Metric::SourceBytes, read.as_ref().map_or(0, |object| object.bytes.len() as u64)),
         ]);
-        let object = read?;
+        let hint = "on_changed = \"reload\" reads it as it is now";
+        let changed = |error: Error| if error.kind() == ErrorKind::Changed { error.because(hint) } else { error };
+        let object = read.map_err(changed)?;
         if object.meta.size != listed.size && !self.accepts_changes() {
             let reason = format!("it was replaced: {} bytes instead of the listed {}", object.meta.size, listed.size);
-            return Err(Error::new(ErrorKind::Changed, "read", source.uri_of(&listed.key)).because(reason));
+            return Err(changed(Error::new(ErrorKind::Changed, "read", source.uri_of(&listed.key)).because(reason)));
         }
         Ok(object.bytes)
     }

@@ -41,14 +41,15 @@ impl Access {
         let text = chain(&cause);
         let new = |kind| Error::new(kind, op, name);
         match cause {
-            Os::NotFound { .. } if text.contains("NoSuchBucket") => {
+            // Listing reports these as failed requests like any other, so the code decides.
+            _ if code_in(&text).as_deref() == Some("NoSuchBucket") => {
                 new(ErrorKind::NotFound).because(format_args!("there is no bucket `{}`{}", self.bucket, self.place()))
             }
             Os::NotFound { .. } => new(ErrorKind::NotFound).because("no such object"),
             Os::PermissionDenied { .. } | Os::Unauthenticated { .. } => self.denied(new(ErrorKind::Denied), &text),
             Os::Precondition { .. } => new(ErrorKind::Changed).because("it was replaced since it was listed"),
             Os::InvalidPath { .. } | Os::UnknownConfigurationKey { .. } => new(ErrorKind::Invalid).because(text),
-            _ if names_credentials(&text) => self.denied(new(ErrorKind::Denied), &text),
+            _ if denies(&text) => self.denied(new(ErrorKind::Denied), &text),
             cause => self.transport(new(http_kind(&cause)), &cause, &text),
         }
     }
@@ -91,11 +92,16 @@ fn http_kind(cause: &object_store::Error) -> ErrorKind {
     }
 }
 
-/// Failing to get credentials is reported by the client like any failed request.
-fn names_credentials(text: &str) -> bool {
-    ["InstanceMetadata", "instance metadata", "169.254.169.254", "169.254.170.2", "WebIdentity", "credential"]
-        .iter()
-        .any(|word| text.contains(word))
+/// Codes with which servers refuse a key; and failing to get one, which the client reports like any failed request.
+fn denies(text: &str) -> bool {
+    const CODES: [&str; 5] =
+        ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"];
+    let code = code_in(text);
+    let refused = code.is_some_and(|code| CODES.contains(&code.as_str()));
+    refused
+        || ["InstanceMetadata", "instance metadata", "169.254.169.254", "169.254.170.2", "WebIdentity", "credential"]
+            .iter()
+            .any(|word| text.contains(word))
 }
 
 fn chain(cause: &dyn std::error::Error) -> String {
