@@ -34,7 +34,7 @@ NEXTEST := $(shell command -v cargo-nextest)
 RUST_TESTED := --workspace --exclude headwater-python
 CARGO_TEST := $(if $(NEXTEST),cargo nextest run --cargo-profile release $(if $(CI),--profile ci),cargo test --release) --locked
 
-.PHONY: help build wheel demo test test-quick test-rust test-python test-servers lint docs clean
+.PHONY: help build wheel demo test test-quick test-rust test-python test-servers lint bench docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; do printf '  make %-13s %s\n' "$$name" "$$words"; done
@@ -119,6 +119,12 @@ lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, document
 	$(BIN)/typos
 
 # ---- the rest
+
+# `make bench SUITE=reader`; all suites without.
+SUITE ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py)))
+
+bench: build $(BIN)/.dev ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
+	for suite in $(SUITE); do $(BIN)/python benchmarks/$$suite.py; done
 
 docs: build ## regenerate docs/cli.md
 	target/release/headwater docs > target/cli.md

@@ -88,15 +88,9 @@ class StreamingDataset:
                 or decoding failed; the message names the object.
 
         """
-        if isinstance(index, slice):
-            raise TypeError("cannot slice a StreamingDataset; index it with a list, or use torch.utils.data.Subset")
-        if isinstance(index, SupportsIndex) and not getattr(index, "ndim", None):
+        if hasattr(index, "__index__") and not getattr(index, "ndim", None):
             return self._finish(self._native.get(_index(index)))
-        if hasattr(index, "tolist"):
-            index = index.tolist()
-        if isinstance(index, Sequence) and not isinstance(index, str | bytes):
-            return self.__getitems__(index)
-        raise TypeError(f"cannot index a StreamingDataset with a `{type(index).__name__}`")
+        return self.__getitems__(_sequence(index))
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Reads several samples concurrently, in the order given. ``DataLoader`` calls this with a batch's indices."""
@@ -171,7 +165,17 @@ def _place(place: Place) -> str | dict[str, Option]:
     raise ConfigError(f"cannot use a `{type(place).__name__}` as source: give a path, a URI or a headwater.Source")
 
 
-def _index(index: SupportsIndex) -> int:
+def _sequence(indices: Any) -> Sequence[SupportsIndex]:
+    if hasattr(indices, "tolist"):
+        indices = indices.tolist()
+    if isinstance(indices, slice):
+        raise TypeError("cannot slice a StreamingDataset; index it with a list, or use torch.utils.data.Subset")
+    if not isinstance(indices, Sequence) or isinstance(indices, str | bytes):
+        raise TypeError(f"cannot index a StreamingDataset with a `{type(indices).__name__}`")
+    return indices
+
+
+def _index(index: Any) -> int:
     if isinstance(index, bool):
         raise TypeError("cannot index a StreamingDataset with a bool")
     return operator.index(index)
