@@ -167,11 +167,7 @@ fn local_path(uri: &str, options: &SourceOptions) -> Result<PathBuf> {
 }
 
 fn unusable(uri: &str, reason: fmt::Arguments<'_>) -> Error {
-    // Whatever stands before an @ may be a password.
-    let shown = match (uri.split_once("://"), uri.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
-        _ => uri.to_owned(),
-    };
+    let shown = options::without_userinfo(uri);
     Error::new(ErrorKind::Invalid, "use source", shown).because(reason)
 }
 

@@ -72,10 +72,20 @@ fn is_secret(name: &str) -> bool {
     SECRET.contains(&name) || ["secret", "token", "password"].iter().any(|word| name.contains(word))
 }
 
+/// A URL without the user and password in front of its host; any other value as it is.
+pub(super) fn without_userinfo(value: &str) -> String {
+    match (value.split_once("://"), value.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => value.to_owned(),
+    }
+}
+
 impl fmt::Debug for SourceOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown =
-            self.values.iter().map(|(name, value)| (name, if is_secret(name) { "***" } else { value.as_str() }));
+        let shown = self
+            .values
+            .iter()
+            .map(|(name, value)| (name, if is_secret(name) { "***".to_owned() } else { without_userinfo(value) }));
         f.debug_map().entries(shown).finish()
     }
 }

@@ -3,7 +3,7 @@
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
 use object_store::client::{HttpError, HttpErrorKind};
 
-use super::SourceOptions;
+use super::options::{SourceOptions, without_userinfo};
 use crate::error::{Error, ErrorKind};
 
 /// How a bucket is reached: what an error message has to tell.
@@ -121,11 +121,4 @@ fn chain(cause: &dyn std::error::Error) -> String {
 fn code_in(text: &str) -> Option<String> {
     let (_, rest) = text.split_once("<Code>")?;
     rest.split_once("</Code>").map(|(code, _)| code.chars().take(60).collect())
-}
-
-fn without_userinfo(endpoint: &str) -> String {
-    match (endpoint.split_once("://"), endpoint.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => endpoint.to_owned(),
-    }
 }

@@ -1,0 +1,6 @@
+//! The crate as its users see it, one file per subject.
+#![allow(clippy::disallowed_methods)] // tests write files and read the environment
+
+mod layers;
+mod pt;
+mod sources;

@@ -1,0 +1,248 @@
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use headwater::engine::{Engine, uninterrupted};
+use headwater::source::{self, Local, Memory, Source, SourceSpec};
+use headwater::{Error, ErrorKind};
+use headwater_testkit::conformance::{self, Fixture};
+use object_store::ObjectStoreExt;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::path::Path;
+
+/// The server that `tests/servers/rgw.py` started.
+const SERVER: &str = "HEADWATER_TEST_S3";
+
+fn block_on<F: Future<Output: Send + 'static> + Send + 'static>(future: F) -> F::Output {
+    Engine::current().expect("engine").block_on("the test", future, uninterrupted()).expect("no panic")
+}
+
+struct OnDisk {
+    root: PathBuf,
+}
+
+#[async_trait]
+impl Fixture for OnDisk {
+    fn source(&self) -> Arc<dyn Source> {
+        Arc::new(Local::open(&self.root).expect("opens"))
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) {
+        let path = self.root.join(key);
+        fs::create_dir_all(path.parent().expect("has one")).expect("folder");
+        // A new file, as tools that replace files do: its time of change alone might be the same within a tick.
+        let _ = fs::remove_file(&path);
+        std::thread::sleep(std::time::Duration::from_millis(if bytes == "other" { 20 } else { 0 }));
+        fs::write(path, bytes).expect("written");
+    }
+
+    async fn remove(&self, key: &str) {
+        fs::remove_file(self.root.join(key)).expect("removed");
+    }
+}
+
+struct InMemory(Arc<Memory>);
+
+#[async_trait]
+impl Fixture for InMemory {
+    fn source(&self) -> Arc<dyn Source> {
+        self.0.clone()
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) {
+        self.0.put(key, bytes);
+    }
+
+    async fn remove(&self, key: &str) {
+        assert!(self.0.remove(key));
+    }
+
+    fn objects_to_list(&self) -> usize {
+        50
+    }
+}
+
+struct OnS3 {
+    source: Arc<dyn Source>,
+    store: AmazonS3,
+    prefix: String,
+}
+
+impl OnS3 {
+    fn path(&self, key: &str) -> Path {
+        Path::parse(format!("{}/{key}", self.prefix)).expect("a path")
+    }
+}
+
+#[async_trait]
+impl Fixture for OnS3 {
+    fn source(&self) -> Arc<dyn Source> {
+        self.source.clone()
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) {
+        self.store.put(&self.path(key), bytes.into()).await.expect("put");
+    }
+
+    async fn remove(&self, key: &str) {
+        self.store.delete(&self.path(key)).await.expect("deleted");
+    }
+}
+
+/// The server's description, or `None` where none is needed.
+fn server() -> Option<serde_json::Value> {
+    let Ok(text) = env::var(SERVER) else {
+        assert!(env::var("CI").as_deref() != Ok("true"), "no S3 server: {SERVER} is not set");
+        return None;
+    };
+    Some(serde_json::from_str(&text).expect("JSON"))
+}
+
+fn spec(server: &serde_json::Value, place: &str, change: &[(&str, &str)]) -> SourceSpec {
+    let mut spec = SourceSpec::from(place);
+    for name in ["endpoint", "region", "access_key_id", "secret_access_key"] {
+        spec.options.set(name, server[name].as_str().expect("text"));
+    }
+    for (name, value) in change {
+        spec.options.set(name, *value);
+    }
+    spec
+}
+
+#[test]
+fn a_local_directory_conforms() {
+    let dir = tempfile::tempdir().expect("directory");
+    let fixture = OnDisk { root: dir.path().to_owned() };
+    block_on(async move { conformance::source(&fixture).await });
+}
+
+#[test]
+fn memory_conforms() {
+    let fixture = InMemory(Arc::new(Memory::new("test").with_page_objects(7)));
+    block_on(async move { conformance::source(&fixture).await });
+}
+
+#[test]
+fn s3_conforms() {
+    let Some(server) = server() else { return };
+    let given = server.clone();
+    let text = move |name: &str| given[name].as_str().expect("text").to_owned();
+    let prefix = format!("conformance-{}", std::process::id());
+    let spec = spec(&server, &format!("s3://{}/{prefix}/", text("bucket")), &[]);
+    block_on(async move {
+        // Opening a source first also chooses the cryptography behind both clients.
+        let source = source::open(&spec).await.expect("opens");
+        let store = AmazonS3Builder::new()
+            .with_endpoint(text("endpoint"))
+            .with_allow_http(true)
+            .with_region(text("region"))
+            .with_bucket_name(text("bucket"))
+            .with_access_key_id(text("access_key_id"))
+            .with_secret_access_key(text("secret_access_key"))
+            .build()
+            .expect("store");
+        conformance::source(&OnS3 { source, store, prefix }).await;
+    });
+}
+
+#[test]
+fn s3_says_what_is_wrong_and_never_a_secret() {
+    let Some(server) = server() else { return };
+    let bucket = server["bucket"].as_str().expect("text");
+    let here = format!("s3://{bucket}/x");
+    let wrong = "wrongwrongwrongwrong";
+    for (place, change, kind, words) in [
+        ("s3://no-such-bucket-here/x", &[][..], ErrorKind::NotFound, "there is no bucket `no-such-bucket-here`"),
+        (&*here, &[("secret_access_key", wrong)][..], ErrorKind::Denied, "SignatureDoesNotMatch"),
+        (&*here, &[("access_key_id", wrong)], ErrorKind::Denied, "InvalidAccessKeyId"),
+        (&*here, &[("anonymous", "true")], ErrorKind::Denied, "credentials used: none (anonymous)"),
+        (&*here, &[("endpoint", "http://127.0.0.1:1")], ErrorKind::Unavailable, "cannot connect at http://127.0.0.1:1"),
+        (
+            &*here,
+            &[("endpoint", "http://user:wrongwrongwrongwrong@127.0.0.1:1")],
+            ErrorKind::Unavailable,
+            "cannot connect",
+        ),
+    ] {
+        let spec = spec(&server, place, change);
+        let shown = format!("{spec:?}");
+        let error = block_on(async move { source::open(&spec).await }).expect_err(words);
+        let text = format!("{error} {error:?} {} {shown}", error.report());
+        assert_eq!(error.kind(), kind, "{text}");
+        assert!(text.contains(words), "{text}");
+        assert!(text.contains(place), "{text}");
+        assert!(!text.contains(server["secret_access_key"].as_str().expect("text")), "{text}");
+        assert!(!text.contains(wrong) || change[0].0 == "access_key_id" && !shown.contains(wrong), "{text}");
+    }
+}
+
+fn refused(uri: &str, options: &[(&str, &str)]) -> Error {
+    let spec = SourceSpec { uri: uri.to_owned(), options: options.iter().copied().collect() };
+    block_on(async move { source::open(&spec).await }).expect_err("refused")
+}
+
+#[test]
+fn wrong_uris_say_what_was_expected() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("x.pt");
+    fs::write(&file, "").expect("written");
+    let file = file.to_str().expect("UTF-8");
+    for (uri, kind, words) in [
+        ("/nowhere/at/all", ErrorKind::NotFound, "cannot open directory `/nowhere/at/all`"),
+        (file, ErrorKind::Invalid, "it is a file; give the directory"),
+        ("", ErrorKind::Invalid, "it is empty; expected a path"),
+        ("  ", ErrorKind::Invalid, "it is empty"),
+        ("gopher://host/x", ErrorKind::Invalid, "unknown scheme `gopher:`"),
+        ("s3:bucket", ErrorKind::Invalid, "expected `s3://…`; write ./s3:bucket for a local path"),
+        ("s3://", ErrorKind::Invalid, "expected s3://bucket/prefix"),
+        ("s3:///x", ErrorKind::Invalid, "expected s3://bucket/prefix"),
+        ("s3://bucket/x?y", ErrorKind::Invalid, "`?` does not belong"),
+        ("file://host/x", ErrorKind::Invalid, "expected file:///path"),
+        ("file:///x#y", ErrorKind::Invalid, "expected file:///path"),
+    ] {
+        let error = refused(uri, &[]);
+        assert_eq!(error.kind(), kind, "{}", error.report());
+        assert!(error.report().contains(words), "{uri}: {}", error.report());
+    }
+}
+
+#[test]
+fn unknown_options_are_named_and_their_values_are_not() {
+    for (uri, option, words) in [
+        ("s3://bucket/x", "secret_acces_key", "knows endpoint, region"),
+        ("/tmp", "secret_access_key", "a local directory has no options"),
+    ] {
+        let error = refused(uri, &[(option, "hunter2")]);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.report().contains(option) && error.report().contains(words), "{}", error.report());
+        assert!(!error.report().contains("hunter2"));
+    }
+    let error = refused("ftp://user:hunter2@host/x", &[]);
+    assert!(error.report().contains("ftp://***@host/x"), "{}", error.report());
+}
+
+#[test]
+fn file_uris_are_percent_decoded() {
+    let dir = tempfile::tempdir().expect("directory");
+    fs::create_dir(dir.path().join("a b")).expect("folder");
+    let uri = format!("file://{}/a%20b", dir.path().display());
+    let source = block_on(async move { source::open(&SourceSpec::from(&*uri)).await }).expect("opens");
+    assert!(source.uri().ends_with("/a b"), "{}", source.uri());
+}
+
+#[test]
+fn links_are_followed_but_not_for_ever() {
+    let dir = tempfile::tempdir().expect("directory");
+    fs::create_dir(dir.path().join("a")).expect("folder");
+    fs::write(dir.path().join("a/x.pt"), "x").expect("written");
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("a/loop")).expect("link");
+    std::os::unix::fs::symlink("a", dir.path().join("b")).expect("link");
+    std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).expect("link");
+    let source = Local::open(dir.path()).expect("opens");
+    let keys = block_on(async move { source::list_sorted(&source, "", |_| true).await }).expect("lists");
+    let keys: Vec<_> = keys.into_iter().map(|object| object.key).collect();
+    assert_eq!(keys, ["a/x.pt", "b/x.pt"]);
+}
