@@ -200,7 +200,7 @@ BAD = [
     ({"fields": "s3:bucket/x"}, hw.ConfigError, "expected `s3://"),
     ({"fields": "s3://"}, hw.ConfigError, "expected s3://bucket/prefix"),
     ({"fields": "s3://bucket/x?versionId=3"}, hw.ConfigError, "does not belong in an s3 URI"),
-    ({"fields": hw.Source("s3://bucket/x", acces_key_id="a")}, hw.ConfigError, "cannot use option `acces_key_id`"),
+    ({"fields": hw.Source("s3://bucket/x", key_id_access="a")}, hw.ConfigError, "cannot use option `key_id_access`"),
     ({"fields": hw.Source("/tmp", region="x")}, hw.ConfigError, "a local directory has no options"),
     ({"fields": {}}, hw.ConfigError, "give either `fields`"),
     ({"fields": {"__key__": "/tmp"}}, hw.ConfigError, "two underscores"),

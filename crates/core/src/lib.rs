@@ -15,7 +15,7 @@
 //! ```
 //!
 //! The modules lie in layers: [`error`], [`value`], [`sample`], [`world`], [`metrics`] and [`buffer`] are the vocabulary;
-//! [`source`], [`codec`] and [`engine`] the seams; [`fetch`], [`format`], [`manifest`], [`cache`] and [`order`] stages that do
+//! [`source`], [`codec`] and [`engine`] the seams; [`fetch`], [`mod@format`], [`manifest`], [`cache`] and [`order`] stages that do
 //! not know each other; [`config`], [`dataset`] and [`object`] bring them together.
 
 pub mod buffer;

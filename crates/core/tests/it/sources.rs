@@ -212,7 +212,7 @@ fn wrong_uris_say_what_was_expected() {
 #[test]
 fn unknown_options_are_named_and_their_values_are_not() {
     for (uri, option, words) in [
-        ("s3://bucket/x", "secret_acces_key", "knows endpoint, region"),
+        ("s3://bucket/x", "key_secret", "knows endpoint, region"),
         ("/tmp", "secret_access_key", "a local directory has no options"),
     ] {
         let error = refused(uri, &[(option, "hunter2")]);
