@@ -17,8 +17,9 @@ use parking_lot::Mutex;
 use crate::world::ProcessStamp;
 
 const PAGE: usize = 4096;
-/// From here on the kernel is asked for huge pages: below, one would be mostly unused.
-const HUGE: usize = 4 << 20;
+/// A huge page. Regions of one and more are aligned to it and ask the kernel for them: copying into a region then costs a
+/// fraction of the address translations.
+const HUGE: usize = 2 << 20;
 
 /// A pool of reusable, page-aligned memory. Clones share it.
 #[derive(Debug, Clone)]
@@ -153,7 +154,7 @@ mod region {
 
     impl Region {
         pub(super) fn allocate(capacity: usize) -> Self {
-            let Ok(layout) = Layout::from_size_align(capacity, if capacity >= HUGE { HUGE / 2 } else { PAGE }) else {
+            let Ok(layout) = Layout::from_size_align(capacity, if capacity >= HUGE { HUGE } else { PAGE }) else {
                 handle_alloc_error(Layout::new::<u8>())
             };
             // SAFETY: `capacity_for` never returns zero.

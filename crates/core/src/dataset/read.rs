@@ -1,7 +1,7 @@
 //! Reading samples.
 //!
-//! Local objects are read and decoded by one job per sample, on the calling thread when there is just one: a hand-over would
-//! cost as much as a small read. Remote objects are all asked for at once, limited by their source's policies, and decoded
+//! Local objects are read and decoded by one job per object — on the calling thread for a single small sample, where a
+//! hand-over would cost as much as the read. Remote objects are all asked for at once, limited by their source's policies, and decoded
 //! on the workers as they arrive.
 
 use std::sync::Arc;
@@ -22,21 +22,19 @@ use crate::sample::Sample;
 use crate::source::{ObjectBytes, ObjectMeta, ReadRequest, Source, Version};
 use crate::value::Value;
 
+/// A single sample below this is read on the calling thread.
+const SHARED_READ_BYTES: u64 = 1 << 20;
+
 type Sources = Arc<[Arc<dyn Source>]>;
 
 pub(super) fn read_many(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Result<Vec<Sample>> {
     let engine = Engine::current()?;
     let sources = inner.sources(engine, interrupt)?;
-    let samples = if !sources.iter().all(|source| source.is_local()) {
+    let samples = if sources.iter().all(|source| source.is_local()) {
+        read_local(engine, inner, sources, indices, interrupt)
+    } else {
         let read = read_remote(engine, inner.clone(), sources.into(), indices.to_vec());
         engine.block_on("reading samples", read, interrupt)?
-    } else if let [index] = *indices {
-        read_local(engine, inner, sources, index).map(|sample| vec![sample])
-    } else {
-        let (inner, sources, indices): (_, Sources, _) = (inner.clone(), sources.into(), indices.to_vec());
-        let job = move |at: usize, indices: &[usize]| read_local(engine, &inner, &sources, indices[at]);
-        let count = indices.len();
-        engine.run_all("reading samples", count, move |at| job(at, &indices), interrupt)
     };
     match &samples {
         Ok(samples) => inner.metrics.record(&[(Metric::SamplesRead, samples.len() as u64)]),
@@ -45,22 +43,41 @@ pub(super) fn read_many(inner: &Arc<Inner>, indices: &[usize], interrupt: Interr
     samples
 }
 
-fn read_local(engine: &'static Engine, inner: &Inner, sources: &[Arc<dyn Source>], index: usize) -> Result<Sample> {
-    let read = |field: usize| {
-        let unit = UnitId { sample: index, field };
-        if let Some(value) = inner.cache.get(unit) {
-            return Ok(value);
-        }
-        let (source, listed, request) = inner.request(sources, unit)?;
-        let began = Instant::now();
-        let read = source.read_blocking(&request, engine.buffers()).unwrap_or_else(|| {
-            Err(Error::new(ErrorKind::Internal, "read", source.uri()).because("a local source did not read by itself"))
-        });
-        let bytes = inner.received(source.as_ref(), &listed, read, began)?;
-        inner.decode(engine, source.as_ref(), unit, &listed.key, &bytes)
+fn read_local(
+    engine: &'static Engine,
+    inner: &Arc<Inner>,
+    sources: &[Arc<dyn Source>],
+    indices: &[usize],
+    interrupt: Interrupt<'_>,
+) -> Result<Vec<Sample>> {
+    let fields = inner.names.len();
+    if let [index] = *indices
+        && inner.stored_bytes(index)? < SHARED_READ_BYTES
+    {
+        let units = (0..fields).map(|field| UnitId { sample: index, field });
+        let values = units.map(|unit| read_local_unit(engine, inner, sources, unit)).collect::<Result<_>>()?;
+        return Ok(vec![inner.arrange(index, values)?]);
+    }
+    let (shared, sources, of): (_, Sources, _) = (inner.clone(), sources.into(), indices.to_vec());
+    let job = move |number: usize| {
+        let unit = UnitId { sample: of[number / fields], field: number % fields };
+        read_local_unit(engine, &shared, &sources, unit)
     };
-    let values = (0..inner.names.len()).map(read).collect::<Result<Vec<_>>>()?;
-    inner.arrange(index, values)
+    let mut values = engine.run_all("reading samples", indices.len() * fields, job, interrupt)?.into_iter();
+    indices.iter().map(|&index| inner.arrange(index, values.by_ref().take(fields).collect())).collect()
+}
+
+fn read_local_unit(engine: &'static Engine, inner: &Inner, sources: &[Arc<dyn Source>], unit: UnitId) -> Result<Value> {
+    if let Some(value) = inner.cache.get(unit) {
+        return Ok(value);
+    }
+    let (source, listed, request) = inner.request(sources, unit)?;
+    let began = Instant::now();
+    let read = source.read_blocking(&request, engine.buffers()).unwrap_or_else(|| {
+        Err(Error::new(ErrorKind::Internal, "read", source.uri()).because("a local source did not read by itself"))
+    });
+    let bytes = inner.received(source.as_ref(), &listed, read, began)?;
+    inner.decode(engine, source.as_ref(), unit, &listed.key, &bytes)
 }
 
 async fn read_remote(
@@ -102,6 +119,10 @@ async fn read_unit(engine: &'static Engine, inner: Arc<Inner>, sources: Sources,
 }
 
 impl Inner {
+    fn stored_bytes(&self, index: usize) -> Result<u64> {
+        (0..self.names.len()).map(|field| self.manifest.object_size(index, field)).sum()
+    }
+
     fn request<'a>(
         &self,
         sources: &'a [Arc<dyn Source>],

@@ -113,15 +113,26 @@ impl Manifest {
     /// `OutOfRange`.
     pub fn object(&self, index: usize, field: usize) -> Result<ObjectMeta> {
         let key = self.key(index)?;
-        let column = self
-            .fields
-            .get(field)
-            .ok_or_else(|| Error::new(ErrorKind::OutOfRange, "take field", field).because("there is no such field"))?;
+        let column = self.column(field)?;
         Ok(ObjectMeta {
             key: column.object_key(key, index),
             size: column.sizes[index],
             version: column.versions.get(index),
         })
+    }
+
+    /// Size of the object that is field number `field` of sample `index`, in bytes as stored.
+    ///
+    /// # Errors
+    /// `OutOfRange`.
+    pub fn object_size(&self, index: usize, field: usize) -> Result<u64> {
+        self.key(index)?;
+        Ok(self.column(field)?.sizes[index])
+    }
+
+    fn column(&self, field: usize) -> Result<&Field> {
+        let column = self.fields.get(field);
+        column.ok_or_else(|| Error::new(ErrorKind::OutOfRange, "take field", field).because("there is no such field"))
     }
 
     /// Objects that samples lack, so that those samples are not in the manifest.
