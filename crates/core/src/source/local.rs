@@ -10,14 +10,24 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::mpsc;
 
-use super::{ObjectBytes, ObjectMeta, Page, ReadRequest, Source, Version, check_key, check_range, check_version};
+use super::{
+    Kind, ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
+    check_version, unusable,
+};
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
+
+pub(super) const KIND: Kind = Kind {
+    schemes: &["", "file"],
+    example: "a path, file:///path",
+    open: |spec| Box::pin(async { Ok(Arc::new(Local::open(&path_in(&spec.uri, &spec.options)?)?) as Arc<dyn Source>) }),
+};
 
 /// As large as a page of S3.
 const PAGE_OBJECTS: usize = 1000;
@@ -140,6 +150,17 @@ impl Local {
         }
         self.path_of(prefix).map_err(Stop::Failed)
     }
+}
+
+fn path_in(uri: &str, options: &SourceOptions) -> Result<PathBuf> {
+    if let Some((name, _)) = options.iter().next() {
+        return Err(Error::new(ErrorKind::Invalid, "use option", name).because("a local directory has no options"));
+    }
+    let Some(rest) = uri.strip_prefix("file:") else { return Ok(Path::new(uri).to_owned()) };
+    let parsed = url::Url::parse(&format!("file:{rest}")).map_err(|cause| unusable(uri, format_args!("{cause}")))?;
+    let plain = parsed.query().is_none() && parsed.fragment().is_none();
+    let path = if plain { parsed.to_file_path().ok() } else { None };
+    path.ok_or_else(|| unusable(uri, format_args!("expected file:///path, with `?` and `#` written %3F and %23")))
 }
 
 /// Why a walk ended early.

@@ -13,11 +13,11 @@ mod s3_error;
 
 use std::fmt::{self, Debug};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
 
 use crate::buffer::BufferPool;
@@ -118,26 +118,42 @@ pub trait Source: Debug + Send + Sync {
     }
 }
 
+/// A source being opened.
+type Opening<'a> = BoxFuture<'a, Result<Arc<dyn Source>>>;
+
+/// A kind of source: what its URIs look like, and how one is opened.
+struct Kind {
+    /// Schemes without the colon; empty for plain paths.
+    schemes: &'static [&'static str],
+    /// For messages: what to write.
+    example: &'static str,
+    open: fn(&SourceSpec) -> Opening<'_>,
+}
+
+/// Every kind, one line each.
+static KINDS: &[Kind] = &[local::KIND, s3::KIND];
+
 /// Opens the source that a URI names, and makes sure that it is there.
 ///
 /// # Errors
 /// `Invalid` for a malformed URI, an unknown scheme or option; `NotFound`, `Denied`, `Unavailable` from the place itself.
 pub async fn open(spec: &SourceSpec) -> Result<Arc<dyn Source>> {
-    let uri = spec.uri.as_str();
-    Ok(match scheme_of(uri)? {
-        "" | "file" => Arc::new(Local::open(&local_path(uri, &spec.options)?)?),
-        "s3" => Arc::new(S3::open(uri, &spec.options).await?),
-        scheme => return Err(unusable(uri, format_args!("unknown scheme `{scheme}:`; known are {KNOWN}"))),
-    })
+    let scheme = scheme_of(&spec.uri)?;
+    match KINDS.iter().find(|kind| kind.schemes.contains(&scheme)) {
+        Some(kind) => (kind.open)(spec).await,
+        None => Err(unusable(&spec.uri, format_args!("unknown scheme `{scheme}:`; known are {}", examples()))),
+    }
 }
 
-const KNOWN: &str = "a path, file:///path and s3://bucket/prefix";
+fn examples() -> String {
+    KINDS.iter().map(|kind| kind.example).collect::<Vec<_>>().join(", ")
+}
 
 /// The scheme, empty for a plain path.
 fn scheme_of(uri: &str) -> Result<&str> {
     let Some((scheme, rest)) = uri.split_once(':') else {
         return if uri.trim().is_empty() {
-            Err(unusable(uri, format_args!("it is empty; expected {KNOWN}")))
+            Err(unusable(uri, format_args!("it is empty; expected {}", examples())))
         } else {
             Ok("")
         };
@@ -153,17 +169,6 @@ fn scheme_of(uri: &str) -> Result<&str> {
         ));
     }
     Ok(scheme)
-}
-
-fn local_path(uri: &str, options: &SourceOptions) -> Result<PathBuf> {
-    if let Some((name, _)) = options.iter().next() {
-        return Err(Error::new(ErrorKind::Invalid, "use option", name).because("a local directory has no options"));
-    }
-    let Some(rest) = uri.strip_prefix("file:") else { return Ok(Path::new(uri).to_owned()) };
-    let parsed = url::Url::parse(&format!("file:{rest}")).map_err(|cause| unusable(uri, format_args!("{cause}")))?;
-    let plain = parsed.query().is_none() && parsed.fragment().is_none();
-    let path = if plain { parsed.to_file_path().ok() } else { None };
-    path.ok_or_else(|| unusable(uri, format_args!("expected file:///path, with `?` and `#` written %3F and %23")))
 }
 
 fn unusable(uri: &str, reason: fmt::Arguments<'_>) -> Error {

@@ -19,10 +19,17 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfi
 
 use super::s3_error::Access;
 use super::{
-    ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range, check_version,
+    Kind, ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
+    check_version,
 };
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
+
+pub(super) const KIND: Kind = Kind {
+    schemes: &["s3"],
+    example: "s3://bucket/prefix",
+    open: |spec| Box::pin(async { Ok(Arc::new(S3::open(&spec.uri, &spec.options).await?) as Arc<dyn Source>) }),
+};
 
 /// Options beside `object_store`'s own keys, and what they are called there.
 const SHORT_NAMES: &[(&str, &str)] = &[("anonymous", "skip_signature"), ("allow_http", "aws_allow_http")];
