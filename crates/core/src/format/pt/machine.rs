@@ -79,6 +79,8 @@ pub(super) struct Machine<'a> {
 const UNSET: Id = Id::MAX;
 const HIGHEST_PROTOCOL: u8 = 5;
 const MARKS_PER_LEVEL: usize = 4;
+/// A dict of a few tensors and scalars fits without growing anything.
+const USUAL_NODES: usize = 64;
 
 impl<'a> Machine<'a> {
     pub(super) fn new(input: &'a [u8], origin: usize, limits: &Limits) -> Self {
@@ -88,10 +90,10 @@ impl<'a> Machine<'a> {
             at: 0,
             opcode_at: 0,
             max_depth: limits.max_depth,
-            nodes: Vec::new(),
-            stack: Vec::new(),
+            nodes: Vec::with_capacity(USUAL_NODES),
+            stack: Vec::with_capacity(USUAL_NODES),
             marks: Vec::new(),
-            memo: Vec::new(),
+            memo: Vec::with_capacity(USUAL_NODES),
             storages: Vec::new(),
         }
     }
