@@ -33,6 +33,7 @@ pub mod object;
 pub mod order;
 pub mod sample;
 pub mod source;
+pub mod state;
 pub mod value;
 pub mod world;
 

@@ -1,12 +1,24 @@
-//! Which sample comes at which position of an epoch.
+//! Which sample comes at which position of an epoch, and whose it is.
 //!
-//! An [`Order`] is a pure function of a position: no state, no memory per sample. One implementation per file.
+//! An [`Order`] is a pure function of a position: no state, no memory per sample. [`Sequential`] and [`Shuffled`] are the
+//! two there are; [`Partition`] cuts a pass into steps and ranks; [`substitute()`] says what stands in for a sample that
+//! cannot be read. All of it is fixed for ever (order version 1 in `docs/formats.md`): nothing here may change what it
+//! returns, since runs resume by it.
 
+mod mix;
+mod partition;
+mod permutation;
 mod sequential;
+mod shuffled;
+mod substitute;
 
 use std::fmt::Debug;
 
+pub use partition::{Partition, Step};
+pub use permutation::Permutation;
 pub use sequential::Sequential;
+pub use shuffled::Shuffled;
+pub use substitute::substitute;
 
 /// The sequence of sample indices of one pass.
 pub trait Order: Debug + Send + Sync {

@@ -8,7 +8,8 @@ const LAYERS: &[(&[&str], bool)] = &[
     (&["error", "value", "sample", "world", "metrics", "buffer"], true),
     (&["source", "codec", "engine"], false),
     (&["fetch", "format", "manifest", "cache", "order"], false),
-    (&["config", "dataset", "object"], true),
+    (&["prefetch", "collate", "state"], false),
+    (&["config", "dataset", "loader", "object"], true),
 ];
 
 fn layer_of(module: &str) -> Option<usize> {
