@@ -9,7 +9,6 @@ pub mod exit;
 
 mod command;
 mod place;
-mod size;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -2,8 +2,9 @@
 //!
 //! Fresh memory costs a page fault per 4 KiB, which is several times what copying into it costs. A [`BufferPool`] hands
 //! out page-aligned [`Buffer`]s and takes them back when dropped, wherever that happens — also inside a tensor that torch
-//! frees much later. The pool recycles and never limits: when it has nothing that fits it allocates; when it holds more
-//! than it may keep, it frees. Buffers are always initialised memory, with whatever the last user left in it.
+//! frees much later. The pool recycles and never limits: when it has nothing that fits it allocates. But what it has lent and
+//! what it keeps idle stay within its limit together, as far as that is in its hands: it gives idle memory back to the system before
+//! it grows beyond, and keeps none then. Buffers are always initialised memory, with whatever the last user left in it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
@@ -27,57 +28,125 @@ pub struct BufferPool(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    idle: Mutex<Idle>,
-    keep_bytes: usize,
+    state: Mutex<State>,
+    /// The limit while nobody holds a [`PoolShare`].
+    base_bytes: usize,
     owner: ProcessStamp,
 }
 
 #[derive(Debug, Default)]
-struct Idle {
-    by_capacity: BTreeMap<usize, Vec<Region>>,
+struct State {
+    idle: BTreeMap<usize, Vec<Region>>,
+    idle_bytes: usize,
+    lent_bytes: usize,
+    share_bytes: usize,
+    allocations: u64,
+}
+
+impl State {
+    /// Takes the smallest idle region that fits, if it is a good fit.
+    fn recycle(&mut self, capacity: usize) -> Option<Region> {
+        // One quarter too large is still a good fit; more would waste the memory of the large ones.
+        let (&fit, _) = self.idle.range(capacity..=capacity + capacity / 4).next()?;
+        self.pop(fit)
+    }
+
+    /// Takes idle regions, the largest first, until no more than `allowed` bytes are idle.
+    fn shed(&mut self, allowed: usize) -> Vec<Region> {
+        let mut shed = Vec::new();
+        while self.idle_bytes > allowed
+            && let Some(largest) = self.idle.keys().next_back().copied()
+        {
+            shed.extend(self.pop(largest));
+        }
+        shed
+    }
+
+    fn pop(&mut self, capacity: usize) -> Option<Region> {
+        let regions = self.idle.get_mut(&capacity)?;
+        let region = regions.pop();
+        if regions.is_empty() {
+            self.idle.remove(&capacity);
+        }
+        self.idle_bytes -= region.as_ref().map_or(0, |region| region.layout.size());
+        region
+    }
+}
+
+impl Shared {
+    fn limit(&self, state: &State) -> usize {
+        if state.share_bytes > 0 { state.share_bytes } else { self.base_bytes }
+    }
+}
+
+/// A right to so many bytes of a pool: while any is held, the pool's limit is the sum of them.
+#[derive(Debug)]
+pub struct PoolShare {
+    pool: Arc<Shared>,
     bytes: usize,
-    allocated: u64,
+}
+
+impl Drop for PoolShare {
+    fn drop(&mut self) {
+        if !self.pool.owner.is_current() {
+            return;
+        }
+        let mut state = self.pool.state.lock();
+        state.share_bytes -= self.bytes;
+        let allowed = self.pool.limit(&state).saturating_sub(state.lent_bytes);
+        let shed = state.shed(allowed);
+        drop(state);
+        // Freeing large regions takes a while: not under the lock.
+        drop(shed);
+    }
 }
 
 impl BufferPool {
-    /// Creates a pool that keeps up to `keep_bytes` of idle memory.
-    pub fn new(keep_bytes: usize) -> Self {
-        Self(Arc::new(Shared { idle: Mutex::default(), keep_bytes, owner: ProcessStamp::current() }))
+    /// Creates a pool whose limit is `base_bytes`, as long as nobody takes a share of it.
+    pub fn new(base_bytes: usize) -> Self {
+        Self(Arc::new(Shared { state: Mutex::default(), base_bytes, owner: ProcessStamp::current() }))
     }
 
     /// Takes a buffer of exactly `len` bytes, recycled where possible.
     pub fn take(&self, len: usize) -> Buffer {
         let capacity = capacity_for(len);
-        let recycled = self.0.owner.is_current().then(|| {
-            let mut idle = self.0.idle.lock();
-            // One quarter too large is still a good fit; more would waste the memory of the large ones.
-            let fit = idle.by_capacity.range(capacity..=capacity + capacity / 4).next().map(|(&fit, _)| fit);
-            let region = fit.and_then(|fit| {
-                let regions = idle.by_capacity.get_mut(&fit)?;
-                let region = regions.pop();
-                if regions.is_empty() {
-                    idle.by_capacity.remove(&fit);
-                }
-                region
-            });
-            match &region {
-                Some(region) => idle.bytes -= region.layout.size(),
-                None => idle.allocated += 1,
+        let mut recycled = None;
+        if self.0.owner.is_current() {
+            let mut state = self.0.state.lock();
+            recycled = state.recycle(capacity);
+            let mut shed = Vec::new();
+            if recycled.is_none() {
+                state.allocations += 1;
+                let allowed = self.0.limit(&state).saturating_sub(state.lent_bytes + capacity);
+                shed = state.shed(allowed);
             }
-            region
-        });
-        let region = recycled.flatten().unwrap_or_else(|| Region::allocate(capacity));
+            state.lent_bytes += recycled.as_ref().map_or(capacity, |region| region.layout.size());
+            drop(state);
+            drop(shed);
+        }
+        let region = recycled.unwrap_or_else(|| Region::allocate(capacity));
         Buffer { region: Some(region), len, pool: self.0.clone() }
+    }
+
+    /// Raises the pool's limit by so many bytes while the share is held.
+    pub fn share(&self, bytes: usize) -> PoolShare {
+        self.0.state.lock().share_bytes += bytes;
+        PoolShare { pool: self.0.clone(), bytes }
     }
 
     /// Bytes of idle memory the pool holds.
     pub fn idle_bytes(&self) -> usize {
-        self.0.idle.lock().bytes
+        self.0.state.lock().idle_bytes
+    }
+
+    /// Bytes of memory that buffers hold at present.
+    pub fn lent_bytes(&self) -> usize {
+        self.0.state.lock().lent_bytes
     }
 
     /// How many times the pool had to allocate.
     pub fn allocations(&self) -> u64 {
-        self.0.idle.lock().allocated
+        self.0.state.lock().allocations
     }
 }
 
@@ -90,6 +159,11 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Bytes of memory it holds: its length, rounded up.
+    pub fn capacity(&self) -> usize {
+        self.region.as_ref().map_or(0, |region| region.layout.size())
+    }
+
     /// Shortens the buffer to `len` bytes; longer is ignored.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -128,10 +202,15 @@ impl Drop for Buffer {
         if !self.pool.owner.is_current() {
             return;
         }
-        let mut idle = self.pool.idle.lock();
-        if idle.bytes + region.layout.size() <= self.pool.keep_bytes {
-            idle.bytes += region.layout.size();
-            idle.by_capacity.entry(region.layout.size()).or_default().push(region);
+        let size = region.layout.size();
+        let mut state = self.pool.state.lock();
+        state.lent_bytes -= size;
+        if state.lent_bytes + state.idle_bytes + size <= self.pool.limit(&state) {
+            state.idle_bytes += size;
+            state.idle.entry(size).or_default().push(region);
+        } else {
+            drop(state);
+            drop(region);
         }
     }
 }
@@ -188,7 +267,7 @@ mod region {
 }
 
 /// Rounds up to one of eight steps per power of two, so that objects of nearly one size share their buffers.
-fn capacity_for(len: usize) -> usize {
+pub(crate) fn capacity_for(len: usize) -> usize {
     let len = len.max(PAGE);
     let step = (len.next_power_of_two() / 16).max(PAGE);
     len.div_ceil(step) * step
@@ -219,6 +298,25 @@ mod tests {
         let buffers: Vec<_> = (0..32).map(|_| pool.take(8 << 10)).collect();
         drop(buffers);
         assert_eq!(pool.idle_bytes(), 64 << 10);
+    }
+
+    #[test]
+    fn lent_and_idle_memory_stay_within_the_shares_together() {
+        let pool = BufferPool::new(1 << 30);
+        let share = pool.share(64 << 10);
+        drop((pool.take(32 << 10), pool.take(32 << 10)));
+        assert_eq!(pool.idle_bytes(), 64 << 10);
+        let other = pool.take(16 << 10);
+        assert_eq!((pool.lent_bytes(), pool.idle_bytes()), (16 << 10, 32 << 10), "idle memory gave way");
+        drop(pool.take(32 << 10));
+        let more = pool.share(8 << 10);
+        drop(share);
+        assert_eq!((pool.lent_bytes(), pool.idle_bytes()), (16 << 10, 0), "the limit fell below what is lent");
+        drop(other);
+        assert_eq!(pool.idle_bytes(), 0);
+        drop(more);
+        drop(pool.take(16 << 10));
+        assert_eq!(pool.idle_bytes(), 16 << 10, "without shares the base holds again");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 /// What the caller can do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,14 +39,16 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// A failed operation: kind, operation, subject, reason and cause.
-pub struct Error(Box<Inner>);
+/// A failed operation: kind, operation, subject, reason and cause. Clones share it: one failed load may have several waiters.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     op: Cow<'static, str>,
     context: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// Shorthand for a result with [`Error`].
@@ -54,20 +57,21 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Creates ``cannot {op} `{subject}` ``.
     pub fn new(kind: ErrorKind, op: impl Into<Cow<'static, str>>, subject: impl fmt::Display) -> Self {
-        Self(Box::new(Inner { kind, op: op.into(), context: format!("`{subject}`"), source: None }))
+        Self(Arc::new(Inner { kind, op: op.into(), context: format!("`{subject}`"), source: None }))
     }
 
     /// Adds the reason: ``cannot read `x`: {reason}``.
     #[must_use]
     pub fn because(mut self, reason: impl fmt::Display) -> Self {
-        self.0.context = format!("{}: {reason}", self.0.context);
+        let inner = Arc::make_mut(&mut self.0);
+        inner.context = format!("{}: {reason}", inner.context);
         self
     }
 
     /// Attaches the lower-level cause.
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(cause.into());
+        Arc::make_mut(&mut self.0).source = Some(cause.into().into());
         self
     }
 

@@ -21,6 +21,7 @@
 pub mod buffer;
 pub mod cache;
 pub mod codec;
+pub mod collate;
 pub mod config;
 pub mod dataset;
 pub mod engine;

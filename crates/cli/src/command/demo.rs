@@ -4,13 +4,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use headwater::config::ByteSize;
 use headwater::Result;
 use serde_json::json;
 
 use super::progress_bar;
 use crate::Failure;
 use crate::demo_set::{DemoSet, Outcome, Scale};
-use crate::size::human;
 
 /// Write the demo set: realistic latents and text embeddings, the same on every machine
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ impl Demo {
             return Ok(writeln!(out, "{document}")?);
         }
         let did = if outcome == Outcome::Written { "written to" } else { "already in" };
-        let summary = format!("{} samples, {}, {did} {}", self.samples, human(bytes), self.write.display());
+        let summary = format!("{} samples, {}, {did} {}", self.samples, ByteSize(bytes), self.write.display());
         Ok(writeln!(io::stderr(), "{summary}")?)
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
+use headwater::config::ByteSize;
 use headwater::engine::{Engine, uninterrupted};
 use headwater::source::ReadRequest;
 use headwater::value::{Element, Tensor, Value};
@@ -11,7 +12,6 @@ use serde_json::{Value as Json, json};
 
 use crate::Failure;
 use crate::place::Place;
-use crate::size::human;
 
 /// Characters of a string that are shown.
 const SHOWN_TEXT: usize = 80;
@@ -43,7 +43,7 @@ impl Inspect {
             serde_json::to_writer_pretty(&mut *out, &document)?;
             return Ok(writeln!(out)?);
         }
-        writeln!(out, "{uri}: {} stored, {} of tensors", human(stored), human(value.tensor_bytes() as u64))?;
+        writeln!(out, "{uri}: {} stored, {} of tensors", ByteSize(stored), ByteSize(value.tensor_bytes() as u64))?;
         Ok(self.tree(out, "", &value, 0)?)
     }
 
@@ -101,7 +101,7 @@ impl Inspect {
             "{}{:?}{strides} {}  {}{more}",
             tensor.dtype(),
             tensor.shape(),
-            human(tensor.nbytes() as u64),
+            ByteSize(tensor.nbytes() as u64),
             values.join(" ")
         )
     }

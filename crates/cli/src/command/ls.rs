@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use futures_util::StreamExt;
+use headwater::config::ByteSize;
 use headwater::Result;
 use headwater::engine::{Engine, uninterrupted};
 use headwater::source::{ObjectMeta, Version};
@@ -13,7 +14,6 @@ use serde_json::json;
 use super::progress_count;
 use crate::Failure;
 use crate::place::Place;
-use crate::size::human;
 
 /// List the objects of a source, sorted by key
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ impl Ls {
             return Ok(writeln!(out)?);
         }
         for object in shown {
-            write!(out, "{:>8}  ", human(object.size))?;
+            write!(out, "{:>8}  ", ByteSize(object.size))?;
             if self.long {
                 write!(out, "{:<40}  ", object.version.to_string())?;
             }
@@ -59,7 +59,7 @@ impl Ls {
         }
         out.flush()?;
         let more = if shown.len() < objects.len() { format!(", {} shown", shown.len()) } else { String::new() };
-        Ok(writeln!(io::stderr(), "{} objects, {}{more}", objects.len(), human(bytes))?)
+        Ok(writeln!(io::stderr(), "{} objects, {}{more}", objects.len(), ByteSize(bytes))?)
     }
 
     fn list(&self) -> Result<Vec<ObjectMeta>> {

@@ -1,16 +1,28 @@
 //! Values kept for their next use.
 //!
-//! A [`Cache`] is asked before anything is read and told after something was. It knows units by number, never where they
+//! A [`Cache`] is asked before anything is read and told after something was used. It knows units by number, never where they
 //! come from or how they decode; the dataset brings the two together. One implementation per file; [`None`] is the one that
-//! keeps nothing.
+//! keeps nothing. What a full cache gives up is [`eviction`]'s choice; that one unit is not loaded twice at the same time is
+//! [`Flights`]' work.
 
+pub mod eviction;
+mod flights;
+mod memory;
 mod none;
+mod sync;
+mod table;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
-use crate::value::Value;
+use serde::{Deserialize, Serialize};
 
+use crate::value::Packed;
+
+pub use flights::{Flight, Flights, Leader};
+pub use memory::Memory;
 pub use none::None;
+pub use table::{Charge, Entry, Table};
 
 /// One value of the dataset: field `field` of sample `sample`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,11 +33,81 @@ pub struct UnitId {
     pub field: usize,
 }
 
+/// How a full cache chooses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// `keep` once a loader walks epochs, `lru` before.
+    #[default]
+    Auto,
+    /// The least recently used entry goes.
+    Lru,
+    /// Nothing goes: newcomers are declined.
+    Keep,
+}
+
+/// An entry in use: as long as it is held its memory counts against the cache, even when the entry has been given up.
+pub type Lease = Arc<Entry<Packed>>;
+
+/// What happened in a cache so far, and what it holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Entries now.
+    pub entries: u64,
+    /// Bytes of entries, of room reserved for entries on their way, and of entries that are still leased.
+    pub bytes: u64,
+    /// What `bytes` never exceeds.
+    pub capacity: u64,
+    /// Units that were there when asked for.
+    pub hits: u64,
+    /// Units that were not.
+    pub misses: u64,
+    /// Entries that were put in.
+    pub insertions: u64,
+    /// Entries given up for others.
+    pub evictions: u64,
+    /// Values that were not let in.
+    pub declined: u64,
+}
+
 /// Keeps values for their next use.
 pub trait Cache: Debug + Send + Sync {
-    /// The value, if it is there. What is handed out is the caller's own: nothing that is written to it comes back.
-    fn get(&self, unit: UnitId) -> Option<Value>;
+    /// Looks for several units at once; appends one answer each to `found`.
+    fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>);
 
-    /// Offers a value that was just read. The cache may decline.
-    fn offer(&self, unit: UnitId, value: &Value);
+    /// Asks to put in a value that will take so many bytes; room is made and kept for it. `None` declines.
+    fn admit(&self, unit: UnitId, bytes: usize) -> Option<Room<'_>>;
+
+    /// Removes a unit's entry; whether there was one.
+    fn remove(&self, unit: UnitId) -> bool;
+
+    /// Removes every entry.
+    fn clear(&self);
+
+    /// Sets the capacity, giving up entries that do not fit any more.
+    fn resize(&self, capacity: usize);
+
+    /// Tells that a loader walks epochs from now on: every unit is used once per pass.
+    fn order_is_known(&self);
+
+    /// What happened so far.
+    fn stats(&self) -> CacheStats;
+
+    /// Sets the counters to zero; entries stay.
+    fn reset_counters(&self);
+}
+
+/// Room in a cache for one value on its way; given back when dropped unused.
+#[derive(Debug)]
+pub struct Room<'a> {
+    tier: &'a Memory,
+    charge: Charge,
+    unit: UnitId,
+}
+
+impl Room<'_> {
+    /// Puts the value in. When it turns out larger than the room kept for it, and there is no more, it is declined.
+    pub fn fill(self, packed: Packed) {
+        self.tier.fill(self.unit, self.charge, packed);
+    }
 }

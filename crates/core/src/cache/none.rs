@@ -1,16 +1,33 @@
 //! No cache.
 
-use super::{Cache, UnitId};
-use crate::value::Value;
+use super::{Cache, CacheStats, Lease, Room, UnitId};
 
 /// Keeps nothing; every use reads its source.
 #[derive(Debug)]
 pub struct None;
 
 impl Cache for None {
-    fn get(&self, _: UnitId) -> Option<Value> {
+    fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>) {
+        found.extend(units.iter().map(|_| Option::None));
+    }
+
+    fn admit(&self, _: UnitId, _: usize) -> Option<Room<'_>> {
         Option::None
     }
 
-    fn offer(&self, _: UnitId, _: &Value) {}
+    fn remove(&self, _: UnitId) -> bool {
+        false
+    }
+
+    fn clear(&self) {}
+
+    fn resize(&self, _: usize) {}
+
+    fn order_is_known(&self) {}
+
+    fn stats(&self) -> CacheStats {
+        CacheStats::default()
+    }
+
+    fn reset_counters(&self) {}
 }

@@ -9,20 +9,14 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// An age limit: `"1h"`, `"90s"`, `"2d"`, or seconds. One hour by default.
+/// A length of time: `"1h"`, `"90s"`, `"30ms"`, `"2d"`, or seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MaxAge(pub Duration);
-
-impl Default for MaxAge {
-    fn default() -> Self {
-        Self(Duration::from_hours(1))
-    }
-}
+pub struct Span(pub Duration);
 
 /// Longest duration anybody means: a hundred years.
 const LONGEST_SECONDS: f64 = 100.0 * 365.25 * 86_400.0;
 
-impl FromStr for MaxAge {
+impl FromStr for Span {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -42,17 +36,17 @@ impl FromStr for MaxAge {
     }
 }
 
-fn seconds(seconds: f64) -> Option<MaxAge> {
-    (0.0..=LONGEST_SECONDS).contains(&seconds).then(|| MaxAge(Duration::from_secs_f64(seconds)))
+fn seconds(seconds: f64) -> Option<Span> {
+    (0.0..=LONGEST_SECONDS).contains(&seconds).then(|| Span(Duration::from_secs_f64(seconds)))
 }
 
-impl Serialize for MaxAge {
+impl Serialize for Span {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(self.0.as_secs_f64())
     }
 }
 
-impl<'de> Deserialize<'de> for MaxAge {
+impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Text)
     }
@@ -61,25 +55,25 @@ impl<'de> Deserialize<'de> for MaxAge {
 struct Text;
 
 impl Visitor<'_> for Text {
-    type Value = MaxAge;
+    type Value = Span;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a duration like \"1h\", or seconds")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<MaxAge, E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
         text.parse().map_err(|error: Error| E::custom(error.report()))
     }
 
-    fn visit_f64<E: de::Error>(self, number: f64) -> Result<MaxAge, E> {
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Span, E> {
         seconds(number).ok_or_else(|| E::custom("a duration is neither negative nor endless"))
     }
 
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<MaxAge, E> {
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Span, E> {
         self.visit_f64(number as f64)
     }
 
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<MaxAge, E> {
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Span, E> {
         self.visit_f64(number as f64)
     }
 }

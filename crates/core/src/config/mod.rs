@@ -1,13 +1,19 @@
-//! What a dataset is made of, as one serialisable structure.
+//! What a dataset and a loader are made of, as serialisable structures.
 //!
-//! The same [`DatasetConfig`] is read from TOML (`headwater.toml`), from JSON (the Python front), or built in Rust. Unknown
+//! The same [`DatasetConfig`] (and [`LoaderConfig`]) is read from TOML (`headwater.toml`), from JSON (the Python front), or built in Rust. Unknown
 //! keys are refused. It is the only place that reads the environment, apart from the credential chains of the clouds.
 
+mod cache;
 mod duration;
+mod fetch;
 mod home;
+mod host;
+mod loader;
+mod size;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -16,8 +22,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::OnMissing;
 use crate::source::{SourceOptions, SourceSpec};
 
-pub use duration::MaxAge;
+pub use cache::CacheConfig;
+pub use duration::Span;
+pub use fetch::{FetchConfig, ThrottleConfig};
 pub use home::home;
+pub use host::memory_limit;
+pub use loader::LoaderConfig;
+pub use size::ByteSize;
 
 /// What to do when an object is no longer the version that the manifest lists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +51,7 @@ pub enum Secrets {
 }
 
 /// What a dataset is made of.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatasetConfig {
     /// Field name to source. Exclusive with `source`.
@@ -61,7 +72,31 @@ pub struct DatasetConfig {
     pub on_changed: OnChanged,
     /// How old a kept manifest of a remote dataset may be to be used without listing; local ones are always listed.
     /// Default: one hour. Raise it when the data does not change and listing takes long.
-    pub manifest_max_age: MaxAge,
+    pub manifest_max_age: Span,
+    /// What is kept of what was read.
+    pub cache: CacheConfig,
+    /// How sources are asked.
+    pub fetch: FetchConfig,
+    /// How a loader walks the dataset; what [`crate::loader::Loader::open`] uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loader: Option<LoaderConfig>,
+}
+
+impl Default for DatasetConfig {
+    fn default() -> Self {
+        Self {
+            fields: IndexMap::new(),
+            source: None,
+            storage_options: IndexMap::new(),
+            pairs: IndexMap::new(),
+            on_missing: OnMissing::default(),
+            on_changed: OnChanged::default(),
+            manifest_max_age: Span(Duration::from_hours(1)),
+            cache: CacheConfig::default(),
+            fetch: FetchConfig::default(),
+            loader: None,
+        }
+    }
 }
 
 impl DatasetConfig {

@@ -76,6 +76,26 @@ fn durations_read_as_people_write_them() {
     for (text, seconds) in
         [("90", 90.0), ("90s", 90.0), ("1.5h", 5400.0), ("2d", 172_800.0), ("250ms", 0.25), ("0", 0.0)]
     {
-        assert_eq!(text.parse::<MaxAge>().expect(text).0, Duration::from_secs_f64(seconds));
+        assert_eq!(text.parse::<Span>().expect(text).0, Duration::from_secs_f64(seconds));
+    }
+}
+
+#[test]
+fn sizes_read_as_people_write_them() {
+    for (text, bytes) in [
+        ("8GB", 8_000_000_000),
+        ("8 GiB", 8 << 30),
+        ("1.5MB", 1_500_000),
+        ("512k", 512_000),
+        ("64KiB", 65_536),
+        ("0", 0),
+        ("4096", 4096),
+        ("2tb", 2_000_000_000_000),
+    ] {
+        assert_eq!(text.parse::<ByteSize>().expect(text).0, bytes, "{text}");
+    }
+    for text in ["", "GB", "8 GX", "-1", "1e30 TB", "8GB of it"] {
+        let error = text.parse::<ByteSize>().expect_err(text).to_string();
+        assert!(error.contains("write it like 8GB, 512MiB"), "{error}");
     }
 }

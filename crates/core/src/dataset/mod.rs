@@ -1,12 +1,15 @@
 //! A dataset: samples by index, read from their sources and decoded.
 //!
 //! Opening one opens the sources, finds or makes the manifest ([`open`]) and checks that every field is there. Reading one
-//! ([`read`]) asks the cache, then the source, then decodes on the workers. A dataset is a handle: clones share
-//! everything, any thread may use it, and a forked child may too — it reconnects by itself.
+//! ([`read`]) asks the cache, then loads ([`load`]): the source, then decoding on the workers. A dataset is a handle: clones share
+//! everything, any thread may use it, and a forked child may too — it reconnects by itself, and has a cache of its own
+//! ([`kept`]).
 //!
 //! Cost: opening lists each source once (or not at all, when a fresh manifest is kept) and holds about 100 bytes per
 //! sample of two fields; reading costs one request per field, each a single copy from the socket or page cache.
 
+mod kept;
+mod load;
 mod open;
 mod pinned;
 mod read;
@@ -14,35 +17,39 @@ mod read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cache::Cache;
+use crate::cache::CacheStats;
 use crate::config::{DatasetConfig, OnChanged};
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Limits;
 use crate::manifest::Manifest;
-use crate::metrics::{Metrics, Snapshot};
+use crate::metrics::{Metric, Metrics, Snapshot};
 use crate::order::Order;
 use crate::sample::Sample;
 use crate::source::Source;
 
+pub(crate) use kept::Kept;
+pub(crate) use load::{Loaded, Sources};
+
 /// Samples by index.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
+/// What all handles of a dataset share.
 #[derive(Debug)]
-struct Inner {
-    config: DatasetConfig,
-    manifest: Manifest,
+pub(crate) struct Inner {
+    pub(crate) config: DatasetConfig,
+    pub(crate) manifest: Manifest,
     manifest_path: Option<PathBuf>,
     /// Names in samples; one `data` when the dataset is a single unnamed field.
-    names: Vec<Arc<str>>,
+    pub(crate) names: Vec<Arc<str>>,
     is_spread: bool,
-    cache: Box<dyn Cache>,
     limits: Limits,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
+    kept: PerProcess<Kept>,
 }
 
 impl Dataset {
@@ -140,7 +147,28 @@ impl Dataset {
 
     /// What was counted so far, in this process.
     pub fn snapshot(&self) -> Snapshot {
+        if let Ok(kept) = self.inner.kept() {
+            kept.report(&self.inner.metrics);
+        }
+        if let Ok(engine) = Engine::current() {
+            let buffers = engine.buffers();
+            self.inner.metrics.set(Metric::BufferBytes, buffers.lent_bytes() as u64);
+            self.inner.metrics.set(Metric::BufferIdleBytes, buffers.idle_bytes() as u64);
+            self.inner.metrics.set(Metric::BufferAllocations, buffers.allocations());
+        }
         self.inner.metrics.snapshot()
+    }
+
+    /// What the cache of this process holds, and what happened in it.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.inner.kept().map(|kept| kept.cache.stats()).unwrap_or_default()
+    }
+
+    /// Empties the cache of this process.
+    pub fn clear_cache(&self) {
+        if let Ok(kept) = self.inner.kept() {
+            kept.cache.clear();
+        }
     }
 
     /// The manifest.
@@ -165,8 +193,13 @@ impl Dataset {
 }
 
 impl Inner {
+    /// Cache and loads of this process.
+    pub(crate) fn kept(&self) -> Result<&Kept> {
+        self.kept.get_or_try_init(|| Ok(Kept::new(&self.config.cache)))
+    }
+
     /// One source per field, connected in this process.
-    fn sources(&self, engine: &'static Engine, interrupt: Interrupt<'_>) -> Result<&[Arc<dyn Source>]> {
+    pub(crate) fn sources(&self, engine: &'static Engine, interrupt: Interrupt<'_>) -> Result<&[Arc<dyn Source>]> {
         self.sources.get_or_try_init(|| open::connect(engine, &self.config, interrupt)).map(Vec::as_slice)
     }
 

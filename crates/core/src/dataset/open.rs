@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 
 use super::{Dataset, Inner};
-use crate::cache;
 use crate::config::{self, DatasetConfig};
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::Result;
@@ -52,8 +51,8 @@ pub(super) fn assemble(
     metrics.set(Metric::ManifestSamples, manifest.len() as u64);
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
-    let (cache, limits) = (Box::new(cache::None), Limits::default());
-    let inner = Inner { config, manifest, manifest_path, names, is_spread, cache, limits, metrics, sources };
+    let (limits, kept) = (Limits::default(), PerProcess::new());
+    let inner = Inner { config, manifest, manifest_path, names, is_spread, limits, metrics, sources, kept };
     Dataset { inner: Arc::new(inner) }
 }
 
@@ -64,9 +63,14 @@ pub(super) fn connect(
     interrupt: Interrupt<'_>,
 ) -> Result<Vec<Arc<dyn Source>>> {
     let specs = config.sources();
+    let policies = config.fetch.policies()?;
     let opening = async move { try_join_all(specs.iter().map(|(_, spec)| source::open(spec))).await };
     let sources = engine.block_on("opening the sources", opening, interrupt)??;
-    Ok(sources.into_iter().map(fetch::with_policies).collect())
+    if let Some(throttling) = policies.throttling {
+        let places = sources.iter().map(|source| source.uri()).collect::<Vec<_>>().join("`, `");
+        tracing::warn!("reading from `{places}` through an emulated remote: {throttling}");
+    }
+    Ok(sources.into_iter().map(|source| fetch::with_policies(source, &policies)).collect())
 }
 
 /// What tells this dataset's manifest from others: where objects come from and how they are joined.

@@ -8,6 +8,7 @@
 //! few milliseconds whether to go on, and leaving a wait cancels the work.
 
 mod per_process;
+mod workers;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +19,7 @@ use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
 pub use per_process::PerProcess;
+pub use workers::Workers;
 
 /// Asked at least every 50 ms while a caller waits; an error ends the wait and is returned from it.
 pub type Interrupt<'a> = &'a (dyn Fn() -> Result<()> + Sync);
@@ -28,7 +30,7 @@ pub fn uninterrupted() -> Interrupt<'static> {
 }
 
 /// How often a wait looks whether it was interrupted: unnoticeable to a person, cheap for a processor.
-const INTERRUPT_POLL: Duration = Duration::from_millis(50);
+pub(crate) const INTERRUPT_POLL: Duration = Duration::from_millis(50);
 /// Idle buffers kept for reuse: a few batches of the objects this project is about (a few MB each).
 const KEEP_BUFFER_BYTES: usize = 512 << 20;
 /// Threads that serve sockets. They only copy into buffers, so two saturate more than a 25 Gb/s link.
@@ -40,7 +42,7 @@ const MIN_WORKERS: usize = 4;
 #[derive(Debug)]
 pub struct Engine {
     runtime: tokio::runtime::Runtime,
-    workers: rayon::ThreadPool,
+    workers: Workers,
     buffers: BufferPool,
 }
 
@@ -64,17 +66,27 @@ impl Engine {
             .enable_time()
             .build()
             .map_err(|cause| Error::io("start", "the I/O threads", cause))?;
-        let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(cores.max(MIN_WORKERS))
-            .thread_name(|index| format!("headwater-{index}"))
-            .build()
-            .map_err(|cause| Error::new(ErrorKind::Io, "start", "the worker threads").caused_by(cause))?;
+        let workers = Workers::start(cores.max(MIN_WORKERS))?;
         Ok(Self { runtime, workers, buffers: BufferPool::new(KEEP_BUFFER_BYTES) })
     }
 
     /// The buffers that objects are read into.
     pub fn buffers(&self) -> &BufferPool {
         &self.buffers
+    }
+
+    /// The threads that decode and assemble.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// Runs a future on the I/O threads; what is returned cancels it.
+    pub fn spawn<F>(&self, future: F) -> impl FnOnce() + Send + 'static + use<F>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = self.runtime.spawn(future).abort_handle();
+        move || task.abort()
     }
 
     /// Runs a future on the I/O threads and waits for it. May be called from any thread, also one of another runtime.
@@ -126,23 +138,24 @@ impl Engine {
         }
         Ok(results.into_iter().flatten().collect())
     }
+}
 
-    /// Runs one job on the workers, from asynchronous code.
-    ///
-    /// # Errors
-    /// The job's own, or `Internal` when it panicked.
-    pub async fn run_one<T, J>(&self, job: J) -> Result<T>
-    where
-        T: Send + 'static,
-        J: FnOnce() -> Result<T> + Send + 'static,
-    {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        self.workers.spawn(move || {
-            if !sender.is_closed() {
-                let _ = sender.send(catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(panicked("a job"))));
-            }
-        });
-        receiver.await.unwrap_or_else(|_| Err(panicked("a job")))
+/// Waits for a future on the calling thread, which may be of any runtime or none. For futures that others complete soon.
+pub fn wait_here<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park_timeout(INTERRUPT_POLL),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod deadline;
 mod limit;
+mod throttle;
 
 use std::sync::Arc;
 
@@ -12,16 +13,34 @@ use crate::source::Source;
 
 pub use deadline::Deadline;
 pub use limit::Limit;
+pub use throttle::{Throttle, Throttling};
 
 /// Requests under way at once per source. Enough to hide 30 ms of latency at 1,000 small objects a second.
-pub const MAX_CONCURRENT: usize = 32;
+pub const MAX_CONCURRENCY: usize = 32;
+
+/// Which policies to put around a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policies {
+    /// Requests under way at once per source.
+    pub max_concurrency: usize,
+    /// The remote to emulate, if any.
+    pub throttling: Option<Throttling>,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self { max_concurrency: MAX_CONCURRENCY, throttling: None }
+    }
+}
 
 /// The stack: the limit outside, so that waiting for a turn does not count against the deadline.
-pub fn with_policies(source: Arc<dyn Source>) -> Arc<dyn Source> {
-    if source.is_local() {
-        return source;
-    }
-    Arc::new(Limit::new(Arc::new(Deadline::new(source)), MAX_CONCURRENT))
+pub fn with_policies(source: Arc<dyn Source>, policies: &Policies) -> Arc<dyn Source> {
+    let source: Arc<dyn Source> = match policies.throttling {
+        Some(throttling) => Arc::new(Throttle::new(source, throttling)),
+        None if source.is_local() => return source,
+        None => source,
+    };
+    Arc::new(Limit::new(Arc::new(Deadline::new(source)), policies.max_concurrency))
 }
 
 /// Everything but `list`, `head` and `read` is passed through.

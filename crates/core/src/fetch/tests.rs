@@ -87,3 +87,46 @@ async fn no_more_reads_go_on_at_once_than_allowed() {
     assert!(reads.iter().all(Result::is_ok));
     assert_eq!(slow.most.load(Ordering::SeqCst), 4);
 }
+
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let began = tokio::time::Instant::now();
+    (work.await, began.elapsed())
+}
+
+fn ten_megabytes() -> Arc<Memory> {
+    let memory = Memory::new("fast");
+    memory.put("x", vec![7; 10_000_000]);
+    Arc::new(memory)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emulated_stream_begins_and_runs_as_it_was_told() {
+    let throttling = Throttling {
+        first_byte: Duration::from_millis(30),
+        stream_bytes_per_second: Some(100_000_000),
+        ..Throttling::default()
+    };
+    let source = Throttle::new(ten_megabytes(), throttling);
+    assert!(!source.is_local() && source.read_blocking(&ReadRequest::whole("x"), &BufferPool::new(0)).is_none());
+    let (object, took) = timed(source.read(&ReadRequest::whole("x"), &BufferPool::new(0))).await;
+    assert_eq!(object.expect("read").bytes.len(), 10_000_000);
+    assert!((130..132).contains(&took.as_millis()), "{took:?}");
+    let (_, took) = timed(source.head("x")).await;
+    assert!((30..32).contains(&took.as_millis()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn emulated_streams_share_their_line() {
+    let throttling = Throttling {
+        first_byte: Duration::from_millis(30),
+        stream_bytes_per_second: Some(100_000_000),
+        total_bytes_per_second: Some(200_000_000),
+    };
+    let source = Throttle::new(ten_megabytes(), throttling);
+    let (buffers, request) = (BufferPool::new(0), ReadRequest::whole("x"));
+    let (reads, took) = timed(join_all((0..8).map(|_| source.read(&request, &buffers)))).await;
+    assert!(reads.iter().all(Result::is_ok));
+    assert!((430..432).contains(&took.as_millis()), "80 MB at 200 MB/s and 30 ms: {took:?}");
+    let (_, took) = timed(source.read(&request, &buffers)).await;
+    assert!((130..132).contains(&took.as_millis()), "alone again, a stream has its own rate: {took:?}");
+}

@@ -130,6 +130,30 @@ impl Tensor {
         }
     }
 
+    /// Bytes of the smallest memory that holds this tensor: its extent, or its elements where strides skip memory.
+    pub(super) fn tight_len(&self) -> usize {
+        self.extent_bytes().min(self.nbytes())
+    }
+
+    /// Copies what [`Tensor::tight_len`] counts.
+    pub(super) fn copy_tight(&self, out: &mut [u8]) {
+        if self.extent_bytes() <= self.nbytes() {
+            out.copy_from_slice(&self.storage[self.offset..self.offset + out.len()]);
+        } else {
+            self.copy_to(out);
+        }
+    }
+
+    /// This tensor in memory that [`Tensor::copy_tight`] filled from byte `offset` on.
+    pub(super) fn tight_over(&self, storage: Bytes, offset: usize) -> Self {
+        let strides = if self.extent_bytes() <= self.nbytes() { self.strides.clone() } else { row_major(&self.shape) };
+        Self { dtype: self.dtype, shape: self.shape.clone(), strides, storage, offset }
+    }
+
+    fn extent_bytes(&self) -> usize {
+        extent(self.dtype, &self.shape, &self.strides).unwrap_or_default()
+    }
+
     fn gather(&self, dim: usize, start: usize, out: &mut [u8]) {
         let item = self.dtype.size();
         let Some((&size, &stride)) = self.shape.get(dim).zip(self.strides.get(dim)) else {

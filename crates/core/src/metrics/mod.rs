@@ -1,11 +1,16 @@
 //! Counting: the one table of metrics, and snapshots of it.
 //!
 //! Every metric is a row of [`METRICS`]. Stages record in bulk ([`Metrics::record`]), one call per batch rather than one
-//! per sample; readers take a [`Snapshot`]. Nothing here allocates on the recording side or knows an export format.
+//! per sample; readers take a [`Snapshot`]. Durations whose spread matters are rows of [`TIMINGS`] as well. Nothing here
+//! allocates on the recording side or knows an export format.
+
+mod histogram;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
+
+use histogram::Histogram;
 
 /// Whether a metric only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -57,20 +62,65 @@ metrics! {
     DecodeBytes "decoded_bytes_total" Counter "bytes" / 1 "Tensor bytes that decoding produced.";
     DecodeSeconds "decode_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent decompressing and decoding, summed over objects.";
     DecodeErrors "decode_errors_total" Counter "objects" / 1 "Objects that did not decode.";
+    CacheEntries "cache_memory_entries" Gauge "entries" / 1 "Entries in the memory tier.";
+    CacheBytes "cache_memory_bytes" Gauge "bytes" / 1 "Bytes of the memory tier's entries, of those on their way in and of those given up but still in use.";
+    CacheCapacity "cache_memory_capacity_bytes" Gauge "bytes" / 1 "What the memory tier never exceeds.";
+    CacheHits "cache_hits_total" Counter "units" / 1 "Units that were in the cache when looked for.";
+    CacheMisses "cache_misses_total" Counter "units" / 1 "Units that were not.";
+    CacheInsertions "cache_insertions_total" Counter "units" / 1 "Units that were put into the cache.";
+    CacheEvictions "cache_evictions_total" Counter "units" / 1 "Entries given up for others.";
+    CacheDeclined "cache_declined_total" Counter "units" / 1 "Units that the cache did not let in.";
+    CacheBacklogFull "cache_backlog_full_total" Counter "units" / 1 "Units that were not offered to the cache because too many were waiting to be packed.";
+    Batches "loader_batches_total" Counter "batches" / 1 "Batches handed to the consumer.";
+    UnitsAsked "loader_units_asked_total" Counter "units" / 1 "Units of batches that the consumer asked for.";
+    UnitsReady "loader_units_ready_total" Counter "units" / 1 "Those that needed no remote request any more when they were asked for.";
+    UnitsReused "loader_units_reused_total" Counter "units" / 1 "Those served without a remote request because of an earlier use; pads do not count.";
+    StallSource "loader_stall_source_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for sources.";
+    StallDecode "loader_stall_decode_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for decoding.";
+    StallCollate "loader_stall_collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for batches to be assembled.";
+    CollateBytes "collated_bytes_total" Counter "bytes" / 1 "Tensor bytes of assembled batches.";
+    CollateSeconds "collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent assembling, summed over batches.";
+    PackSeconds "cache_pack_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent packing values for the cache.";
+    WindowSamples "loader_window_samples" Gauge "samples" / 1 "How far ahead of the consumer a loader may be at present.";
+    WindowBytes "loader_window_bytes" Gauge "bytes" / 1 "Memory of what is under way and ready at present.";
+    BufferBytes "buffer_lent_bytes" Gauge "bytes" / 1 "Memory of buffers in use in this process: by caches, windows, batches and the user's tensors.";
+    BufferIdleBytes "buffer_idle_bytes" Gauge "bytes" / 1 "Memory of buffers kept for reuse in this process.";
+    BufferAllocations "buffer_allocations_total" Counter "buffers" / 1 "Buffers that had to be allocated in this process, because none was there to reuse.";
     ManifestSamples "manifest_samples" Gauge "samples" / 1 "Samples in the manifest.";
     ManifestMissing "manifest_missing_objects" Gauge "objects" / 1 "Objects that samples lack, so that those samples are left out.";
     ManifestBytes "manifest_memory_bytes" Gauge "bytes" / 1 "Memory the manifest takes.";
 }
 
+/// A duration whose spread is kept; its row is `TIMINGS[timing as usize]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Timing {
+    /// One unit from the cache into its batch.
+    Hit,
+    /// One unit from its request to its decoded value.
+    Miss,
+    /// The consumer's wait for one batch.
+    Wait,
+    /// Handing one batch over, once it is ready.
+    HandOver,
+}
+
+/// The names of all timings; `_p50` and `_p99` are appended. In seconds.
+pub const TIMINGS: &[&str] = &["hit_seconds", "miss_seconds", "loader_wait_seconds", "loader_hand_over_seconds"];
+
 /// The live values of every metric.
 #[derive(Debug)]
 pub struct Metrics {
     values: Vec<AtomicU64>,
+    timings: Vec<Histogram>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { values: METRICS.iter().map(|_| AtomicU64::new(0)).collect() }
+        Self {
+            values: METRICS.iter().map(|_| AtomicU64::new(0)).collect(),
+            timings: TIMINGS.iter().map(|_| Histogram::default()).collect(),
+        }
     }
 }
 
@@ -82,14 +132,22 @@ impl Metrics {
         }
     }
 
-    /// Sets a gauge.
+    /// Adds a duration, as often as it was taken.
+    pub fn time(&self, timing: Timing, nanoseconds: u64, times: u64) {
+        self.timings[timing as usize].record(nanoseconds, times);
+    }
+
+    /// Sets a gauge, or a counter that is kept elsewhere.
     pub fn set(&self, gauge: Metric, value: u64) {
         self.values[gauge as usize].store(value, Ordering::Relaxed);
     }
 
     /// The values now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { values: self.values.iter().map(|value| value.load(Ordering::Relaxed)).collect() }
+        Snapshot {
+            values: self.values.iter().map(|value| value.load(Ordering::Relaxed)).collect(),
+            timings: self.timings.iter().map(Histogram::load).collect(),
+        }
     }
 }
 
@@ -97,6 +155,7 @@ impl Metrics {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     values: Vec<u64>,
+    timings: Vec<Vec<u64>>,
 }
 
 /// An exported number: whole, or in seconds.
@@ -113,6 +172,21 @@ impl Snapshot {
     /// One metric as recorded; durations in nanoseconds.
     pub fn raw(&self, metric: Metric) -> u64 {
         self.values[metric as usize]
+    }
+
+    /// The duration that a share (0 to 1) of all were not above, in seconds; `None` when there was none.
+    pub fn quantile(&self, timing: Timing, share: f64) -> Option<f64> {
+        histogram::quantile(&self.timings[timing as usize], share).map(|nanoseconds| nanoseconds as f64 / 1e9)
+    }
+
+    /// Median and 99th percentile of every timing that was taken, by name, in seconds.
+    pub fn quantiles(&self) -> impl Iterator<Item = (String, f64)> + '_ {
+        TIMINGS.iter().zip(&self.timings).flat_map(|(name, counts)| {
+            [("p50", 0.5), ("p99", 0.99)].into_iter().filter_map(move |(suffix, share)| {
+                let nanoseconds = histogram::quantile(counts, share)?;
+                Some((format!("{name}_{suffix}"), nanoseconds as f64 / 1e9))
+            })
+        })
     }
 
     /// Every row of the table with its value in the row's unit.

@@ -1,0 +1,29 @@
+//! What is kept of what was read.
+
+use serde::{Deserialize, Serialize};
+
+use super::ByteSize;
+use crate::cache::Policy;
+
+/// Default of a loader's cache at most: enough for many datasets, and no surprise on a large machine.
+const DEFAULT_MEMORY: u64 = 4_000_000_000;
+
+/// The cache of a dataset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// Capacity of the memory tier. Default: nothing for a dataset alone; the smaller of 4 GB and a quarter of the memory this
+    /// process may use once a loader walks it. `"0"` keeps nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// What a full tier gives up. Default: `auto`, which keeps what is there when a loader walks epochs and gives up the least recently
+    /// used before. Set `lru` when only few samples are used, again and again.
+    pub policy: Policy,
+}
+
+impl CacheConfig {
+    /// The capacity that a loader uses when nothing else is said, given the memory this process may use.
+    pub fn default_memory(limit: u64) -> u64 {
+        DEFAULT_MEMORY.min(limit / 4)
+    }
+}

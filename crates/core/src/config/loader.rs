@@ -1,0 +1,65 @@
+//! How a loader walks a dataset.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ByteSize, Span};
+use crate::collate::Collation;
+
+/// How a loader walks a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoaderConfig {
+    /// Samples per batch and rank. Default: 1.
+    pub batch_size: usize,
+    /// A new random order every epoch. Default: off, the order of the keys.
+    pub shuffle: bool,
+    /// What the random order is drawn from, together with the epoch. Default: 0. The same on all ranks.
+    pub seed: u64,
+    /// Leave out the samples at the end of an epoch that do not make a full batch on every rank. Default: off; the last batch is
+    /// then shorter, and padded where ranks would differ.
+    pub drop_last: bool,
+    /// Number of this data-parallel process. Default: 0.
+    pub rank: usize,
+    /// How many there are. Default: 1.
+    pub world_size: usize,
+    /// Threads that decode and assemble. Default: as many as there are cores, shared by all loaders of the process. With a
+    /// number the loader has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_threads: Option<usize>,
+    /// Samples under way and ready ahead of the consumer, at least one batch. Default: follows the consumer, from two batches up to
+    /// what `window_bytes` holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_samples: Option<usize>,
+    /// Memory of what is under way and ready. Default: room for 16 batches within 64 MB and 1 GB; at most a quarter of
+    /// `memory_budget`, but always two batches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_bytes: Option<ByteSize>,
+    /// Memory of cache, window and idle batch buffers together; batches that the user holds are not in it. Default: what these come
+    /// to by themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<ByteSize>,
+    /// How samples become a batch. Default: `stack`.
+    pub collate: Collation,
+    /// How long to wait for one batch. Default: no limit of its own; every read has a deadline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_deadline: Option<Span>,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 1,
+            shuffle: false,
+            seed: 0,
+            drop_last: false,
+            rank: 0,
+            world_size: 1,
+            num_threads: None,
+            window_samples: None,
+            window_bytes: None,
+            memory_budget: None,
+            collate: Collation::default(),
+            batch_deadline: None,
+        }
+    }
+}
