@@ -28,10 +28,12 @@ pub mod engine;
 pub mod error;
 pub mod fetch;
 pub mod format;
+pub mod loader;
 pub mod manifest;
 pub mod metrics;
 pub mod object;
 pub mod order;
+pub mod prefetch;
 pub mod sample;
 pub mod source;
 pub mod state;
@@ -39,3 +41,4 @@ pub mod value;
 pub mod world;
 
 pub use error::{Error, ErrorKind, Result};
+pub use loader::Loader;

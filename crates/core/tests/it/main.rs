@@ -2,5 +2,6 @@
 #![allow(clippy::disallowed_methods)] // tests write files and read the environment
 
 mod layers;
+mod loader;
 mod pt;
 mod sources;

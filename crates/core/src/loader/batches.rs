@@ -1,0 +1,160 @@
+//! One pass over an epoch.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::prepare::{Prepare, Step};
+use super::{Batch, Cursor, Inner};
+use crate::engine::{Engine, Interrupt, uninterrupted};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{Metric, Timing};
+use crate::prefetch::{Handed, Prefetcher, WindowLimits};
+use crate::world::ProcessStamp;
+
+/// The batches of one pass, in order. Dropping it cancels what is under way.
+#[derive(Debug)]
+pub struct Batches {
+    loader: Arc<Inner>,
+    prefetcher: Prefetcher<Prepare>,
+    pass: u64,
+    owner: ProcessStamp,
+    is_over: bool,
+}
+
+impl Batches {
+    pub(super) fn begin(loader: &Arc<Inner>, interrupt: Interrupt<'_>) -> Result<Self> {
+        let engine = Engine::current()?;
+        let dataset = &loader.dataset.inner;
+        let sources = dataset.sources(engine, interrupt)?;
+        let held = loader.held(engine)?;
+        let Cursor { epoch, position, pass, .. } = loader.begin_pass();
+        let prepare = Prepare {
+            engine,
+            dataset: dataset.clone(),
+            sources: sources.into(),
+            are_local: sources.iter().all(|source| source.is_local()),
+            workers: held.workers.clone(),
+            collation: loader.config.collate,
+            last_batch_bytes: AtomicU64::new(0),
+            under_way: Mutex::default(),
+        };
+        let limits = WindowLimits {
+            step_samples: loader.config.batch_size,
+            samples: loader.config.window_samples,
+            bytes: loader.budget.window_bytes as usize,
+        };
+        let steps = loader.steps(epoch, position);
+        let prefetcher = Prefetcher::new(Arc::new(prepare), steps, limits, held.workers.clone());
+        Ok(Self { loader: loader.clone(), prefetcher, pass, owner: ProcessStamp::current(), is_over: false })
+    }
+
+    /// Waits for the next batch; `None` when the pass is over, and after an error.
+    ///
+    /// # Errors
+    /// Reading, decoding or assembling failed, naming the object or the samples; `Timeout` after the loader's `batch_deadline`,
+    /// naming what was waited for; `Invalid` in a forked child, which must make its own; what `interrupt` returned, which ends
+    /// nothing.
+    pub fn next_batch(&mut self, interrupt: Interrupt<'_>) -> Option<Result<Batch>> {
+        if !self.owner.is_current() {
+            return Some(Err(Error::new(ErrorKind::Invalid, "iterate", "a loader").because(format_args!(
+                "this iterator belongs to process {}, of which this one is a fork; call iter() on the loader here",
+                self.owner.pid()
+            ))));
+        }
+        if self.is_over {
+            return None;
+        }
+        let asked = Instant::now();
+        let deadline = self.loader.config.batch_deadline.map(|span| span.0);
+        let handed = match self.prefetcher.next(deadline, interrupt) {
+            Some(Ok(handed)) => handed,
+            Some(Err(error)) => {
+                // After an interrupt or a deadline the batch is still to come.
+                self.is_over = !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Timeout);
+                return Some(Err(error));
+            }
+            None => {
+                self.is_over = true;
+                self.loader.end_pass(self.pass);
+                return None;
+            }
+        };
+        self.record(&handed, asked);
+        let (batch, next) = handed.batch;
+        self.loader.advance(self.pass, next);
+        Some(Ok(batch))
+    }
+
+    fn record(&self, handed: &Handed<(Batch, usize)>, asked: Instant) {
+        let (stall, progress) = (handed.stall, &handed.progress);
+        let metrics = &self.loader.dataset.inner.metrics;
+        let (window_samples, window_bytes) = self.prefetcher.window();
+        metrics.set(Metric::WindowSamples, window_samples as u64);
+        metrics.set(Metric::WindowBytes, window_bytes as u64);
+        metrics.record(&[
+            (Metric::Batches, 1),
+            (Metric::SamplesRead, handed.batch.0.len() as u64),
+            (Metric::UnitsAsked, progress.units() as u64),
+            (Metric::UnitsReady, handed.ready_units as u64),
+            (Metric::UnitsReused, progress.reused_units() as u64),
+            (Metric::StallSource, stall.source.as_nanos() as u64),
+            (Metric::StallDecode, stall.decode.as_nanos() as u64),
+            (Metric::StallCollate, stall.collate.as_nanos() as u64),
+        ]);
+        let took = asked.elapsed();
+        metrics.time(Timing::Wait, took.as_nanos() as u64, 1);
+        metrics.time(Timing::HandOver, took.saturating_sub(stall.total()).as_nanos() as u64, 1);
+    }
+}
+
+/// Uninterrupted.
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        self.next_batch(uninterrupted())
+    }
+}
+
+impl Inner {
+    fn begin_pass(&self) -> Cursor {
+        let mut cursor = self.cursor.lock();
+        if cursor.is_begun {
+            cursor.epoch += 1;
+            cursor.position = 0;
+        }
+        cursor.is_begun = true;
+        cursor.pass += 1;
+        *cursor
+    }
+
+    fn advance(&self, pass: u64, position: usize) {
+        let mut cursor = self.cursor.lock();
+        if cursor.pass == pass {
+            cursor.position = position;
+        }
+    }
+
+    fn end_pass(&self, pass: u64) {
+        let mut cursor = self.cursor.lock();
+        if cursor.pass == pass {
+            *cursor = Cursor { epoch: cursor.epoch + 1, position: 0, is_begun: false, pass };
+        }
+    }
+
+    /// This rank's steps of an epoch, from a position on.
+    fn steps(&self, epoch: u64, position: usize) -> impl Iterator<Item = Step> + Send + 'static {
+        let (order, partition, samples) = (self.order(epoch), self.partition, self.dataset.len());
+        let mut from = position;
+        std::iter::from_fn(move || {
+            let step = partition.step(samples, from)?;
+            from = step.next;
+            let pads = (!partition.drops_last()).then(|| step.positions.clone().map(|at| at >= samples).collect());
+            let indices = step.positions.map(|at| order.index_at(if at < samples { at } else { (at - samples) % samples }));
+            Some(Step { epoch, indices: indices.collect(), pads, next: step.next })
+        })
+    }
+}

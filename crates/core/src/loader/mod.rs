@@ -1,0 +1,231 @@
+//! Batches of a dataset, in order, ahead of their consumer.
+//!
+//! A [`Loader`] walks the epochs of a dataset: [`order`](crate::order) says which samples come, a
+//! [`Prefetcher`](crate::prefetch::Prefetcher) keeps steps under way ([`prepare`]), [`Batches`] hands them out and counts what
+//! was handed out, which is the loader's [`State`]. What it hands out depends on the configuration and the state alone, never
+//! on threads, cache or speed.
+//!
+//! ```no_run
+//! use headwater::config::{DatasetConfig, LoaderConfig};
+//! use headwater::dataset::Dataset;
+//! use headwater::engine::uninterrupted;
+//! use headwater::Loader;
+//!
+//! let config = DatasetConfig::from_json(r#"{"fields": {"latents": "s3://bucket/latents"}}"#)?;
+//! let dataset = Dataset::open(&config, uninterrupted())?;
+//! let loader = Loader::new(&dataset, LoaderConfig { batch_size: 8, shuffle: true, ..LoaderConfig::default() })?;
+//! for epoch in 0..3 {
+//!     for batch in loader.batches(uninterrupted())? {
+//!         println!("{epoch}: {:?}", batch?.field("latents"));
+//!     }
+//! }
+//! # Ok::<(), headwater::Error>(())
+//! ```
+
+mod batch;
+mod batches;
+mod budget;
+mod prepare;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::buffer::PoolShare;
+use crate::config::{DatasetConfig, LoaderConfig, OnChanged, memory_limit};
+use crate::dataset::Dataset;
+use crate::engine::{Engine, Interrupt, PerProcess, Workers};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Snapshot;
+use crate::order::{Order, Partition, Sequential, Shuffled};
+use crate::state::{self, State};
+
+pub use batch::{Batch, Content};
+pub use batches::Batches;
+pub use budget::Budget;
+use budget::Needs;
+
+/// Walks the epochs of a dataset. A handle: clones share position and figures.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dataset: Dataset,
+    config: LoaderConfig,
+    partition: Partition,
+    budget: Budget,
+    cursor: Mutex<Cursor>,
+    /// Threads of its own, and its share of the buffer pool.
+    held: PerProcess<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    workers: Workers,
+    _share: PoolShare,
+}
+
+/// Where the loader stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cursor {
+    epoch: u64,
+    position: usize,
+    /// Whether this epoch's batches have been asked for: asking again begins the next one.
+    is_begun: bool,
+    /// Which of the loader's passes moves the cursor: the youngest.
+    pass: u64,
+}
+
+impl Loader {
+    /// Prepares to walk a dataset.
+    ///
+    /// # Errors
+    /// `Invalid` for numbers that cannot be meant, and for a memory budget that is too small, with the number that is needed.
+    pub fn new(dataset: &Dataset, config: LoaderConfig) -> Result<Self> {
+        let partition = Partition::new(config.batch_size, config.rank, config.world_size, config.drop_last)?;
+        let wrong = |name: &str| Err(Error::new(ErrorKind::Invalid, "use", format_args!("{name} = 0")).because("it must be at least 1"));
+        if config.num_threads == Some(0) {
+            return wrong("num_threads");
+        }
+        if config.window_samples == Some(0) {
+            return wrong("window_samples");
+        }
+        if partition.steps(dataset.len(), 0) == 0 {
+            return Err(Error::new(ErrorKind::Invalid, "use", "drop_last").because(format_args!(
+                "the dataset's {} samples make no full batch of {} on each of {} ranks",
+                dataset.len(),
+                config.batch_size,
+                config.world_size
+            )));
+        }
+        let samples = dataset.len() as u64;
+        let batch_bytes = dataset.manifest().stored_bytes() / samples * (config.batch_size as u64).min(samples);
+        let needs = Needs { batch_bytes, limit: memory_limit() };
+        let budget = Budget::new(&config, &dataset.config().cache, needs)?;
+        let cursor = Mutex::new(Cursor { epoch: 0, position: 0, is_begun: false, pass: 0 });
+        let held = PerProcess::new();
+        Ok(Self { inner: Arc::new(Inner { dataset: dataset.clone(), config, partition, budget, cursor, held }) })
+    }
+
+    /// Opens the dataset that a configuration describes and a loader as its `loader` table says.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`] and [`Loader::new`].
+    pub fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Self> {
+        let dataset = Dataset::open(config, interrupt)?;
+        Self::new(&dataset, config.loader.clone().unwrap_or_default())
+    }
+
+    /// The dataset it walks.
+    pub fn dataset(&self) -> &Dataset {
+        &self.inner.dataset
+    }
+
+    /// How it walks.
+    pub fn config(&self) -> &LoaderConfig {
+        &self.inner.config
+    }
+
+    /// How its memory is shared out.
+    pub fn budget(&self) -> Budget {
+        self.inner.budget
+    }
+
+    /// Batches of this rank in a whole epoch: the same number on every rank.
+    pub fn len(&self) -> usize {
+        self.inner.partition.steps(self.inner.dataset.len(), 0)
+    }
+
+    /// Whether an epoch has no batch; it always has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Begins a pass: from where a restored state or [`Loader::set_epoch`] says, else the next epoch from its start.
+    ///
+    /// # Errors
+    /// Those of connecting to the sources in this process; what `interrupt` returned.
+    pub fn batches(&self, interrupt: Interrupt<'_>) -> Result<Batches> {
+        Batches::begin(&self.inner, interrupt)
+    }
+
+    /// Chooses the epoch of the next pass. A state restored for that very epoch stays where it is.
+    pub fn set_epoch(&self, epoch: u64) {
+        let mut cursor = self.inner.cursor.lock();
+        if cursor.epoch != epoch || cursor.is_begun {
+            *cursor = Cursor { epoch, position: 0, is_begun: false, pass: cursor.pass + 1 };
+        }
+    }
+
+    /// Where the loader stands: the batches handed out so far, and no others, are behind it.
+    pub fn state(&self) -> State {
+        let Cursor { epoch, position, .. } = *self.inner.cursor.lock();
+        let dataset = &self.inner.dataset;
+        State {
+            version: state::VERSION,
+            epoch,
+            position: position as u64,
+            seed: self.inner.config.seed,
+            shuffle: self.inner.config.shuffle,
+            samples: dataset.len() as u64,
+            order_fingerprint: dataset.order_fingerprint().to_owned(),
+            content_fingerprint: dataset.content_fingerprint().to_owned(),
+        }
+    }
+
+    /// Makes the next pass begin where `state` was taken, under any batch size, world size and number of threads.
+    ///
+    /// # Errors
+    /// `Invalid` when it was taken of other samples or another order, saying what differs; `Changed` when objects were replaced since
+    /// and the dataset is to refuse that.
+    pub fn restore(&self, state: &State) -> Result<()> {
+        let here = self.state();
+        state.check_order(&here)?;
+        if state.content_fingerprint != here.content_fingerprint {
+            let reason = "objects of the dataset were replaced since it was saved";
+            if self.inner.dataset.config().on_changed == OnChanged::Error {
+                return Err(Error::new(ErrorKind::Changed, "restore", "the loader's state")
+                    .because(format_args!("{reason}; on_changed = \"reload\" goes on with them as they are now")));
+            }
+            tracing::warn!("{reason}; going on with them as they are now");
+        }
+        let mut cursor = self.inner.cursor.lock();
+        let pass = cursor.pass + 1;
+        *cursor = Cursor { epoch: state.epoch, position: state.position as usize, is_begun: false, pass };
+        Ok(())
+    }
+
+    /// What was counted so far, in this process, of the dataset and all its loaders.
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.dataset.snapshot()
+    }
+}
+
+impl Inner {
+    fn held(&self, engine: &Engine) -> Result<&Held> {
+        self.held.get_or_try_init(|| {
+            let workers = match self.config.num_threads {
+                Some(threads) => Workers::start(threads)?,
+                None => engine.workers().clone(),
+            };
+            let cache = &*self.dataset.inner.kept()?.cache;
+            let given = self.dataset.config().cache.memory.is_some() || self.config.memory_budget.is_some();
+            let others = if given { 0 } else { cache.stats().capacity };
+            cache.resize(self.budget.cache_bytes.max(others) as usize);
+            cache.order_is_known();
+            Ok(Held { workers, _share: engine.buffers().share(self.budget.total() as usize) })
+        })
+    }
+
+    fn order(&self, epoch: u64) -> Box<dyn Order> {
+        let samples = self.dataset.len();
+        if self.config.shuffle {
+            Box::new(Shuffled::new(samples, self.config.seed, epoch))
+        } else {
+            Box::new(Sequential::new(samples))
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Preparing one step: look in the cache, load what is not there, assemble, pack.
+//!
+//! Everything is driven by the last unit to arrive: it assembles the batch on the thread it arrived on, or on a worker when all
+//! units were cached. Only then, with the batch on its way to the consumer, are the loaded values packed for the cache.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::{Batch, Content};
+use crate::cache::{Lease, UnitId};
+use crate::collate::{Collation, Column, collate};
+use crate::dataset::{Inner, Loaded, Sources};
+use crate::engine::{Engine, Workers};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{Metric, Timing};
+use crate::prefetch::{Preparation, Ticket};
+use crate::value::{Packed, Value};
+
+/// A job on a worker reads at least so much: less is read faster than another thread is woken.
+const MIN_JOB_BYTES: u64 = 256 << 10;
+
+/// A step of a rank's epoch.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) epoch: u64,
+    pub(super) indices: Vec<usize>,
+    pub(super) pads: Option<Vec<bool>>,
+    /// Positions of the epoch that are handed out with it, over all ranks.
+    pub(super) next: usize,
+}
+
+/// How the steps of one pass are prepared.
+pub(super) struct Prepare {
+    pub(super) engine: &'static Engine,
+    pub(super) dataset: Arc<Inner>,
+    pub(super) sources: Sources,
+    pub(super) are_local: bool,
+    pub(super) workers: Workers,
+    pub(super) collation: Collation,
+    /// What the last batch came to, for charging the next.
+    pub(super) last_batch_bytes: AtomicU64,
+    /// Steps under way, for messages.
+    pub(super) under_way: Mutex<Vec<std::sync::Weak<UnderWay>>>,
+}
+
+/// A unit of a step that is there.
+enum Part {
+    Cached(Lease),
+    Loaded(Loaded),
+}
+
+impl Part {
+    fn value(&self) -> &Value {
+        match self {
+            Part::Cached(lease) => lease.value().value(),
+            Part::Loaded(loaded) => &loaded.value,
+        }
+    }
+}
+
+/// A step whose units are arriving.
+pub(super) struct UnderWay {
+    prepare: Arc<Prepare>,
+    step: Step,
+    units: Vec<UnitId>,
+    parts: Mutex<Vec<Option<Part>>>,
+    missing: AtomicUsize,
+    ticket: Mutex<Option<Ticket<Prepare>>>,
+}
+
+impl Preparation for Prepare {
+    type Step = Step;
+    type Batch = (Batch, usize);
+
+    fn samples_of(&self, step: &Step) -> usize {
+        step.indices.len()
+    }
+
+    fn bytes_of(&self, step: &Step) -> usize {
+        let read: u64 = step.indices.iter().map(|&index| self.dataset.stored_bytes(index).unwrap_or_default()).sum();
+        (read + self.last_batch_bytes.load(Ordering::Relaxed).max(read)) as usize
+    }
+
+    fn begin(self: Arc<Self>, step: Step, ticket: Ticket<Self>) {
+        let units = self.dataset.units_of(&step.indices);
+        let mut leases = Vec::with_capacity(units.len());
+        match self.dataset.kept() {
+            Ok(kept) => kept.cache.get_many(&units, &mut leases),
+            Err(error) => return ticket.complete(Err(error)),
+        }
+        let missing: Vec<usize> = (0..units.len()).filter(|&at| leases[at].is_none()).collect();
+        let parts: Vec<_> = leases.into_iter().map(|lease| lease.map(Part::Cached)).collect();
+        let reused = self.count_reused(&step, &parts);
+        ticket.progress().begin(units.len(), reused, if self.are_local { 0 } else { missing.len() });
+        let under_way = Arc::new(UnderWay {
+            prepare: self.clone(),
+            step,
+            units,
+            parts: Mutex::new(parts),
+            missing: AtomicUsize::new(missing.len()),
+            ticket: Mutex::new(Some(ticket)),
+        });
+        self.remember(&under_way);
+        match missing.is_empty() {
+            true => self.workers.spawn(move || under_way.assemble()),
+            false if self.are_local => self.load_local(&under_way, &missing),
+            false => self.load_remote(&under_way, &missing),
+        }
+    }
+
+    fn describe(&self, ahead: usize) -> String {
+        let under_way = self.under_way.lock();
+        let waiting = under_way.iter().filter_map(std::sync::Weak::upgrade).nth(ahead);
+        waiting.map_or_else(|| "no step is under way".to_owned(), |step| step.describe())
+    }
+}
+
+impl Prepare {
+    fn count_reused(&self, step: &Step, parts: &[Option<Part>]) -> usize {
+        let fields = self.dataset.names.len();
+        let is_pad = |at: usize| step.pads.as_ref().is_some_and(|pads| pads[at / fields]);
+        parts.iter().enumerate().filter(|(at, part)| part.is_some() && !is_pad(*at)).count()
+    }
+
+    fn remember(&self, step: &Arc<UnderWay>) {
+        let mut under_way = self.under_way.lock();
+        under_way.retain(|known| known.strong_count() > 0);
+        under_way.push(Arc::downgrade(step));
+    }
+
+    /// Reads local units in jobs of a worthwhile size.
+    fn load_local(&self, under_way: &Arc<UnderWay>, missing: &[usize]) {
+        let mut job = Vec::new();
+        let mut job_bytes = 0;
+        for (number, &at) in missing.iter().enumerate() {
+            let unit = under_way.units[at];
+            job_bytes += self.dataset.manifest.object_size(unit.sample, unit.field).unwrap_or_default();
+            job.push(at);
+            if job_bytes >= MIN_JOB_BYTES || number + 1 == missing.len() {
+                let (under_way, job) = (under_way.clone(), std::mem::take(&mut job));
+                job_bytes = 0;
+                self.workers.spawn(move || job.into_iter().for_each(|at| under_way.load_now(at)));
+            }
+        }
+    }
+
+    /// Asks for all remote units at once; their source's policies limit how many are under way.
+    fn load_remote(&self, under_way: &Arc<UnderWay>, missing: &[usize]) {
+        let progress = under_way.ticket.lock().as_ref().map(|ticket| ticket.progress().clone());
+        let Some(progress) = progress else { return };
+        for &at in missing {
+            let (under_way, told) = (under_way.clone(), progress.clone());
+            let cancel = self.engine.spawn(async move {
+                let prepare = &under_way.prepare;
+                let loaded = match prepare.dataset.kept() {
+                    Ok(kept) => {
+                        let fetched = || told.mark_fetched(true);
+                        let (dataset, unit) = (&prepare.dataset, under_way.units[at]);
+                        dataset.load(kept, &prepare.sources, unit, &prepare.workers, fetched).await
+                    }
+                    Err(error) => Err(error),
+                };
+                told.mark_decoded();
+                let workers = prepare.workers.clone();
+                // The last one assembles, which is no work for an I/O thread.
+                if let Some(last) = under_way.arrived(at, loaded) {
+                    workers.spawn(move || last.assemble());
+                }
+            });
+            progress.on_cancel(cancel);
+        }
+    }
+}
+
+impl UnderWay {
+    fn load_now(self: &Arc<Self>, at: usize) {
+        let progress = match &*self.ticket.lock() {
+            Some(ticket) if !ticket.is_cancelled() => ticket.progress().clone(),
+            _ => return,
+        };
+        let prepare = &self.prepare;
+        let loaded = prepare.dataset.kept().and_then(|kept| {
+            prepare.dataset.load_now(kept, &prepare.sources, self.units[at], prepare.engine.buffers())
+        });
+        // A local read and its decoding are one; the read is what takes the time.
+        progress.mark_fetched(false);
+        if let Some(last) = self.arrived(at, loaded) {
+            last.assemble();
+        }
+    }
+
+    /// Takes a unit in. Whoever brings the last one gets the step back, to assemble it.
+    fn arrived(self: &Arc<Self>, at: usize, loaded: Result<Loaded>) -> Option<Arc<Self>> {
+        match loaded {
+            Ok(loaded) => self.parts.lock()[at] = Some(Part::Loaded(loaded)),
+            Err(error) => {
+                self.complete(Err(error));
+                return None;
+            }
+        }
+        (self.missing.fetch_sub(1, Ordering::AcqRel) == 1).then(|| self.clone())
+    }
+
+    fn complete(&self, outcome: Result<(Batch, usize)>) {
+        let ticket = self.ticket.lock().take();
+        if let Some(ticket) = ticket {
+            ticket.complete(outcome);
+        }
+    }
+
+    fn assemble(self: Arc<Self>) {
+        let parts: Vec<_> = std::mem::take(&mut *self.parts.lock());
+        let Some(parts) = parts.into_iter().collect::<Option<Vec<_>>>() else { return };
+        let began = Instant::now();
+        let dataset = &self.prepare.dataset;
+        let was_cached = parts.iter().all(|part| matches!(part, Part::Cached(_)));
+        let (content, left) = match self.prepare.collation {
+            Collation::Samples => (self.samples(parts), Vec::new()),
+            _ => (self.fields(&parts), parts),
+        };
+        let bytes = content.as_ref().map_or(0, tensor_bytes);
+        self.prepare.last_batch_bytes.store(bytes, Ordering::Relaxed);
+        let took = began.elapsed().as_nanos() as u64;
+        dataset.metrics.record(&[(Metric::CollateSeconds, took), (Metric::CollateBytes, bytes)]);
+        if was_cached {
+            dataset.metrics.time(Timing::Hit, took / self.units.len() as u64, self.units.len() as u64);
+        }
+        let Step { epoch, indices, pads, next } = self.step.clone();
+        self.complete(content.map(|content| (Batch { epoch, indices, pads, content }, next)));
+        self.pack_behind(left);
+    }
+
+    fn fields(&self, parts: &[Part]) -> Result<Content> {
+        let dataset = &self.prepare.dataset;
+        let columns: Vec<_> = dataset
+            .names
+            .iter()
+            .enumerate()
+            .map(|(field, name)| Column {
+                name: name.clone(),
+                rows: parts.iter().skip(field).step_by(dataset.names.len()).map(Part::value).collect(),
+            })
+            .collect();
+        let key_of = |row: usize| dataset.manifest.key(self.step.indices[row]).unwrap_or_default().to_owned();
+        let fields = collate(&columns, self.prepare.collation, self.prepare.engine.buffers(), &key_of)?;
+        Ok(Content::Fields(dataset.spread(fields)))
+    }
+
+    /// Samples apart: what is packed for the cache is packed first, since the user may write to what is handed out.
+    fn samples(&self, parts: Vec<Part>) -> Result<Content> {
+        let (dataset, buffers) = (&self.prepare.dataset, self.prepare.engine.buffers());
+        let kept = dataset.kept()?;
+        let mut values = parts.into_iter().zip(&self.units).map(|(part, &unit)| match part {
+            Part::Cached(lease) => Packed::new(lease.value().value(), buffers).into_value(),
+            Part::Loaded(loaded) => {
+                kept.offer(unit, &loaded.value, buffers, &dataset.metrics);
+                loaded.into_own(buffers)
+            }
+        });
+        let fields = dataset.names.len();
+        let arrange = |&index: &usize| dataset.arrange(index, values.by_ref().take(fields).collect());
+        self.step.indices.iter().map(arrange).collect::<Result<_>>().map(Content::Samples)
+    }
+
+    /// Packs what was loaded for the cache, after everything that is queued by now.
+    fn pack_behind(self: &Arc<Self>, parts: Vec<Part>) {
+        let loaded = parts.into_iter().zip(&self.units).filter_map(|(part, &unit)| match part {
+            Part::Loaded(loaded) => Some((unit, loaded.value)),
+            Part::Cached(_) => None,
+        });
+        let loaded: Vec<_> = loaded.collect();
+        let bytes = loaded.iter().map(|(_, value)| value.tensor_bytes()).sum();
+        let Ok(kept) = self.prepare.dataset.kept() else { return };
+        if loaded.is_empty() {
+            return;
+        }
+        if !kept.enter_backlog(bytes) {
+            self.prepare.dataset.metrics.record(&[(Metric::CacheBacklogFull, loaded.len() as u64)]);
+            return;
+        }
+        let this = self.clone();
+        self.prepare.workers.spawn(move || {
+            let dataset = &this.prepare.dataset;
+            if let Ok(kept) = dataset.kept() {
+                for (unit, value) in loaded {
+                    kept.offer(unit, &value, this.prepare.engine.buffers(), &dataset.metrics);
+                }
+                kept.leave_backlog(bytes);
+            }
+        });
+    }
+
+    fn describe(&self) -> String {
+        let parts = self.parts.lock();
+        let mut missing = parts.iter().zip(&self.units).filter(|(part, _)| part.is_none()).map(|(_, unit)| unit);
+        let Some(unit) = missing.next() else { return "it is being assembled".to_owned() };
+        let others = missing.count();
+        let source = &self.prepare.sources[unit.field.min(self.prepare.sources.len() - 1)];
+        let object = self.prepare.dataset.manifest.object(unit.sample, unit.field);
+        let name = object.map_or_else(|error| error.to_string(), |object| source.uri_of(&object.key));
+        format!("waiting for `{name}` and {others} other objects")
+    }
+}
+
+fn tensor_bytes(content: &Content) -> u64 {
+    let of = |fields: &[(Arc<str>, Value)]| fields.iter().map(|(_, value)| value.tensor_bytes() as u64).sum::<u64>();
+    match content {
+        Content::Fields(fields) => of(fields),
+        Content::Samples(samples) => samples.iter().map(|sample| of(&sample.fields)).sum(),
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // A step that is dropped before it was completed was cancelled, or a stage of it panicked.
+        if let Some(ticket) = self.ticket.get_mut().take()
+            && !ticket.is_cancelled()
+        {
+            let left = Error::new(ErrorKind::Internal, "prepare", "a batch").because("a stage panicked; please report this");
+            ticket.complete(Err(left));
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! How far ahead of the consumer to be.
+//!
+//! Bounded in samples and in bytes. With a fixed number of samples that is all; without one the window follows the consumer: it
+//! begins small, doubles when the consumer had to wait for a source, and gives a batch back when over a long time far
+//! more was ready than was needed. Waiting for decoding or assembly does not widen it: that would only take memory
+//! and cache from the same processors.
+
+/// Batches ahead at the start: one being handed over, one ready, two under way.
+const FIRST_BATCHES: usize = 4;
+/// Hand-overs in a row that found half the window ready before it shrinks by one batch.
+const CALM_BATCHES: usize = 64;
+
+/// Bounds of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowLimits {
+    /// Samples of a full step.
+    pub step_samples: usize,
+    /// Samples ahead; `None` follows the consumer.
+    pub samples: Option<usize>,
+    /// Bytes under way and ready.
+    pub bytes: usize,
+}
+
+/// What is under way and ready, and how much of it there may be.
+#[derive(Debug)]
+pub struct Window {
+    limits: WindowLimits,
+    target: usize,
+    samples: usize,
+    bytes: usize,
+    steps: usize,
+    /// Hand-overs since the window was widened, or since it was not calm.
+    calm: usize,
+    /// Hand-overs until another wait may widen it again: those of steps that began before it was widened.
+    settling: usize,
+}
+
+impl Window {
+    /// An empty window.
+    pub fn new(limits: WindowLimits) -> Self {
+        let first = limits.samples.unwrap_or(FIRST_BATCHES * limits.step_samples);
+        Self { limits, target: first, samples: 0, bytes: 0, steps: 0, calm: 0, settling: 0 }
+    }
+
+    /// Takes a step in, if it has room. One step always has.
+    pub fn enter(&mut self, samples: usize, bytes: usize) -> bool {
+        let fits = self.samples + samples <= self.target && self.bytes + bytes <= self.limits.bytes;
+        let enters = fits || self.steps == 0;
+        if enters {
+            self.samples += samples;
+            self.bytes += bytes;
+            self.steps += 1;
+        }
+        enters
+    }
+
+    /// Lets a step out that was handed over: whether the consumer waited for its source, and how many steps are ready behind it.
+    pub fn leave(&mut self, samples: usize, bytes: usize, waited_for_source: bool, ready_behind: usize) {
+        self.samples -= samples;
+        self.bytes -= bytes;
+        self.steps -= 1;
+        if self.limits.samples.is_some() {
+            return;
+        }
+        self.settling = self.settling.saturating_sub(1);
+        if waited_for_source && self.settling == 0 {
+            // Beyond what the bytes hold it would only grow on paper.
+            if self.bytes + bytes <= self.limits.bytes {
+                self.target *= 2;
+            }
+            self.settling = self.steps;
+            self.calm = 0;
+        } else if ready_behind * 2 > self.steps && !waited_for_source {
+            self.calm += 1;
+        } else {
+            self.calm = 0;
+        }
+        if self.calm >= CALM_BATCHES && self.target > FIRST_BATCHES * self.limits.step_samples {
+            self.target -= self.limits.step_samples;
+            self.calm = 0;
+        }
+    }
+
+    /// Samples it may hold at present.
+    pub fn target_samples(&self) -> usize {
+        self.target
+    }
+
+    /// Bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(samples: Option<usize>) -> Window {
+        Window::new(WindowLimits { step_samples: 8, samples, bytes: 1000 })
+    }
+
+    #[test]
+    fn holds_no_more_samples_and_bytes_than_it_may_but_always_one_step() {
+        let mut fixed = window(Some(20));
+        assert!(fixed.enter(8, 100) && fixed.enter(8, 100) && !fixed.enter(8, 100), "20 samples are two steps of 8");
+        fixed.leave(8, 100, true, 0);
+        assert_eq!(fixed.target_samples(), 20);
+        let mut small = window(Some(4));
+        assert!(small.enter(8, 5000) && !small.enter(1, 1), "one step, whatever it takes");
+        let mut heavy = window(None);
+        assert!(heavy.enter(8, 600) && !heavy.enter(8, 600) && heavy.enter(8, 400));
+    }
+
+    #[test]
+    fn grows_while_the_consumer_waits_for_a_source_and_only_then() {
+        let mut window = window(None);
+        let first = window.target_samples();
+        for _ in 0..4 {
+            assert!(window.enter(8, 10));
+        }
+        window.leave(8, 10, false, 0);
+        assert_eq!(window.target_samples(), first);
+        window.leave(8, 10, true, 0);
+        assert_eq!(window.target_samples(), 2 * first);
+        window.leave(8, 10, true, 0);
+        assert_eq!(window.target_samples(), 2 * first, "that step began before the window was widened");
+    }
+
+    #[test]
+    fn shrinks_when_for_long_more_was_ready_than_needed() {
+        let mut window = window(None);
+        window.enter(8, 10);
+        window.leave(8, 10, true, 0);
+        let grown = window.target_samples();
+        for _ in 0..8 {
+            window.enter(8, 10);
+        }
+        for _ in 0..CALM_BATCHES {
+            window.leave(8, 10, false, 6);
+            window.enter(8, 10);
+        }
+        assert_eq!(window.target_samples(), grown - 8);
+    }
+}
