@@ -3,10 +3,12 @@
 import headwater as hw
 
 dataset = hw.StreamingDataset({"latents": "s3://bucket/latents", "conditions": "/data/conditions"})
+for batch in hw.StreamingDataLoader(dataset, batch_size=8, shuffle=True): ...
 """
 
 from headwater._headwater import __version__
-from headwater.dataset import StreamingDataset, open  # noqa: A004 - the name that users of `hw.open` expect
+from headwater.config import CacheConfig, FetchConfig, Throttle
+from headwater.dataset import StreamingDataset
 from headwater.errors import (
     AccessDeniedError,
     ConfigError,
@@ -20,21 +22,26 @@ from headwater.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from headwater.loader import StreamingDataLoader, open  # noqa: A004 - the name that users of `hw.open` expect
 from headwater.object import load, loads, save
 from headwater.source import Source
 
 __all__ = [
     "AccessDeniedError",
+    "CacheConfig",
     "ConfigError",
     "CorruptDataError",
     "DeadlineError",
+    "FetchConfig",
     "HeadwaterError",
     "IndexOutOfRangeError",
     "NotFoundError",
     "ObjectChangedError",
     "Source",
     "StorageError",
+    "StreamingDataLoader",
     "StreamingDataset",
+    "Throttle",
     "UnavailableError",
     "UnsupportedError",
     "__version__",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, SupportsIndex, TypeAlias
 
 from headwater import _headwater
+from headwater.config import CacheConfig, FetchConfig, given
 from headwater.errors import ConfigError
 from headwater.frameworks import FrameworkName, framework_of
 from headwater.source import Option, Source
@@ -27,6 +28,8 @@ class StreamingDataset:
     Args:
         fields: field name → path, URI or :class:`Source`; or one of those alone, whose sub-folders are the fields.
         storage_options: options by field name or URI scheme, used where a source does not give them itself.
+        cache: what is kept of what was read.
+        fetch: how sources are asked.
         pairs: field name → pattern of its file names with one ``*`` for the key, such as ``"latent_*"``.
         transform: called with each sample; what it returns is the sample.
         on_missing: ``"error"``, or ``"skip"`` to leave out samples that lack an object.
@@ -46,6 +49,8 @@ class StreamingDataset:
         fields: Mapping[str, Place] | Place,
         *,
         storage_options: Mapping[str, Mapping[str, Option]] | None = None,
+        cache: CacheConfig | None = None,
+        fetch: FetchConfig | None = None,
         pairs: Mapping[str, str] | None = None,
         transform: Callable[[Sample], Any] | None = None,
         on_missing: Literal["error", "skip"] = "error",
@@ -59,6 +64,7 @@ class StreamingDataset:
         else:
             config["source"] = _place(fields)
         config["pairs"] = dict(pairs or {})
+        config["cache"], config["fetch"] = given(cache), given(fetch)
         config["storage_options"] = {name: dict(options) for name, options in (storage_options or {}).items()}
         self._framework, made = framework_of(framework)
         self._transform = transform
@@ -71,6 +77,24 @@ class StreamingDataset:
         dataset = cls.__new__(cls)
         dataset._native, dataset._framework, dataset._transform = native, framework, transform
         return dataset
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        transform: Callable[[Sample], Any] | None = None,
+        framework: FrameworkName | None = None,
+    ) -> StreamingDataset:
+        """Opens the dataset that a ``headwater.toml`` describes; relative paths in it are relative to its folder.
+
+        Raises:
+            NotFoundError: there is no such file, or what it names is not there.
+            ConfigError: it holds something unknown or wrong; the message names it.
+
+        """
+        name, made = framework_of(framework)
+        return cls._around(_headwater.Dataset.open_file(os.fspath(path), made), name, transform)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -123,6 +147,10 @@ class StreamingDataset:
         """What was counted so far in this process: metric name → number, durations in seconds."""
         return self._native.stats()
 
+    def clear_cache(self) -> None:
+        """Empties the cache of this process."""
+        self._native.clear_cache()
+
     def __repr__(self) -> str:
         return f"<StreamingDataset of {len(self)} samples, fields {', '.join(self.fields)}>"
 
@@ -133,23 +161,6 @@ class StreamingDataset:
 
     def _finish(self, sample: Sample) -> Any:
         return sample if self._transform is None else self._transform(sample)
-
-
-def open(  # noqa: A001 - the name that users of `hw.open` expect
-    path: str | os.PathLike[str],
-    *,
-    transform: Callable[[Sample], Any] | None = None,
-    framework: FrameworkName | None = None,
-) -> StreamingDataset:
-    """Opens the dataset that a ``headwater.toml`` describes; relative paths in it are relative to its folder.
-
-    Raises:
-        NotFoundError: there is no such file, or what it names is not there.
-        ConfigError: it holds something unknown or wrong; the message names it.
-
-    """
-    name, made = framework_of(framework)
-    return StreamingDataset._around(_headwater.Dataset.open_file(os.fspath(path), made), name, transform)
 
 
 def _reopen(pinned: str, framework: FrameworkName, transform: Callable[[Sample], Any] | None) -> StreamingDataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 from headwater._headwater import Framework
@@ -47,3 +48,12 @@ def describe(value: object) -> tuple[str, Any] | None:
 
         return numpy_module.describe(value)
     return None
+
+
+def default_collate(framework: FrameworkName) -> Callable[[list[Any]], Any]:
+    """The framework's own way of putting samples together, for those that a transform has changed."""
+    if framework != "torch":
+        raise ConfigError("a dataset with a transform needs a collate_fn, unless its framework is 'torch'")
+    from torch.utils.data import default_collate as collate
+
+    return collate

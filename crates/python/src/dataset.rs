@@ -2,24 +2,20 @@
 
 use headwater::config::{DatasetConfig, Secrets};
 use headwater::dataset::Dataset as Core;
-use headwater::metrics::Number;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::error::to_exception;
+use crate::error::checked;
 use crate::framework::Framework;
 use crate::interrupt::detached;
+use crate::stats::to_dict;
 use crate::to_python::sample;
 
 /// Samples by index.
 #[pyclass(frozen, module = "headwater._headwater")]
 pub(crate) struct Dataset {
-    inner: Core,
-    framework: Py<Framework>,
-}
-
-fn checked<T>(py: Python<'_>, result: headwater::Result<T>) -> PyResult<T> {
-    result.map_err(|error| to_exception(py, &error))
+    pub(crate) inner: Core,
+    pub(crate) framework: Py<Framework>,
 }
 
 #[pymethods]
@@ -83,14 +79,12 @@ impl Dataset {
 
     /// Every metric by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = PyDict::new(py);
-        for (info, number) in self.inner.snapshot().iter() {
-            match number {
-                Number::Whole(count) => stats.set_item(info.name, count)?,
-                Number::Seconds(seconds) => stats.set_item(info.name, seconds)?,
-            }
-        }
-        Ok(stats)
+        to_dict(py, &self.inner.snapshot())
+    }
+
+    /// Empties the cache.
+    fn clear_cache(&self) {
+        self.inner.clear_cache();
     }
 
     #[getter]

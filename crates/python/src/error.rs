@@ -28,3 +28,8 @@ pub(crate) fn to_exception(py: Python<'_>, error: &Error) -> PyErr {
         Err(_) => PyRuntimeError::new_err(error.report()),
     }
 }
+
+/// A result of the core as one of Python.
+pub(crate) fn checked<T>(py: Python<'_>, result: headwater::Result<T>) -> PyResult<T> {
+    result.map_err(|error| to_exception(py, &error))
+}

@@ -11,10 +11,13 @@ mod error;
 mod framework;
 mod from_python;
 mod interrupt;
+mod keys;
+mod loader;
 mod log;
 mod object;
 mod raw_tensor;
 mod run;
+mod stats;
 mod to_python;
 
 use pyo3::prelude::*;
@@ -25,6 +28,9 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<dataset::Dataset>()?;
     module.add_class::<framework::Framework>()?;
+    module.add_class::<keys::Keys>()?;
+    module.add_class::<loader::Batches>()?;
+    module.add_class::<loader::Loader>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
     module.add_function(wrap_pyfunction!(object::load, module)?)?;
     module.add_function(wrap_pyfunction!(object::loads, module)?)?;

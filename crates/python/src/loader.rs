@@ -1,0 +1,153 @@
+//! The loader classes.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use headwater::config::{DatasetConfig, LoaderConfig};
+use headwater::loader::{Batch, Batches as CoreBatches, Content};
+use headwater::state::State;
+use headwater::value::{DType, Tensor};
+use headwater::{Error, ErrorKind, Loader as Core};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString};
+
+use crate::dataset::Dataset;
+use crate::error::checked;
+use crate::framework::Framework;
+use crate::interrupt::detached;
+use crate::keys::Keys;
+use crate::stats::to_dict;
+use crate::to_python::{sample, to_python};
+
+/// Walks the epochs of a dataset.
+#[pyclass(frozen, module = "headwater._headwater")]
+pub(crate) struct Loader {
+    inner: Core,
+    framework: Py<Framework>,
+}
+
+#[pymethods]
+impl Loader {
+    /// Prepares to walk a dataset, as a configuration in JSON says.
+    #[new]
+    fn new(py: Python<'_>, dataset: &Dataset, config: &str) -> PyResult<Self> {
+        let config: Result<LoaderConfig, _> = serde_json::from_str(config);
+        let wrong = |cause| Error::new(ErrorKind::Invalid, "read", "loader configuration").because(cause);
+        let inner = checked(py, config.map_err(wrong).and_then(|config| Core::new(&dataset.inner, config)))?;
+        Ok(Self { inner, framework: dataset.framework.clone_ref(py) })
+    }
+
+    /// Opens a dataset and a loader from a TOML file.
+    #[staticmethod]
+    fn open_file(py: Python<'_>, path: PathBuf, framework: Py<Framework>) -> PyResult<Self> {
+        let config = checked(py, DatasetConfig::from_toml_file(&path))?;
+        let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
+        Ok(Self { inner, framework })
+    }
+
+    /// The dataset it walks.
+    #[getter]
+    fn dataset(&self, py: Python<'_>) -> Dataset {
+        Dataset { inner: self.inner.dataset().clone(), framework: self.framework.clone_ref(py) }
+    }
+
+    /// The configuration as JSON.
+    #[getter]
+    fn config(&self) -> String {
+        serde_json::to_string(self.inner.config()).unwrap_or_default()
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.len()
+    }
+
+    /// Begins a pass.
+    fn batches(&self, py: Python<'_>) -> PyResult<Batches> {
+        let batches = detached(py, |interrupt| self.inner.batches(interrupt))?;
+        let (loader, framework) = (self.inner.clone(), self.framework.clone_ref(py));
+        Ok(Batches { inner: Mutex::new(Some(batches)), loader, framework })
+    }
+
+    fn set_epoch(&self, epoch: u64) {
+        self.inner.set_epoch(epoch);
+    }
+
+    /// The state as JSON.
+    fn state(&self) -> String {
+        self.inner.state().to_json()
+    }
+
+    /// Restores a state given as JSON.
+    fn restore(&self, py: Python<'_>, state: &str) -> PyResult<()> {
+        checked(py, State::from_json(state).and_then(|state| self.inner.restore(&state)))
+    }
+
+    /// Every metric and timing by name.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        to_dict(py, &self.inner.snapshot())
+    }
+
+    /// Bytes for cache, window and idle buffers.
+    fn budget(&self) -> (u64, u64, u64) {
+        let budget = self.inner.budget();
+        (budget.cache_bytes, budget.window_bytes, budget.idle_bytes)
+    }
+}
+
+/// The batches of one pass.
+#[pyclass(frozen, module = "headwater._headwater")]
+pub(crate) struct Batches {
+    inner: Mutex<Option<CoreBatches>>,
+    loader: Core,
+    framework: Py<Framework>,
+}
+
+#[pymethods]
+impl Batches {
+    /// Waits for the next batch: a dict of fields or a list of samples; `None` when the pass is over or was closed.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let next = detached(py, |interrupt| {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.as_mut().and_then(|batches| batches.next_batch(interrupt)).transpose()
+        });
+        next?.map(|batch| self.to_python(py, batch)).transpose()
+    }
+
+    /// Cancels what is under way.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, |_| {
+            drop(self.inner.lock().unwrap_or_else(PoisonError::into_inner).take());
+            Ok(())
+        })
+    }
+}
+
+impl Batches {
+    fn to_python<'py>(&self, py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> {
+        let framework = self.framework.get();
+        let fields = match &batch.content {
+            Content::Fields(fields) => fields,
+            Content::Samples(samples) => {
+                let samples = samples.iter().map(|read| sample(py, read, framework)).collect::<PyResult<Vec<_>>>()?;
+                return PyList::new(py, samples).map(Bound::into_any);
+            }
+        };
+        let dict = PyDict::new(py);
+        for (name, value) in fields {
+            dict.set_item(PyString::intern(py, name), to_python(py, value, framework)?)?;
+        }
+        let numbers = |dtype: DType, bytes: Vec<u8>| {
+            let tensor = Tensor::from_bytes(dtype, &[bytes.len() / dtype.size()], bytes.into());
+            checked(py, tensor).and_then(|tensor| to_python(py, &tensor.into(), framework))
+        };
+        let indices = batch.indices.iter().flat_map(|&index| (index as i64).to_le_bytes()).collect();
+        dict.set_item(intern!(py, "__index__"), numbers(DType::I64, indices)?)?;
+        if let Some(pads) = &batch.pads {
+            let pads = pads.iter().map(|&pad| u8::from(pad)).collect();
+            dict.set_item(intern!(py, "__pad__"), numbers(DType::Bool, pads)?)?;
+        }
+        dict.set_item(intern!(py, "__key__"), Keys::new(self.loader.dataset().clone(), batch.indices))?;
+        Ok(dict.into_any())
+    }
+}

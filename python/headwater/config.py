@@ -1,0 +1,65 @@
+"""Settings of cache and fetching."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+Size: TypeAlias = str | int
+Span: TypeAlias = str | float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """What is kept of what was read.
+
+    Args:
+        memory: capacity of the memory tier, in bytes or like ``"8GB"``; 0 keeps nothing. By default nothing for a dataset alone,
+            and the smaller of 4 GB and a quarter of the memory this process may use once a loader walks it.
+        policy: what a full tier gives up: ``"lru"``, ``"keep"`` (nothing: newcomers are declined), or ``"auto"``: keep once a
+            loader walks epochs, lru before.
+
+    """
+
+    memory: Size | None = None
+    policy: Literal["auto", "lru", "keep"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throttle:
+    """A remote to emulate, for demonstrations and benchmarks; announced in the log.
+
+    Args:
+        first_byte: time to the first byte of every answer, in seconds or like ``"30ms"``.
+        stream_rate: bytes per second of one stream, or like ``"100MB"``.
+        total_rate: bytes per second of all streams together.
+
+    """
+
+    first_byte: Span | None = None
+    stream_rate: Size | None = None
+    total_rate: Size | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """How sources are asked.
+
+    Args:
+        max_concurrency: requests under way at once per source; 32 by default.
+        throttle: a remote to emulate.
+
+    """
+
+    max_concurrency: int | None = None
+    throttle: Throttle | None = None
+
+
+def given(config: CacheConfig | FetchConfig | None) -> dict[str, Any]:
+    """The settings that were given, as the core reads them."""
+    return {} if config is None else _without_none(asdict(config))
+
+
+def _without_none(settings: dict[str, Any]) -> dict[str, Any]:
+    pairs = ((name, _without_none(value) if isinstance(value, dict) else value) for name, value in settings.items())
+    return {name: value for name, value in pairs if value is not None}

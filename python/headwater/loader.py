@@ -1,0 +1,207 @@
+"""The loader: batches in order, ahead of their consumer."""
+
+from __future__ import annotations
+
+import json
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Literal
+
+from headwater import _headwater
+from headwater.config import Size, Span
+from headwater.dataset import Sample, StreamingDataset
+from headwater.distributed import rank_and_world_size
+from headwater.errors import ConfigError
+from headwater.frameworks import FrameworkName, default_collate, framework_of
+
+Collate = Literal["stack", "list", "pad"]
+
+
+class StreamingDataLoader:
+    """Batches of a dataset, assembled outside the interpreter, in a fixed order, ahead of the training loop.
+
+    What it hands out depends on its arguments and its state alone: not on threads, cache or speed. Each ``iter()`` begins the
+    next epoch; :meth:`set_epoch` and :meth:`load_state_dict` choose another place to begin.
+
+    A batch is a dict with the entries of a sample. Tensors are stacked along a new first dimension, numbers become tensors
+    (``int64``, ``float64``, ``bool``), dicts and lists are entered, strings are listed; ``"__key__"`` is a sequence of str,
+    ``"__index__"`` an ``int64`` tensor and, unless ``drop_last``, ``"__pad__"`` a ``bool`` tensor that marks repeated samples.
+    Tensors are the user's own.
+
+    Args:
+        dataset: what to walk. With a ``transform`` samples are put together in the interpreter, on the consuming thread.
+        batch_size: samples per batch and rank.
+        shuffle: a new random order every epoch.
+        seed: what that order is drawn from; the same on all ranks.
+        drop_last: leave out the samples at the end that make no full batch on every rank. Otherwise the last batch is shorter, and
+            padded where ranks would differ.
+        rank, world_size: by default those of ``torch.distributed``, else ``RANK`` and ``WORLD_SIZE``, else a single process.
+        num_threads: threads that decode and assemble; by default those that all loaders of the process share.
+        window_samples: samples under way and ready ahead; by default follows the consumer.
+        window_bytes: memory of those, in bytes or like ``"1GB"``.
+        memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it.
+        collate: ``"stack"``; ``"list"`` leaves tensors of a batch apart; ``"pad"`` fills them up with zeros to the largest, with a
+            mask ``"<name>__mask"`` beside each that broadcasts against it.
+        collate_fn: called with the list of samples instead; runs on the consuming thread.
+        batch_deadline: how long to wait for one batch, in seconds or like ``"5m"``; by default as long as reads take at most.
+
+    Raises:
+        ConfigError: an argument cannot be meant, or the memory budget is too small; the message says what is needed.
+
+    """
+
+    def __init__(
+        self,
+        dataset: StreamingDataset,
+        batch_size: int = 1,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        num_threads: int | None = None,
+        window_samples: int | None = None,
+        window_bytes: Size | None = None,
+        memory_budget: Size | None = None,
+        collate: Collate = "stack",
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        batch_deadline: Span | None = None,
+    ) -> None:
+        if not isinstance(dataset, StreamingDataset):
+            raise ConfigError(f"cannot load from a `{type(dataset).__name__}`: give a headwater.StreamingDataset")
+        apart = collate_fn is not None or dataset._transform is not None
+        if apart and collate != "stack":
+            raise ConfigError(f"collate={collate!r} goes with neither collate_fn nor a dataset's transform")
+        rank, world_size = rank_and_world_size(rank, world_size)
+        config = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "seed": seed,
+            "drop_last": drop_last,
+            "rank": rank,
+            "world_size": world_size,
+            "num_threads": num_threads,
+            "window_samples": window_samples,
+            "window_bytes": window_bytes,
+            "memory_budget": memory_budget,
+            "collate": "samples" if apart else collate,
+            "batch_deadline": batch_deadline,
+        }
+        self._begin_life(dataset, collate_fn)
+        self._native = _headwater.Loader(dataset._native, json.dumps(config))
+
+    def _begin_life(self, dataset: StreamingDataset, collate_fn: Callable[[list[Any]], Any] | None) -> None:
+        self.dataset = dataset
+        self._finish = collate_fn
+        if collate_fn is None and dataset._transform is not None:
+            self._finish = default_collate(dataset._framework)
+        self._passes: weakref.WeakSet[_Pass] = weakref.WeakSet()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, framework: FrameworkName | None = None) -> StreamingDataLoader:
+        """Opens the dataset that a ``headwater.toml`` describes, and a loader as its ``[loader]`` table says."""
+        name, made = framework_of(framework)
+        loader = cls.__new__(cls)
+        loader._native = _headwater.Loader.open_file(os.fspath(path), made)
+        loader._begin_life(StreamingDataset._around(loader._native.dataset, name, None), None)
+        return loader
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch; the same on every rank."""
+        return len(self._native)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Begins a pass: where a restored state or :meth:`set_epoch` says, else the next epoch from its start.
+
+        Raises while iterating:
+            CorruptDataError, UnsupportedError, NotFoundError, ObjectChangedError, UnavailableError, DeadlineError: reading or
+                decoding failed; the message names the object. The pass is over then.
+            ConfigError: samples do not fit together; the message names field and samples, and says what to do.
+
+        """
+        made = _Pass(self._native.batches(), self.dataset._transform, self._finish)
+        self._passes.add(made)
+        return made
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next pass; a state restored for that very epoch keeps its place in it."""
+        self._native.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, as plain data: the batches handed out so far are behind it. The same on every rank."""
+        state: dict[str, Any] = json.loads(self._native.state())
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next pass begin where the state was taken, also under another batch size, world size or thread count.
+
+        Raises:
+            ConfigError: the state is of other samples or another order; the message says what differs.
+            ObjectChangedError: objects were replaced since, and the dataset has ``on_changed="error"``.
+
+        """
+        self._native.restore(json.dumps(state_dict))
+
+    def stats(self) -> dict[str, int | float]:
+        """What was counted so far in this process: metric name → number, durations in seconds, with medians and 99th percentiles."""
+        return self._native.stats()
+
+    def close(self) -> None:
+        """Ends every pass and cancels what is under way. The loader can be iterated again."""
+        for made in list(self._passes):
+            made.close()
+
+    def __enter__(self) -> StreamingDataLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        config = json.loads(self._native.config)
+        return f"<StreamingDataLoader of {len(self)} batches of {config['batch_size']}, {self.dataset!r}>"
+
+
+class _Pass:
+    """One pass over an epoch."""
+
+    def __init__(
+        self,
+        batches: _headwater.Batches,
+        transform: Callable[[Sample], Any] | None,
+        finish: Callable[[list[Any]], Any] | None,
+    ) -> None:
+        self._batches, self._transform, self._collate = batches, transform, finish
+
+    def __iter__(self) -> _Pass:
+        return self
+
+    def __next__(self) -> Any:
+        batch = self._batches.next()
+        if batch is None:
+            raise StopIteration
+        if self._collate is None:
+            return batch
+        samples: list[Any] = list(batch)
+        if self._transform is not None:
+            samples = [self._transform(sample) for sample in samples]
+        return self._collate(samples)
+
+    def close(self) -> None:
+        self._batches.close()
+
+
+def open(path: str | os.PathLike[str], *, framework: FrameworkName | None = None) -> StreamingDataLoader:  # noqa: A001 - the name that users of `hw.open` expect
+    """Opens the loader that a ``headwater.toml`` describes; relative paths in it are relative to its folder.
+
+    Raises:
+        NotFoundError: there is no such file, or what it names is not there.
+        ConfigError: it holds something unknown or wrong; the message names it.
+
+    """
+    return StreamingDataLoader.open(path, framework=framework)
