@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 import headwater as hw
+from forks import in_child
 from same import assert_same
 
 SAMPLES = 40
@@ -186,10 +185,10 @@ def test_a_damaged_object_is_named_and_harms_no_other(folder: Path, tmp_path: Pa
 
 def test_open_reads_a_file_with_paths_relative_to_it(folder: Path) -> None:
     (folder / "headwater.toml").write_text('[fields]\nlatents = "latents"\n[pairs]\nlatents = "latent_*"\n')
-    check_latents = hw.open(folder / "headwater.toml")[5]
+    check_latents = hw.StreamingDataset.open(folder / "headwater.toml")[5]
     assert_same(check_latents["latents"], latent(5))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.toml"):
-        hw.open("nowhere.toml")
+        hw.StreamingDataset.open("nowhere.toml")
 
 
 BAD = [
@@ -274,21 +273,6 @@ def test_default_collate_and_subset_work(dataset: hw.StreamingDataset) -> None:
     batch = next(iter(DataLoader(Subset(dataset, [3, 4, 5]), batch_size=3)))
     assert batch["latents"]["latents"].shape == (3, 4, 8)
     assert batch["__index__"].tolist() == [3, 4, 5]
-
-
-def in_child(work: Callable[[], None]) -> None:
-    """Runs `work` in a forked child, with a deadline."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)
-        try:
-            work()
-            os._exit(0)
-        except BaseException as error:
-            print(f"in the child: {error!r}", file=sys.stderr, flush=True)
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert status == 0, f"the child ended with status {status}"
 
 
 def test_survives_a_fork_and_a_fork_of_the_fork(dataset: hw.StreamingDataset) -> None:

@@ -14,8 +14,8 @@ class CacheConfig:
     """What is kept of what was read.
 
     Args:
-        memory: capacity of the memory tier, in bytes or like ``"8GB"``; 0 keeps nothing. By default nothing for a dataset alone,
-            and the smaller of 4 GB and a quarter of the memory this process may use once a loader walks it.
+        memory: capacity of the memory tier, in bytes or like ``"8GB"``; 0 keeps nothing. By default nothing for a dataset
+            alone, and the smaller of 4 GB and a quarter of the memory this process may use once a loader walks it.
         policy: what a full tier gives up: ``"lru"``, ``"keep"`` (nothing: newcomers are declined), or ``"auto"``: keep once a
             loader walks epochs, lru before.
 

@@ -24,6 +24,6 @@ def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, 
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     try:
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:
         raise ConfigError(f"RANK and WORLD_SIZE must be integers: {error}") from error

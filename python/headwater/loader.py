@@ -35,15 +35,15 @@ class StreamingDataLoader:
         batch_size: samples per batch and rank.
         shuffle: a new random order every epoch.
         seed: what that order is drawn from; the same on all ranks.
-        drop_last: leave out the samples at the end that make no full batch on every rank. Otherwise the last batch is shorter, and
-            padded where ranks would differ.
+        drop_last: leave out the samples at the end that make no full batch on every rank. Otherwise the last batch is
+            shorter, and padded where ranks would differ.
         rank, world_size: by default those of ``torch.distributed``, else ``RANK`` and ``WORLD_SIZE``, else a single process.
         num_threads: threads that decode and assemble; by default those that all loaders of the process share.
         window_samples: samples under way and ready ahead; by default follows the consumer.
         window_bytes: memory of those, in bytes or like ``"1GB"``.
         memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it.
-        collate: ``"stack"``; ``"list"`` leaves tensors of a batch apart; ``"pad"`` fills them up with zeros to the largest, with a
-            mask ``"<name>__mask"`` beside each that broadcasts against it.
+        collate: ``"stack"``; ``"list"`` leaves tensors of a batch apart; ``"pad"`` fills them up with zeros to the
+            largest, with a mask ``"<name>__mask"`` beside each that broadcasts against it.
         collate_fn: called with the list of samples instead; runs on the consuming thread.
         batch_deadline: how long to wait for one batch, in seconds or like ``"5m"``; by default as long as reads take at most.
 
@@ -146,7 +146,7 @@ class StreamingDataLoader:
         self._native.restore(json.dumps(state_dict))
 
     def stats(self) -> dict[str, int | float]:
-        """What was counted so far in this process: metric name → number, durations in seconds, with medians and 99th percentiles."""
+        """What was counted so far in this process: metric name → number; durations, also their quantiles, in seconds."""
         return self._native.stats()
 
     def close(self) -> None:
@@ -157,9 +157,7 @@ class StreamingDataLoader:
     def __enter__(self) -> StreamingDataLoader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
     def __repr__(self) -> str:
