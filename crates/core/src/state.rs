@@ -72,7 +72,12 @@ impl State {
                 .because(format_args!("{what} is {theirs} in the state and {ours} here; {hint}")))
         };
         if self.samples != here.samples {
-            return differs("the number of samples", &self.samples, &here.samples, "open the dataset it was saved with");
+            return differs(
+                "the number of samples",
+                &self.samples,
+                &here.samples,
+                "open the dataset it was saved with",
+            );
         }
         if self.order_fingerprint != here.order_fingerprint {
             let hint = "the names of fields or keys of samples are others: open the dataset it was saved with";

@@ -39,7 +39,9 @@ impl Keys {
 
     fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<bool> {
         let ours = PyList::new(py, self.all(py)?)?;
-        other.len().and_then(|len| Ok(len == ours.len() && ours.eq(PyList::new(py, other.try_iter()?.collect::<PyResult<Vec<_>>>()?)?)?))
+        other.len().and_then(|len| {
+            Ok(len == ours.len() && ours.eq(PyList::new(py, other.try_iter()?.collect::<PyResult<Vec<_>>>()?)?)?)
+        })
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use headwater::config::ByteSize;
 use headwater::Result;
+use headwater::config::ByteSize;
 use serde_json::json;
 
 use super::progress_bar;

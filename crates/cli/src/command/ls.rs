@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use clap::Args;
 use futures_util::StreamExt;
-use headwater::config::ByteSize;
 use headwater::Result;
+use headwater::config::ByteSize;
 use headwater::engine::{Engine, uninterrupted};
 use headwater::source::{ObjectMeta, Version};
 use indicatif::ProgressBar;

@@ -111,3 +111,6 @@ impl Room<'_> {
         self.tier.fill(self.unit, self.charge, packed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,11 +82,7 @@ impl<V> Table<V> {
             policy,
             counters: CacheStats::default(),
         };
-        Self {
-            capacity: AtomicUsize::new(capacity),
-            used: Arc::new(AtomicUsize::new(0)),
-            inner: Mutex::new(inner),
-        }
+        Self { capacity: AtomicUsize::new(capacity), used: Arc::new(AtomicUsize::new(0)), inner: Mutex::new(inner) }
     }
 
     /// Looks for several units under one lock.
@@ -103,6 +99,11 @@ impl<V> Table<V> {
             }
             found.push(slot.and_then(|slot| inner.slots[slot as usize].as_ref()).map(|(_, entry)| entry.clone()));
         }
+    }
+
+    /// Whether a unit has an entry. Counts as no use.
+    pub fn contains(&self, unit: UnitId) -> bool {
+        self.inner.lock().by_unit.contains_key(&unit)
     }
 
     /// Makes room for so many bytes; `None` when the unit is there already or the policy would rather keep what is.
@@ -124,13 +125,11 @@ impl<V> Table<V> {
         let mut room = None;
         if bytes > charge.bytes() {
             room = self.make_room(&mut inner, bytes - charge.bytes());
-            match &mut room {
-                Some((more, _)) => charge.bytes += std::mem::take(&mut more.bytes),
-                None => {
-                    inner.counters.declined += 1;
-                    return;
-                }
-            }
+            let Some((more, _)) = &mut room else {
+                inner.counters.declined += 1;
+                return;
+            };
+            charge.bytes += std::mem::take(&mut more.bytes);
         }
         if !inner.by_unit.contains_key(&unit) {
             inner.insert(unit, Arc::new(Entry { value, charge }));
@@ -208,7 +207,8 @@ impl<V> Table<V> {
                 return None;
             }
             let mut entry = inner.give_up(slot)?;
-            given_up.surplus.bytes += Arc::get_mut(&mut entry).map_or(0, |entry| std::mem::take(&mut entry.charge.bytes));
+            given_up.surplus.bytes +=
+                Arc::get_mut(&mut entry).map_or(0, |entry| std::mem::take(&mut entry.charge.bytes));
             given_up.entries.push(entry);
         }
         let taken_over = given_up.surplus.bytes.min(bytes);
@@ -257,6 +257,3 @@ impl<V> fmt::Debug for Table<V> {
         f.debug_struct("Table").field("used", &self.used.load(Ordering::SeqCst)).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -57,7 +57,8 @@ pub fn collate(
     let mut planner = plan::Planner::new(collation, buffers, key_of);
     let mut nodes = Vec::with_capacity(columns.len());
     for column in columns {
-        nodes.extend(planner.named(&column.name, &column.rows)?.into_iter().map(|(name, node)| (Arc::from(name), node)));
+        nodes
+            .extend(planner.named(&column.name, &column.rows)?.into_iter().map(|(name, node)| (Arc::from(name), node)));
     }
     let mut leaves = planner.into_leaves();
     fill::fill(&mut leaves);

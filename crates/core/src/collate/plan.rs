@@ -100,7 +100,9 @@ impl<'a, 'b> Planner<'a, 'b> {
     fn tensors(&mut self, rows: &[&'a Value]) -> Result<Node> {
         let tensors = self.all(rows, |row| if let Value::Tensor(tensor) = row { Some(tensor) } else { None })?;
         if self.collation == Collation::List {
-            return Ok(Node::List(tensors.into_iter().map(|tensor| self.leaf(vec![tensor], tensor.shape().into())).collect()));
+            return Ok(Node::List(
+                tensors.into_iter().map(|tensor| self.leaf(vec![tensor], tensor.shape().into())).collect(),
+            ));
         }
         let first = tensors[0];
         if let Some(row) = tensors.iter().position(|tensor| tensor.dtype() != first.dtype()) {
@@ -135,11 +137,9 @@ impl<'a, 'b> Planner<'a, 'b> {
         if self.collation == Collation::List {
             return Ok(as_list(rows));
         }
-        let kinds = self.all(rows, |row| kind_of(row))?;
-        let dtype = [DType::C128, DType::F64, DType::I64]
-            .into_iter()
-            .find(|kind| kinds.contains(kind))
-            .unwrap_or(DType::Bool);
+        let kinds = self.all(rows, kind_of)?;
+        let dtype =
+            [DType::C128, DType::F64, DType::I64].into_iter().find(|kind| kinds.contains(kind)).unwrap_or(DType::Bool);
         let mut buffer = self.buffers.take(rows.len() * dtype.size());
         for (row, out) in rows.iter().zip(buffer.chunks_exact_mut(dtype.size())) {
             write_number(row, dtype, out);
@@ -175,7 +175,8 @@ impl<'a, 'b> Planner<'a, 'b> {
             _ => None,
         })?;
         if let Some(row) = lists.iter().position(|items| items.len() != len) {
-            let reason = format!("sample `{}` has {} entries, sample `{}` {len}", self.key(row), lists[row].len(), self.key(0));
+            let reason =
+                format!("sample `{}` has {} entries, sample `{}` {len}", self.key(row), lists[row].len(), self.key(0));
             return Err(self.error(reason));
         }
         let column = |at: usize| lists.iter().map(|items| &items[at]).collect::<Vec<_>>();
@@ -190,7 +191,8 @@ impl<'a, 'b> Planner<'a, 'b> {
         }
         let column = |at: usize| {
             let bytes: Vec<u8> = sizes.iter().flat_map(|size| size[at].to_le_bytes()).collect();
-            Tensor::from_bytes(DType::I64, &[sizes.len()], bytes.into()).map(|tensor| Node::Plain(Value::Tensor(tensor)))
+            Tensor::from_bytes(DType::I64, &[sizes.len()], bytes.into())
+                .map(|tensor| Node::Plain(Value::Tensor(tensor)))
         };
         (0..len).map(column).collect::<Result<_>>().map(Node::List)
     }

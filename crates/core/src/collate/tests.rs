@@ -78,7 +78,10 @@ fn what_does_not_fit_names_field_samples_and_the_way_out() {
     let dims = refused(&[tensor(&[2, 3], 0), tensor(&[2], 0)], Collation::Pad);
     assert!(dims.contains("equally many dimensions"), "{dims}");
     let dict = |name: &str| Value::Dict([(name, 1_i64)].into_iter().collect());
-    assert_eq!(refused(&[dict("a"), dict("b")], Collation::Stack), "cannot collate `x`: sample `s0` has \"a\", sample `s1` has not");
+    assert_eq!(
+        refused(&[dict("a"), dict("b")], Collation::Stack),
+        "cannot collate `x`: sample `s0` has \"a\", sample `s1` has not"
+    );
     let inner = |value: Value| Value::Dict([("y", value)].into_iter().collect());
     let kinds = refused(&[inner(1.into()), inner(Value::None)], Collation::Stack);
     assert_eq!(kinds, "cannot collate `x.y`: they are of different kinds: sample `s1` has None, sample `s0` Int(1)");

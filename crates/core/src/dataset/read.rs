@@ -43,7 +43,9 @@ fn read(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Resu
         [index] if are_local && inner.stored_bytes(*index)? < SHARED_READ_BYTES => {
             let kept = inner.kept()?;
             let pairs = units.into_iter().zip(leases);
-            pairs.map(|(unit, lease)| take_now(engine, inner, kept, sources, unit, lease.as_ref())).collect::<Result<_>>()?
+            pairs
+                .map(|(unit, lease)| take_now(engine, inner, kept, sources, unit, lease.as_ref()))
+                .collect::<Result<_>>()?
         }
         _ if are_local => {
             let (shared, sources): (_, Sources) = (inner.clone(), sources.into());
@@ -98,14 +100,11 @@ async fn take_all(
         let (inner, sources) = (inner.clone(), sources.clone());
         tasks.spawn(async move {
             let workers = engine.workers();
-            let value = match lease {
-                Some(lease) => {
-                    workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers()).into_value())).await
-                }
-                None => {
-                    let loaded = inner.load(inner.kept()?, &sources, unit, workers, || ()).await?;
-                    workers.run(move || Ok(own(engine, &inner, inner.kept()?, unit, loaded))).await
-                }
+            let value = if let Some(lease) = lease {
+                workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers()).into_value())).await
+            } else {
+                let loaded = inner.load(inner.kept()?, &sources, unit, workers, || ()).await?;
+                workers.run(move || Ok(own(engine, &inner, inner.kept()?, unit, loaded))).await
             };
             Ok::<_, Error>((at, value?))
         });

@@ -153,7 +153,8 @@ impl Inner {
             let step = partition.step(samples, from)?;
             from = step.next;
             let pads = (!partition.drops_last()).then(|| step.positions.clone().map(|at| at >= samples).collect());
-            let indices = step.positions.map(|at| order.index_at(if at < samples { at } else { (at - samples) % samples }));
+            let indices =
+                step.positions.map(|at| order.index_at(if at < samples { at } else { (at - samples) % samples }));
             Some(Step { epoch, indices: indices.collect(), pads, next: step.next })
         })
     }

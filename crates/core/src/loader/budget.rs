@@ -48,12 +48,13 @@ impl Budget {
             return Err(too_small("window_bytes", window_bytes, step, "one batch being read and assembled"));
         }
         let rest = asked.checked_sub(window_bytes + idle_bytes).ok_or_else(|| {
-            let what = format!("{} for the window and {} for idle buffers", ByteSize(window_bytes), ByteSize(idle_bytes));
+            let what =
+                format!("{} for the window and {} for idle buffers", ByteSize(window_bytes), ByteSize(idle_bytes));
             too_small("memory_budget", asked, window_bytes + idle_bytes, &what)
         })?;
         let cache_bytes = match (cache.memory, loader.memory_budget) {
             (Some(size), Some(_)) if size.0 > rest => {
-                let what = format!("{} of it for the cache", size);
+                let what = format!("{size} of it for the cache");
                 return Err(too_small("memory_budget", asked, size.0 + window_bytes + idle_bytes, &what));
             }
             (Some(size), None) if size.0 > rest => {
@@ -96,7 +97,10 @@ mod tests {
     #[test]
     fn without_a_budget_the_parts_have_their_defaults() {
         let budget = budget(None, None, None).expect("fits");
-        assert_eq!((budget.cache_bytes, budget.window_bytes, budget.idle_bytes), (4_000_000_000, 1_000_000_000, 100_000_000));
+        assert_eq!(
+            (budget.cache_bytes, budget.window_bytes, budget.idle_bytes),
+            (4_000_000_000, 1_000_000_000, 100_000_000)
+        );
     }
 
     #[test]
@@ -111,7 +115,10 @@ mod tests {
     fn a_budget_below_two_batches_is_refused_with_the_number_needed() {
         let refused = |memory, window, cache| budget(memory, window, cache).expect_err("too small").to_string();
         let message = refused(Some(150_000_000), None, None);
-        assert!(message.contains("memory_budget = 150 MB") && message.contains("at least 200 MB are needed"), "{message}");
+        assert!(
+            message.contains("memory_budget = 150 MB") && message.contains("at least 200 MB are needed"),
+            "{message}"
+        );
         let message = refused(None, Some(1), None);
         assert!(message.contains("window_bytes = 1 B") && message.contains("at least 100 MB"), "{message}");
         let message = refused(Some(1_000_000_000), None, Some(1_000_000_000));

@@ -86,7 +86,9 @@ impl Loader {
     /// `Invalid` for numbers that cannot be meant, and for a memory budget that is too small, with the number that is needed.
     pub fn new(dataset: &Dataset, config: LoaderConfig) -> Result<Self> {
         let partition = Partition::new(config.batch_size, config.rank, config.world_size, config.drop_last)?;
-        let wrong = |name: &str| Err(Error::new(ErrorKind::Invalid, "use", format_args!("{name} = 0")).because("it must be at least 1"));
+        let wrong = |name: &str| {
+            Err(Error::new(ErrorKind::Invalid, "use", format_args!("{name} = 0")).because("it must be at least 1"))
+        };
         if config.num_threads == Some(0) {
             return wrong("num_threads");
         }

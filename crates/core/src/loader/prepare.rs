@@ -319,7 +319,8 @@ impl Drop for UnderWay {
         if let Some(ticket) = self.ticket.get_mut().take()
             && !ticket.is_cancelled()
         {
-            let left = Error::new(ErrorKind::Internal, "prepare", "a batch").because("a stage panicked; please report this");
+            let left =
+                Error::new(ErrorKind::Internal, "prepare", "a batch").because("a stage panicked; please report this");
             ticket.complete(Err(left));
         }
     }

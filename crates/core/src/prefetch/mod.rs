@@ -275,7 +275,9 @@ impl<P: Preparation + ?Sized> Ticket<P> {
 impl<P: Preparation + ?Sized> Drop for Ticket<P> {
     fn drop(&mut self) {
         if !self.progress.is_done() {
-            self.settle(Err(Error::new(ErrorKind::Internal, "prepare", "a batch").because("a stage left it; please report this")));
+            self.settle(Err(
+                Error::new(ErrorKind::Internal, "prepare", "a batch").because("a stage left it; please report this")
+            ));
         }
     }
 }

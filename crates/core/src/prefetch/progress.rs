@@ -124,6 +124,9 @@ impl Progress {
 
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Progress").field("units", &self.units()).field("ready", &self.ready_units()).finish_non_exhaustive()
+        f.debug_struct("Progress")
+            .field("units", &self.units())
+            .field("ready", &self.ready_units())
+            .finish_non_exhaustive()
     }
 }

@@ -51,7 +51,11 @@ impl Preparation for Numbers {
     }
 }
 
-fn start(numbers: &Arc<Numbers>, steps: impl Iterator<Item = usize> + Send + 'static, samples: usize) -> Prefetcher<Numbers> {
+fn start(
+    numbers: &Arc<Numbers>,
+    steps: impl Iterator<Item = usize> + Send + 'static,
+    samples: usize,
+) -> Prefetcher<Numbers> {
     let limits = WindowLimits { step_samples: 1, samples: Some(samples), bytes: 1 << 30 };
     Prefetcher::new(numbers.clone(), steps, limits, numbers.workers.clone())
 }
@@ -76,7 +80,8 @@ fn a_failed_step_fails_alone_and_one_that_was_left_is_an_error_too() {
     let numbers = Numbers::new();
     let prefetcher = start(&numbers, 12..16, 2);
     let outcomes: Vec<_> = std::iter::from_fn(|| prefetcher.next(None, uninterrupted())).collect();
-    let kinds: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().map(|handed| handed.batch).map_err(Error::kind)).collect();
+    let kinds: Vec<_> =
+        outcomes.iter().map(|outcome| outcome.as_ref().map(|handed| handed.batch).map_err(Error::kind)).collect();
     assert_eq!(kinds, [Ok(120), Err(ErrorKind::Corrupt), Err(ErrorKind::Internal), Ok(150)]);
 }
 
@@ -94,7 +99,7 @@ fn a_wait_ends_at_its_deadline_and_when_interrupted_and_says_for_what() {
 
 #[test]
 fn leaving_cancels_what_is_under_way() {
-    struct Cancellable(AtomicUsize, Workers);
+    struct Cancellable(AtomicUsize);
     impl Preparation for Cancellable {
         type Step = usize;
         type Batch = ();
@@ -116,7 +121,7 @@ fn leaving_cancels_what_is_under_way() {
         }
     }
     let workers = Engine::current().expect("engine").workers().clone();
-    let preparation = Arc::new(Cancellable(AtomicUsize::new(0), workers.clone()));
+    let preparation = Arc::new(Cancellable(AtomicUsize::new(0)));
     let limits = WindowLimits { step_samples: 1, samples: Some(5), bytes: 100 };
     let prefetcher = Prefetcher::new(preparation.clone(), 0..100, limits, workers);
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -131,7 +131,10 @@ mod tests {
                 (Value::Str("transposed".into()), view(&[3, 2], &[1, 3], 6)),
                 (Value::Str("expanded".into()), view(&[1_000_000], &[0], 8)),
                 (Value::Str("skipping".into()), view(&[10], &[10], 0)),
-                (Value::Str("rest".into()), Value::List(vec![view(&[0, 4], &[4, 1], 0), view(&[], &[], 2), Value::Int(3)])),
+                (
+                    Value::Str("rest".into()),
+                    Value::List(vec![view(&[0, 4], &[4, 1], 0), view(&[], &[], 2), Value::Int(3)]),
+                ),
                 (Value::Str("raw".into()), Value::Bytes(object.slice(3..9))),
             ],
             ordered: true,

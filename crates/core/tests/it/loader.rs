@@ -127,17 +127,22 @@ fn a_run_goes_on_from_every_step_with_any_batch_and_world_size() {
         (0..stop).for_each(|_| drop(batches.next()));
         let state = State::from_json(&first.state().to_json()).expect("state");
         for (batch_size, world_size) in [(4, 1), (3, 2), (1, 5), (26, 1)] {
-            let ranks: Vec<_> = (0..world_size).map(|rank| {
-                let loader = Loader::new(&dataset, LoaderConfig { rank, world_size, ..config(batch_size) }).expect("loader");
-                loader.restore(&state).expect("restored");
-                loader.set_epoch(0);
-                (pass(&loader), loader.state())
-            }).collect();
+            let ranks: Vec<_> = (0..world_size)
+                .map(|rank| {
+                    let loader =
+                        Loader::new(&dataset, LoaderConfig { rank, world_size, ..config(batch_size) }).expect("loader");
+                    loader.restore(&state).expect("restored");
+                    loader.set_epoch(0);
+                    (pass(&loader), loader.state())
+                })
+                .collect();
             let mut rest = Vec::new();
             for step in 0..ranks[0].0.len() {
                 for (batches, _) in &ranks {
                     let pads = batches[step].pads.as_ref().expect("pads");
-                    rest.extend(batches[step].indices.iter().zip(pads).filter(|(_, pad)| !**pad).map(|(index, _)| *index));
+                    rest.extend(
+                        batches[step].indices.iter().zip(pads).filter(|(_, pad)| !**pad).map(|(index, _)| *index),
+                    );
                 }
             }
             assert_eq!(rest, whole[(stop * 4).min(26)..], "from step {stop} with {batch_size} × {world_size}");

@@ -1,8 +1,10 @@
 use proptest::prelude::*;
 
-use super::*;
-use crate::cache::Policy;
-use crate::cache::eviction::by_policy;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::eviction::by_policy;
+use super::{Entry, Policy, Table, UnitId};
 
 /// An entry: its unit, its bytes, and a number that tells it from others of the same unit and bytes.
 type Value = (UnitId, usize, u64);
@@ -178,7 +180,7 @@ impl Pair {
     }
 
     fn is_there(&self, unit: UnitId) -> bool {
-        self.table.inner.lock().by_unit.contains_key(&unit)
+        self.table.contains(unit)
     }
 
     fn check(&self) {
@@ -207,17 +209,18 @@ proptest! {
     }
 }
 
+/// Counts what really exists.
+struct Real(Arc<AtomicUsize>, usize);
+impl Drop for Real {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn memory_is_never_over_capacity_under_many_threads() {
     const CAPACITY: usize = 1_000;
     let live = Arc::new(AtomicUsize::new(0));
-    /// Counts what really exists.
-    struct Real(Arc<AtomicUsize>, usize);
-    impl Drop for Real {
-        fn drop(&mut self) {
-            self.0.fetch_sub(self.1, Ordering::SeqCst);
-        }
-    }
     let table = Table::new(CAPACITY, by_policy(Policy::Lru));
     std::thread::scope(|scope| {
         for thread in 0..8_usize {
