@@ -1,7 +1,9 @@
 //! What the tests of Headwater share.
 //!
-//! [`conformance`] holds one suite per seam, run by every implementation of it.
+//! [`conformance`] holds one suite per seam, run by every implementation of it; [`server`] is a remote in memory, as slow as it is
+//! told to be.
 
 #![allow(clippy::missing_panics_doc)] // failing is what a suite is for
 
 pub mod conformance;
+pub mod server;

@@ -9,6 +9,7 @@ use headwater::engine::{Engine, uninterrupted};
 use headwater::source::{self, Local, Memory, Source, SourceSpec};
 use headwater::{Error, ErrorKind};
 use headwater_testkit::conformance::{self, Fixture};
+use headwater_testkit::server::{BUCKET, Server, Speed};
 use object_store::ObjectStoreExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
@@ -125,9 +126,8 @@ fn memory_conforms() {
     block_on(async move { conformance::source(&fixture).await });
 }
 
-#[test]
-fn s3_conforms() {
-    let Some(server) = server() else { return };
+/// The suite against a server and the options to reach it.
+fn s3_conforms_on(server: serde_json::Value) {
     let given = server.clone();
     let text = move |name: &str| given[name].as_str().expect("text").to_owned();
     let prefix = format!("conformance-{}", std::process::id());
@@ -146,6 +146,23 @@ fn s3_conforms() {
             .expect("store");
         conformance::source(&OnS3 { source, store, prefix }).await;
     });
+}
+
+#[test]
+fn s3_conforms() {
+    if let Some(server) = server() {
+        s3_conforms_on(server);
+    }
+}
+
+/// So what is measured and tried against the server in memory holds for real ones.
+#[test]
+fn s3_from_memory_conforms() {
+    let speed = Speed { total_rate: Some(500_000_000), ..Speed::default() };
+    let server = Server::start(speed).expect("starts");
+    s3_conforms_on(serde_json::json!({
+        "endpoint": server.endpoint(), "bucket": BUCKET, "region": "test", "access_key_id": "a", "secret_access_key": "b",
+    }));
 }
 
 #[test]
