@@ -121,9 +121,13 @@ lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, document
 # ---- the rest
 
 # `make bench SUITE=reader`; all suites without.
-SUITE ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py)))
+SUITE ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/measure.py benchmarks/sets.py,$(wildcard benchmarks/*.py)))
 
-bench: build $(BIN)/.dev ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
+target/release/headwater-testkit: $(BIN)/.built
+	cargo build --release --locked -p headwater-testkit
+	touch $@
+
+bench: build target/release/headwater-testkit $(BIN)/.dev ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
 	for suite in $(SUITE); do $(BIN)/python benchmarks/$$suite.py; done
 
 docs: build ## regenerate docs/cli.md

@@ -59,6 +59,22 @@ def compare(
     )
 
 
+def figure(
+    name: str,
+    unit: str,
+    ours: float,
+    baseline: float,
+    baseline_name: str,
+    n: int,
+    spread: float = 0.0,
+    *,
+    lower: bool = False,
+) -> Row:
+    """A row of figures measured elsewhere; ``lower`` says that less is better."""
+    ratio = baseline / ours if lower else ours / baseline
+    return Row(name=name, unit=unit, ours=ours, baseline=baseline, baseline_name=baseline_name, ratio=ratio, n=n, spread=spread)
+
+
 def report(suite: str, rows: list[Row]) -> None:
     """Prints a table and writes ``target/bench/<suite>.json``."""
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,6 @@ comparable, since it reads nothing by itself).
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,9 @@ import torch
 
 import headwater as hw
 from measure import Row, compare, report
+from sets import PAIRS, demo_set
 
-SETS = {"6.8 MB": ([], 48), "96 KB": (["--small"], 400)}
-PAIRS = {"latents": "latent_*", "conditions": "condition_*"}
-
-
-def demo_set(name: str, options: list[str], samples: int) -> Path:
-    """Writes the demo set of that size, if it is not there yet."""
-    folder = Path("target/bench/sets") / name.replace(" ", "").replace(".", "_")
-    command = [str(Path(sys.executable).with_name("headwater")), "demo", "--write", str(folder)]
-    subprocess.run([*command, "--samples", str(samples), *options], check=True)
-    return folder
+SETS = {"6.8 MB": 48, "96 KB": 400}
 
 
 def rows_of(size: str, folder: Path) -> list[Row]:
@@ -77,7 +67,7 @@ def main() -> None:
     """Runs the suite."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
-    report("reader", [row for size, (options, n) in SETS.items() for row in rows_of(size, demo_set(size, options, n))])
+    report("reader", [row for size, n in SETS.items() for row in rows_of(size, demo_set(size, n))])
 
 
 if __name__ == "__main__":

@@ -530,6 +530,10 @@ def test_stats_tell_ready_and_reuse_apart(folder: Path) -> None:
     [wait, stall] = stats_of(made, "loader_wait_seconds_p99", "loader_stall_source_seconds_total")
     assert wait > 0
     assert stall > 0
+    made.dataset.reset_metrics()
+    assert stats_of(made, *names, "cache_hits_total", "cache_memory_entries") == [0, 0, 0, 0, 100]
+    made.dataset.clear_cache()
+    assert stats_of(made, "cache_memory_entries", "cache_memory_bytes") == [0, 0]
 
 
 def test_capacity_and_policy_hold(folder: Path) -> None:

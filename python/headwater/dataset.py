@@ -7,7 +7,7 @@ import multiprocessing.context
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from headwater import _headwater
 from headwater.config import CacheConfig, FetchConfig, given
@@ -15,11 +15,19 @@ from headwater.errors import ConfigError
 from headwater.frameworks import FrameworkName, framework_of
 from headwater.source import Option, Source
 
+if TYPE_CHECKING:
+    # What `DataLoader` is declared to take; nothing of torch is needed to be one.
+    from torch.utils.data import Dataset
+
+    _MapStyle = Dataset[Any]
+else:
+    _MapStyle = object
+
 Place: TypeAlias = "str | os.PathLike[str] | Source"
 Sample: TypeAlias = dict[str, Any]
 
 
-class StreamingDataset:
+class StreamingDataset(_MapStyle):
     """Samples by index, read from where they are stored.
 
     Works wherever torch takes a map-style dataset: ``DataLoader`` with any number of workers under fork, forkserver and
@@ -146,6 +154,10 @@ class StreamingDataset:
     def stats(self) -> dict[str, int | float]:
         """What was counted so far in this process: metric name → number, durations in seconds."""
         return self._native.stats()
+
+    def reset_metrics(self) -> None:
+        """Begins to count anew; what is cached stays."""
+        self._native.reset_metrics()
 
     def clear_cache(self) -> None:
         """Empties the cache of this process."""

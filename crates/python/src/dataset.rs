@@ -82,6 +82,11 @@ impl Dataset {
         to_dict(py, &self.inner.snapshot())
     }
 
+    /// Begins to count anew.
+    fn reset_metrics(&self) {
+        self.inner.reset_metrics();
+    }
+
     /// Empties the cache.
     fn clear_cache(&self) {
         self.inner.clear_cache();

@@ -159,6 +159,14 @@ impl Dataset {
         self.inner.metrics.snapshot()
     }
 
+    /// Begins to count anew; what is cached stays.
+    pub fn reset_metrics(&self) {
+        self.inner.metrics.reset();
+        if let Ok(kept) = self.inner.kept() {
+            kept.cache.reset_counters();
+        }
+    }
+
     /// What the cache of this process holds, and what happened in it.
     pub fn cache_stats(&self) -> CacheStats {
         self.inner.kept().map(|kept| kept.cache.stats()).unwrap_or_default()

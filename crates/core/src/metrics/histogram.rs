@@ -25,6 +25,10 @@ impl Histogram {
         self.counts[bucket_of(nanoseconds)].fetch_add(times, Ordering::Relaxed);
     }
 
+    pub(super) fn reset(&self) {
+        self.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    }
+
     pub(super) fn load(&self) -> Vec<u64> {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }

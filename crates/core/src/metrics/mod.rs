@@ -142,6 +142,13 @@ impl Metrics {
         self.values[gauge as usize].store(value, Ordering::Relaxed);
     }
 
+    /// Sets every counter and timing to zero; gauges stay.
+    pub fn reset(&self) {
+        let counters = METRICS.iter().zip(&self.values).filter(|(info, _)| info.kind == MetricKind::Counter);
+        counters.for_each(|(_, value)| value.store(0, Ordering::Relaxed));
+        self.timings.iter().for_each(Histogram::reset);
+    }
+
     /// The values now.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -216,6 +223,13 @@ mod tests {
         assert_eq!(get("source_read_seconds_total"), Some(Number::Seconds(1.5)));
         assert_eq!(get("samples_read_total"), Some(Number::Whole(7)));
         assert_eq!(get("manifest_samples"), Some(Number::Whole(9)));
+        metrics.time(Timing::Hit, 1_000_000, 3);
+        let names: Vec<_> = metrics.snapshot().quantiles().map(|(name, _)| name).collect();
+        assert_eq!(names, ["hit_seconds_p50", "hit_seconds_p99"]);
+        metrics.reset();
+        let snapshot = metrics.snapshot();
+        assert_eq!((snapshot.raw(Metric::SamplesRead), snapshot.raw(Metric::ManifestSamples)), (0, 9));
+        assert_eq!(snapshot.quantile(Timing::Hit, 0.5), None);
     }
 
     #[test]
