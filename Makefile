@@ -22,7 +22,7 @@ SOURCE ?=
 ENDPOINT ?=
 REGION ?=
 PAIRS ?= $(if $(SOURCE),,latents=latent_* conditions=condition_*)
-EPOCHS ?= 2
+EPOCHS ?= 3
 
 # The servers that tests use, as Debian packages. No ceph-mgr: a test cluster has nobody to report to.
 SERVER_PACKAGES := radosgw ceph-mon ceph-osd
@@ -66,11 +66,16 @@ build: $(BIN)/.built target/release/headwater ## the package in .venv, the comma
 wheel: $(BIN)/.tools ## dist/*.whl
 	$(BIN)/maturin build --release --locked --strip --interpreter $(BIN)/python --out dist
 
-demo: build ## train on streamed samples (SOURCE=s3://... ENDPOINT=http://... PAIRS="field=pattern ...")
+# torch is used where it is there; the demo does not bring gigabytes along.
+$(BIN)/.demo: $(BIN)/.tools
+	$(UV) numpy ml_dtypes
+	touch $@
+
+demo: build $(BIN)/.demo ## train on streamed samples (SOURCE=s3://... ENDPOINT=http://... PAIRS="field=pattern ...")
 ifeq ($(SOURCE),)
 	$(BIN)/headwater demo --write target/demo-set
 endif
-	$(BIN)/python examples/demo.py $(or $(SOURCE),target/demo-set) --epochs $(EPOCHS) \
+	$(BIN)/python examples/demo.py $(or $(SOURCE),target/demo-set --remote) --epochs $(EPOCHS) \
 		$(if $(PAIRS),--pairs $(foreach pair,$(PAIRS),'$(pair)')) $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(if $(REGION),--region $(REGION))
 
 # ---- test
@@ -94,6 +99,7 @@ test-quick: build $(BIN)/.dev ## Rust unit tests and quick Python tests, under a
 test-rust: $(BIN)/.tools ## Rust tests alone
 	$(WITH_S3) $(CARGO_TEST) $(RUST_TESTED)
 	cargo test --release --locked --doc --quiet $(RUST_TESTED)
+	cargo run --release --locked --quiet -p headwater --example train
 
 test-python: build $(BIN)/.dev ## Python and end-to-end tests alone
 	$(WITH_S3) $(BIN)/python -m pytest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -26,7 +26,7 @@ class Row(TypedDict):
 
 
 def compare(
-    name: str, unit: str, amount: float, ours: Callable[[], object], baselines: dict[str, Callable[[], object]], n: int = 7
+    name: str, unit: str, amount: float, ours: Callable[[], object], baselines: Mapping[str, Callable[[], object]], n: int = 7
 ) -> Row:
     """Times each side ``n`` times in turn after one warm-up; the strongest baseline is the one that counts.
 

@@ -1,33 +1,30 @@
-"""Trains a small model for a few epochs on tensors streamed by Headwater, and says how fast they came.
+"""Trains a small model for a few epochs on streamed batches, and says what its accelerator would have waited for.
 
-    python examples/demo.py target/demo-set --pairs latents=latent_* conditions=condition_*
+    python examples/demo.py target/demo-set --pairs latents=latent_* conditions=condition_* --remote
     python examples/demo.py s3://bucket/run --endpoint http://127.0.0.1:9000
 
-The model is a linear denoiser: it learns to take noise off the first floating-point tensor of each sample. It needs numpy;
-with torch installed, batches are torch tensors and go through ``torch.utils.data.DataLoader``. Beside each epoch stands the
-same loop over a plain reader: ``torch.load`` of one file after the other, or one object after the other where that cannot
-read the place.
+The model is a linear denoiser: it learns to take noise off the first floating-point tensor of each sample. After its update
+each step sleeps until `--step` is over, in place of an accelerator. ``--remote`` reads local files through an emulated remote
+of 30 ms to the first byte and 100 MB/s per stream. Beside every epoch stands the same loop over a plain reader, which takes
+one sample after the other from the same place. Needs numpy; uses torch tensors where torch is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import headwater as hw
 
-BATCH = 8
 POSITIONS = 256  # of each tensor, so that the loop measures reading rather than matrix products
-WITH_TORCH = importlib.util.find_spec("torch") is not None
-
-Sample = dict[str, Any]
+REMOTE = hw.Throttle(first_byte="30ms", stream_rate="100MB")
+STAGES = ("source", "decode", "collate")
 
 
 class Denoiser:
@@ -37,9 +34,9 @@ class Denoiser:
         self.weights: np.ndarray | None = None
         self.noise = np.random.default_rng(0)
 
-    def step(self, batch: list[np.ndarray]) -> float:
-        """One step on tensors of shape ``[channels, positions]``; returns the mean squared error before it."""
-        clean = np.concatenate(batch, axis=1)
+    def step(self, batch: np.ndarray) -> float:
+        """One step on ``[samples, channels, positions]``; returns the mean squared error before it."""
+        clean = np.concatenate(list(batch), axis=1)
         if self.weights is None:
             self.weights = np.zeros((clean.shape[0], clean.shape[0]), dtype=np.float32)
         noisy = clean + self.noise.standard_normal(clean.shape, dtype=np.float32)
@@ -48,97 +45,141 @@ class Denoiser:
         return float(np.mean(error * error))
 
 
-def first_float(value: Any) -> np.ndarray | None:
-    """The first floating-point tensor of a sample with two dimensions or more, as ``[channels, positions]`` float32."""
-    if isinstance(value, dict):
-        found = (first_float(item) for name, item in value.items() if name not in ("__key__", "__index__"))
+def first_float(batch: Any) -> np.ndarray | None:
+    """The first floating-point tensor of a batch, as ``[samples, channels, positions]`` float32."""
+    if isinstance(batch, dict):
+        found = (first_float(item) for name, item in batch.items() if not name.startswith("__"))
         return next((tensor for tensor in found if tensor is not None), None)
-    if not hasattr(value, "shape") or not hasattr(value, "ndim") or value.ndim < 2:
+    if not hasattr(batch, "shape") or len(batch.shape) < 3:
         return None
-    name = str(value.dtype).removeprefix("torch.")
-    if not name.startswith(("float", "bfloat")):
+    if not str(batch.dtype).removeprefix("torch.").startswith(("float", "bfloat")):
         return None
-    flat = value.reshape(value.shape[0], -1)[:, :POSITIONS]
+    flat = batch.reshape(batch.shape[0], batch.shape[1], -1)[:, :, :POSITIONS]
     return np.asarray(flat.float() if hasattr(flat, "float") else flat, dtype=np.float32)
 
 
-def through_headwater(dataset: hw.StreamingDataset, epoch: int) -> Iterator[list[Sample]]:
-    """Batches in a new random order, every batch fetched at once."""
-    if WITH_TORCH:
-        import torch
-        from torch.utils.data import DataLoader
-
-        shuffle = torch.Generator().manual_seed(epoch)
-        yield from DataLoader(dataset, batch_size=BATCH, shuffle=True, generator=shuffle, collate_fn=list)  # type: ignore[arg-type]
-        return
+def one_after_the_other(dataset: hw.StreamingDataset, batch_size: int, epoch: int) -> Iterator[Any]:
+    """The plain reader: nothing ahead, nothing at once, nothing kept."""
     order = np.random.default_rng(epoch).permutation(len(dataset))
-    for start in range(0, len(order), BATCH):
-        yield dataset.__getitems__(order[start : start + BATCH].tolist())
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        samples = [dataset[int(index)] for index in order[start : start + batch_size]]
+        singles = [first_float(unsqueezed(sample)) for sample in samples]
+        yield {"x": np.concatenate([single for single in singles if single is not None])}
 
 
-def plain_reader(dataset: hw.StreamingDataset, folders: list[tuple[Path, str]]) -> Callable[[int], Sample]:
-    """Reads one sample the ordinary way, if its files are here and torch is; else one object after the other."""
-    if not (WITH_TORCH and folders):
-        return lambda index: dataset[index]
-    import torch
-
-    def read(index: int) -> Sample:
-        key = dataset.key(index)
-        paths = (folder / (pattern.replace("*", key) + ".pt") for folder, pattern in folders)
-        return {path.parent.name: torch.load(path, weights_only=True) for path in paths}
-
-    return read
+def unsqueezed(sample: Any) -> Any:
+    """A sample as a batch of one."""
+    if isinstance(sample, dict):
+        return {name: unsqueezed(item) for name, item in sample.items()}
+    return sample[None] if hasattr(sample, "shape") else sample
 
 
-def run_epoch(label: str, batches: Iterator[list[Sample]], samples: int, model: Denoiser) -> None:
-    """Trains on every batch and prints how it went."""
-    began, waited, done, losses = time.perf_counter(), 0.0, 0, []
-    asked = began
-    for batch in batches:
-        waited += time.perf_counter() - asked
-        tensors = [tensor for tensor in map(first_float, batch) if tensor is not None]
-        if not tensors:
+@dataclass
+class Epoch:
+    """How an epoch went. Like MLPerf Storage, utilization leaves the first step out."""
+
+    label: str
+    samples: int = 0
+    seconds: float = 0.0
+    computing: float = 0.0
+    behind_first: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    stats: dict[str, float] = field(default_factory=dict)
+
+    def row(self) -> str:
+        """A line of the table."""
+        busy = 100 * self.computing / self.behind_first if self.behind_first else 0
+        asked = self.stats.get("loader_units_asked_total", 0)
+
+        def share(name: str) -> str:
+            return f"{100 * self.stats[f'loader_units_{name}_total'] / asked:.0f} %" if asked else "–"
+
+        stalls = [self.stats.get(f"loader_stall_{stage}_seconds_total") for stage in STAGES]
+        waits = ["–" if stall is None else f"{stall:.2f} s" for stall in stalls]
+        columns = (f"{self.samples / self.seconds:.1f}", share("ready"), share("reused"), *waits, f"{busy:.1f} %")
+        return f"{self.label:<18}" + "".join(f"{column:>10}" for column in (*columns, f"{self.losses[-1]:.4f}"))
+
+
+COLUMNS = ("samples/s", "ready", "reuse", "source", "decode", "collate", "AU", "loss")
+HEADER = " " * 18 + "".join(f"{column:>10}" for column in COLUMNS)
+
+
+def run_epoch(label: str, batches: Iterator[Any], total: int, model: Denoiser, step: float) -> Epoch:
+    """Trains on every batch, each step taking at least `step` seconds."""
+    epoch = Epoch(label)
+    began = time.perf_counter()
+    first_done = began
+    for number, batch in enumerate(batches):
+        started = time.perf_counter()
+        tensor = first_float(batch)
+        if tensor is None:
             sys.exit("no sample has a floating-point tensor of two or more dimensions to train on")
-        losses.append(model.step(tensors))
-        done += len(batch)
+        epoch.losses.append(model.step(tensor))
+        time.sleep(max(0.0, started + step - time.perf_counter()))
+        done = time.perf_counter()
+        epoch.samples += len(tensor)
+        if number == 0:
+            first_done = done
+        else:
+            epoch.computing += done - started
         if sys.stderr.isatty():
-            print(f"\r{label}: {done}/{samples} samples", end="", file=sys.stderr, flush=True)
-        asked = time.perf_counter()
-    took = time.perf_counter() - began
+            rate = epoch.samples / (done - began)
+            print(f"\r\033[K{label}: {epoch.samples}/{total} samples, {rate:.1f}/s", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
-    waiting = 100 * waited / took
-    print(f"{label:<28} {done / took:>9.1f} {waiting:>9.0f} % {losses[0]:>11.4f} {losses[-1]:>10.4f}", flush=True)
+    epoch.seconds = time.perf_counter() - began
+    epoch.behind_first = time.perf_counter() - first_done
+    return epoch
 
 
-def main() -> None:
-    """Parses the arguments and runs the epochs."""
+def through_headwater(loader: hw.StreamingDataLoader, number: int, model: Denoiser, step: float) -> Epoch:
+    """One epoch of the loader, with what was counted in it."""
+    before = loader.stats()
+    epoch = run_epoch(f"{number}  Headwater", iter(loader), len(loader.dataset), model, step)
+    after = loader.stats()
+    epoch.stats = {name: after[name] - before.get(name, 0) for name in after if name.endswith("_total")}
+    return epoch
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="folder or URI of the samples; sub-folders are fields")
     parser.add_argument("--pairs", nargs="*", default=[], metavar="FIELD=PATTERN", help="where keys are in file names")
     parser.add_argument("--endpoint", help="of an S3-compatible server")
     parser.add_argument("--region")
-    parser.add_argument("--epochs", type=int, default=2)
-    args = parser.parse_args()
-    options = {name: value for name in ("endpoint", "region") if (value := getattr(args, name))}
-    pairs = dict(pair.split("=", 1) for pair in args.pairs)
-    dataset = hw.StreamingDataset(hw.Source(args.source, **options), pairs=pairs or None)
+    parser.add_argument("--remote", action="store_true", help="emulate a remote: 30 ms to the first byte, 100 MB/s per stream")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--step", type=float, default=50, metavar="MS", help="what a training step takes; 50 by default")
+    parser.add_argument("--memory", default=None, metavar="SIZE", help="capacity of the cache, like 4GB")
+    parser.add_argument("--collate", default="stack", choices=["stack", "pad"])
+    return parser.parse_args()
 
-    root = Path(args.source)
-    folders = [(root / name, pairs.get(name, "*")) for name in dataset.fields] if root.is_dir() else []
-    plain = plain_reader(dataset, folders)
-    how = "torch.load" if WITH_TORCH and folders else "one after the other"
-    print(f"{len(dataset)} samples, fields {', '.join(dataset.fields)}, from {args.source}")
-    print(f"{'':<28} {'samples/s':>9} {'waiting':>11} {'first loss':>11} {'last loss':>10}")
+
+def main() -> None:
+    """Runs both loops over the same place and prints the table."""
+    args = parsed()
+    options = {name: value for name in ("endpoint", "region") if (value := getattr(args, name))}
+    place = hw.Source(args.source, **options)
+    pairs = dict(pair.split("=", 1) for pair in args.pairs) or None
+    fetch = hw.FetchConfig(throttle=REMOTE) if args.remote else None
+    dataset = hw.StreamingDataset(place, pairs=pairs, fetch=fetch, cache=hw.CacheConfig(memory=args.memory))
+    uncached = hw.StreamingDataset(place, pairs=pairs, fetch=fetch, cache=hw.CacheConfig(memory=0))
+    loader = hw.StreamingDataLoader(dataset, args.batch_size, shuffle=True, drop_last=True, collate=args.collate)
+
+    how = ", through an emulated remote: 30 ms to the first byte, 100 MB/s per stream" if args.remote else ""
+    print(f"{len(dataset)} samples, fields {', '.join(dataset.fields)}, from {args.source}{how}")
+    print(f"batches of {args.batch_size}, a step takes {args.step:g} ms; AU is the share of time spent in steps")
+    print(HEADER)
     model, plain_model = Denoiser(), Denoiser()
-    for epoch in range(args.epochs):
-        order = np.random.default_rng(epoch).permutation(len(dataset)).tolist()
-        batches = ([plain(i) for i in order[at : at + BATCH]] for at in range(0, len(order), BATCH))
-        run_epoch(f"epoch {epoch}, plain ({how})", batches, len(dataset), plain_model)
-        run_epoch(f"epoch {epoch}, Headwater", through_headwater(dataset, epoch), len(dataset), model)
-    stats = dataset.stats()
-    megabytes = stats["source_read_bytes_total"] / 1e6
-    print(f"Headwater read {stats['source_requests_total']} objects, {megabytes:.0f} MB.")
+    for number in range(args.epochs):
+        plain = one_after_the_other(uncached, args.batch_size, number)
+        print(run_epoch(f"{number}  plain reader", plain, len(uncached), plain_model, args.step / 1000).row(), flush=True)
+        print(through_headwater(loader, number, model, args.step / 1000).row(), flush=True)
+    stats = loader.stats()
+    read, cached = stats["source_read_bytes_total"] / 1e6, stats["cache_memory_bytes"] / 1e6
+    print(f"Headwater read {stats['source_requests_total']} objects, {read:.0f} MB; its cache holds {cached:.0f} MB.")
 
 
 if __name__ == "__main__":

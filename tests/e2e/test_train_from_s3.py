@@ -85,7 +85,7 @@ def test_trains_two_epochs_on_what_was_stored(remote_set: Remote, demo_set: Path
     dataset = opened(remote_set)
     assert len(dataset) == SAMPLES
     loader: DataLoader[Any] = DataLoader(
-        dataset,  # type: ignore[arg-type]
+        dataset,
         batch_size=4,
         shuffle=True,
         collate_fn=list,
@@ -122,7 +122,7 @@ def test_reads_some_objects_plain_and_some_compressed(remote_set: Remote) -> Non
 
 
 def test_default_collation_stacks_batches(remote_set: Remote, demo_set: Path) -> None:
-    batch = next(iter(DataLoader(opened(remote_set), batch_size=3)))  # type: ignore[arg-type]
+    batch = next(iter(DataLoader(opened(remote_set), batch_size=3)))
     assert batch["__index__"].tolist() == [0, 1, 2]
     for row, key in enumerate(batch["__key__"]):
         expected = dict(leaves(torch.load(demo_set / FILES["latents"].format(key), weights_only=True)))
