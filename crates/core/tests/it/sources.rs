@@ -127,11 +127,11 @@ fn memory_conforms() {
 }
 
 /// The suite against a server and the options to reach it.
-fn s3_conforms_on(server: serde_json::Value) {
+fn s3_conforms_on(server: &serde_json::Value) {
     let given = server.clone();
     let text = move |name: &str| given[name].as_str().expect("text").to_owned();
     let prefix = format!("conformance-{}", std::process::id());
-    let spec = spec(&server, &format!("s3://{}/{prefix}/", text("bucket")), &[]);
+    let spec = spec(server, &format!("s3://{}/{prefix}/", text("bucket")), &[]);
     block_on(async move {
         // Opening a source first also chooses the cryptography behind both clients.
         let source = source::open(&spec).await.expect("opens");
@@ -151,7 +151,7 @@ fn s3_conforms_on(server: serde_json::Value) {
 #[test]
 fn s3_conforms() {
     if let Some(server) = server() {
-        s3_conforms_on(server);
+        s3_conforms_on(&server);
     }
 }
 
@@ -160,7 +160,7 @@ fn s3_conforms() {
 fn s3_from_memory_conforms() {
     let speed = Speed { total_rate: Some(500_000_000), ..Speed::default() };
     let server = Server::start(speed).expect("starts");
-    s3_conforms_on(serde_json::json!({
+    s3_conforms_on(&serde_json::json!({
         "endpoint": server.endpoint(), "bucket": BUCKET, "region": "test", "access_key_id": "a", "secret_access_key": "b",
     }));
 }
