@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 import zstandard
 
 import headwater as hw
-from same import assert_same
+from same import assert_same, bits
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -251,6 +252,108 @@ class Payload:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch {self.path}",)
+
+
+def test_marked_signs_are_turned_round(tmp_path: Path) -> None:
+    x = torch.tensor([1 + 2j, -3.5 + 0j, complex(0.0, float("inf"))])
+    half = x.to(torch.complex32)
+    values = {
+        "conj": x.conj(),
+        "neg": x.clone().conj().imag,
+        "both": torch._neg_view(x.clone().conj()),
+        "transposed": x.reshape(3, 1).expand(3, 2).contiguous().t().conj(),
+        "half": half.conj(),
+    }
+    assert values["conj"].is_conj()
+    assert values["neg"].is_neg()
+    torch.save(values, tmp_path / "x.pt")
+    ours, theirs = hw.load(tmp_path / "x.pt"), torch.load(tmp_path / "x.pt", weights_only=True)
+    for name in values:
+        resolved = theirs[name].resolve_conj().resolve_neg()
+        assert bits(ours[name]) == bits(resolved), name
+
+
+def text(value: bytes) -> bytes:
+    return b"X" + len(value).to_bytes(4, "little") + value
+
+
+def zipped(pickle: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a/data.pkl", pickle)
+        archive.writestr("a/data/0", b"")
+    return buffer.getvalue()
+
+
+STORAGE = b"(" + text(b"storage") + b"ctorch\nFloatStorage\n" + text(b"0") + text(b"cpu") + b"K\0tQ"
+MEMOISED = b"\x80\x02(" + b"K\1" * 100_000 + b"tq\0" + b"0"
+LONG_TEXT = b"\x80\x02" + text(b"a" * 200_000) + b"q\0" + text(b"latin1") + b"q\1"
+BOMBS = {
+    "sizes": MEMOISED + b"](" + b"ctorch\nSize\nh\0\x85R" * 3000 + b"e.",
+    "sets": MEMOISED + b"](" + b"cbuiltins\nset\nh\0\x85R" * 3000 + b"e.",
+    "shapes": MEMOISED + b"](" + (b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0h\0h\0\x89NtR") * 1000 + b"e.",
+    "encoded": b"\x80\x02"
+    + text(b"a" * 200_000)
+    + b"q\0"
+    + text(b"latin1")
+    + b"q\1]("
+    + b"c_codecs\nencode\nh\0h\1\x86R" * 3000
+    + b"e.",
+    "bytes": b"\x80\x03B" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20) + b"q\0](" + b"h\0" * 3000 + b"e.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_is_repeated_without_end_costs_little_memory(name: str, tmp_path: Path) -> None:
+    (tmp_path / "bomb.pt").write_bytes(zipped(BOMBS[name]))
+    code = """
+import resource, sys
+import headwater as hw
+limit = 1 << 30
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try:
+    hw.load(sys.argv[1], framework="numpy")
+except hw.HeadwaterError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "bomb.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "bomb.pt" in done.stdout
+
+
+@pytest.mark.slow
+def test_long_lists_and_many_tensors_are_no_bombs(tmp_path: Path) -> None:
+    numbers = list(range(1_500_000))
+    torch.save(numbers, tmp_path / "numbers.pt")
+    assert hw.load(tmp_path / "numbers.pt") == numbers
+    tensors = [torch.tensor(number) for number in range(66_000)]
+    hw.save(tensors, tmp_path / "tensors.pt")
+    for again in (hw.load(tmp_path / "tensors.pt"), torch.load(tmp_path / "tensors.pt", weights_only=True)):
+        assert [int(tensor) for tensor in again] == list(range(66_000))
+
+
+def test_finds_the_compressed_file_where_there_is_no_plain_one(tmp_path: Path) -> None:
+    torch.save([1], tmp_path / "x.pt")
+    (tmp_path / "x.pt.zst").write_bytes(zstandard.compress((tmp_path / "x.pt").read_bytes()))
+    torch.save([2], tmp_path / "x.pt")
+    assert hw.load(tmp_path / "x.pt") == [2]
+    (tmp_path / "x.pt").unlink()
+    assert hw.load(tmp_path / "x.pt") == [1]
+    with pytest.raises(hw.NotFoundError, match=r"y\.pt`"):
+        hw.load(tmp_path / "y.pt")
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pt")
+    with pytest.raises(hw.NotFoundError, match="no regular file"):
+        hw.load(tmp_path / "x.pt")
+
+
+def test_reads_npy_headers_as_others_write_them(tmp_path: Path) -> None:
+    header = b'{"descr" : "<f4", "fortran_order":False , "shape": (2 ,), }'.ljust(117) + b"\n"
+    magic = b"\x93NUMPY\x01\x00"
+    (tmp_path / "x.npy").write_bytes(magic + len(header).to_bytes(2, "little") + header + np.float32([1, 2]).tobytes())
+    assert hw.load(tmp_path / "x.npy").tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("zipped", [True, False])

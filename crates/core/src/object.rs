@@ -14,7 +14,7 @@ use crate::format::{self, Limits, pt};
 use crate::source::{Local, ReadRequest, Source};
 use crate::value::Value;
 
-/// Reads and decodes a local file; its suffixes say how.
+/// Reads and decodes a local file; its suffixes say how. Where there is no `x.pt`, `x.pt.zst` is read.
 ///
 /// # Errors
 /// `NotFound`, `Denied`, `Io`, `Corrupt`, `Unsupported`, naming the file.
@@ -24,9 +24,21 @@ pub fn load(path: &Path) -> Result<Value> {
         name.ok_or_else(|| Error::new(ErrorKind::Invalid, "read", path.display()).because("it is no file name"))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = Local::open(folder)?;
-    let read = folder.read_blocking(&ReadRequest::whole(name), Engine::current()?.buffers());
-    let object = read.ok_or_else(|| Error::new(ErrorKind::Internal, "read", path.display()))??;
-    decode(&folder.uri_of(name), &object.bytes)
+    let read = |name: &str| {
+        let read = folder.read_blocking(&ReadRequest::whole(name), Engine::current()?.buffers());
+        read.unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "read", path.display())))
+    };
+    let compressed = format!("{name}.zst");
+    match read(name) {
+        Ok(object) => decode(&folder.uri_of(name), &object.bytes),
+        Err(error) if error.kind() == ErrorKind::NotFound => match read(&compressed) {
+            Ok(object) => decode(&folder.uri_of(&compressed), &object.bytes),
+            // That the file asked for is not there is the news.
+            Err(other) if other.kind() == ErrorKind::NotFound => Err(error),
+            Err(other) => Err(other),
+        },
+        Err(error) => Err(error),
+    }
 }
 
 /// Decodes an object's bytes; the suffixes of `name` say how. Tensors may be views of `bytes`.

@@ -86,12 +86,14 @@ struct Header {
 }
 
 impl Header {
-    /// Reads `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, in any order of keys.
+    /// Reads `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`: a literal of Python, in any order of keys, with either
+    /// quotes and with spaces where Python allows them.
     fn parse(text: &str) -> Result<Self> {
+        let text = &text.replace('"', "'");
         let odd = || corrupt(format_args!("its header is odd: {}", text.trim_end().escape_debug()));
         let value_of = |key: &str| {
-            let (_, rest) = text.split_once(&format!("'{key}':"))?;
-            Some(rest.trim_start())
+            let (_, rest) = text.split_once(&format!("'{key}'"))?;
+            Some(rest.trim_start().strip_prefix(':')?.trim_start())
         };
         let descr = value_of("descr").ok_or_else(odd)?;
         let order = value_of("fortran_order").ok_or_else(odd)?;

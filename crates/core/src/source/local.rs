@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,7 +68,9 @@ impl Local {
     fn read_now(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
         let path = self.path_of(&request.key)?;
         let failed = |cause| Error::io("read", path.display(), cause);
-        let file = File::open(&path).map_err(failed)?;
+        // Opening a pipe would wait for whoever writes to it; without waiting it can be told to be no file.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(&path).map_err(failed)?;
         let meta = meta_of(&request.key, &file.metadata().map_err(failed)?)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "read", path.display()).because("it is no regular file"))?;
         let name = self.uri_of(&request.key);
@@ -203,7 +205,7 @@ impl Walk<'_> {
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
             // Gone since the folder was read, or a link to nowhere.
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(cause) if is_no_target(&cause) => return Ok(()),
             Err(cause) => return Err(Stop::Failed(Error::io("list", path.display(), cause))),
         };
         let key = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
@@ -217,6 +219,11 @@ impl Walk<'_> {
     fn flush(&mut self) -> Result<(), Stop> {
         self.pages.blocking_send(Ok(std::mem::take(&mut self.page))).map_err(|_| Stop::NobodyListens)
     }
+}
+
+/// Whether a name leads nowhere: gone, or a link to nothing or to itself.
+fn is_no_target(cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 /// `None` for anything but a regular file.

@@ -1,8 +1,8 @@
 //! The names a pickle may mention, and what calling each of them makes.
 
-use super::machine::{Id, Machine, Node, StorageUse, TensorSpec};
+use super::machine::{Id, Machine, Node, Signs, StorageUse, TensorSpec};
 use crate::error::Result;
-use crate::value::DType;
+use crate::value::{DType, Dims};
 
 /// A constructor or constant on the allow-list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,21 +77,23 @@ fn storage_dtype(class: &str) -> Option<DType> {
     })
 }
 
+/// torch itself makes none of more.
+const MAX_DIMS: usize = 64;
+
 /// What `global(*arguments)` makes.
 pub(super) fn call(machine: &mut Machine<'_>, global: Global, arguments: &[Id]) -> Result<Id> {
     use Global as G;
     let node = match (global, arguments) {
-        (G::RebuildTensorV2, [storage, offset, size, stride, _, _] | [storage, offset, size, stride, _, _, _]) => {
-            tensor(machine, None, [*storage, *offset, *size, *stride])?
+        (G::RebuildTensorV2, [storage, offset, size, stride, _, _, metadata @ ..]) if metadata.len() <= 1 => {
+            let signs = signs(machine, metadata.first())?;
+            tensor(machine, None, [*storage, *offset, *size, *stride], signs)?
         }
-        (
-            G::RebuildTensorV3,
-            [storage, offset, size, stride, _, _, dtype] | [storage, offset, size, stride, _, _, dtype, _],
-        ) => {
+        (G::RebuildTensorV3, [storage, offset, size, stride, _, _, dtype, metadata @ ..]) if metadata.len() <= 1 => {
             let Node::Global(G::DType(dtype)) = *machine.node(*dtype) else {
                 return machine.refuse("no dtype where one belongs");
             };
-            tensor(machine, Some(dtype), [*storage, *offset, *size, *stride])?
+            let signs = signs(machine, metadata.first())?;
+            tensor(machine, Some(dtype), [*storage, *offset, *size, *stride], signs)?
         }
         (G::RebuildParameter, [data, _, _] | [data, _, _, _]) => return same_tensor(machine, *data),
         (G::RebuildFromType, [function, class, arguments, _]) => {
@@ -102,7 +104,7 @@ pub(super) fn call(machine: &mut Machine<'_>, global: Global, arguments: &[Id]) 
         (G::Counter, []) => Node::Dict { items: Vec::new(), ordered: false },
         (G::Counter, [counts]) if matches!(machine.node(*counts), Node::Dict { .. }) => return Ok(*counts),
         (G::Set | G::FrozenSet, []) => Node::Set(Vec::new()),
-        (G::Set | G::FrozenSet, [items]) => Node::Set(machine.items_of(*items)?.to_vec()),
+        (G::Set | G::FrozenSet, [items]) => Node::Set(machine.copied_items(*items)?),
         (G::Bytes | G::ByteArray, []) => Node::Bytes(Vec::new().into()),
         (G::ByteArray, [bytes]) if matches!(machine.node(*bytes), Node::Bytes(_)) => return Ok(*bytes),
         (G::Encode | G::ByteArray | G::Bytes, [text, encoding]) => encoded(machine, *text, *encoding)?,
@@ -119,6 +121,7 @@ fn tensor(
     machine: &Machine<'_>,
     dtype: Option<DType>,
     [storage, offset, size, stride]: [Id; 4],
+    signs: Signs,
 ) -> Result<Node<'static>> {
     let Node::Storage(StorageUse { storage, base }) = *machine.node(storage) else {
         return machine.refuse("a tensor without a storage");
@@ -127,12 +130,33 @@ fn tensor(
         return machine.refuse("a tensor without a dtype");
     };
     let dims = |id| -> Result<_> { machine.ints_of(id)?.into_iter().map(|n| machine.size_from(n)).collect() };
-    let (shape, strides) = (dims(size)?, dims(stride)?);
+    let (shape, strides): (Dims, Dims) = (dims(size)?, dims(stride)?);
+    if shape.len() > MAX_DIMS {
+        return machine.refuse(format_args!("a tensor of {} dimensions", shape.len()));
+    }
     let offset = machine.size_from(machine.int_of(offset)?)?.checked_add(base);
     let Some(offset) = offset.and_then(|elements| elements.checked_mul(dtype.size())) else {
         return machine.refuse("a tensor's offset is absurd");
     };
-    Ok(Node::Tensor(TensorSpec { dtype, storage, offset, shape, strides }))
+    Ok(Node::Tensor(TensorSpec { dtype, storage, offset, shape, strides, signs }))
+}
+
+/// Views that torch keeps as a mark on the tensor instead of changing its elements.
+fn signs(machine: &Machine<'_>, metadata: Option<&Id>) -> Result<Signs> {
+    let mut signs = Signs::default();
+    let items = match metadata.map(|&id| machine.node(id)) {
+        None | Some(Node::None) => return Ok(signs),
+        Some(Node::Dict { items, .. }) => items,
+        Some(_) => return machine.refuse("tensor metadata that is no dict"),
+    };
+    for &(name, value) in items {
+        match (machine.str_of(name)?, machine.node(value)) {
+            ("conj", Node::Bool(is_set)) => signs.conj = *is_set,
+            ("neg", Node::Bool(is_set)) => signs.neg = *is_set,
+            (name, _) => return machine.unsupported(format_args!("a tensor with `{}`", name.escape_debug())),
+        }
+    }
+    Ok(signs)
 }
 
 fn same_tensor(machine: &Machine<'_>, data: Id) -> Result<Id> {
@@ -151,7 +175,7 @@ fn from_type(machine: &mut Machine<'_>, function: Id, class: Id, arguments: Id) 
     if !matches!(machine.node(class), Node::Global(Global::TensorClass)) {
         return machine.refuse("`_rebuild_from_type_v2` of something else than a tensor");
     }
-    let arguments = machine.items_of(arguments)?.to_vec();
+    let arguments = machine.copied_items(arguments)?;
     call(machine, function, &arguments)
 }
 
@@ -160,6 +184,7 @@ fn pairs_of(machine: &Machine<'_>, pairs: Id) -> Result<Vec<(Id, Id)>> {
         [key, value] => Ok((*key, *value)),
         _ => machine.refuse("a pair that is none"),
     };
+    machine.charge(2 * machine.items_of(pairs)?.len())?;
     machine.items_of(pairs)?.iter().map(pair).collect()
 }
 
@@ -168,6 +193,7 @@ fn encoded<'a>(machine: &Machine<'a>, text: Id, encoding: Id) -> Result<Node<'a>
     if !matches!(machine.str_of(encoding)?, "latin1" | "latin-1") {
         return machine.refuse("bytes in an encoding other than latin1");
     }
+    machine.charge(machine.str_of(text)?.len())?;
     let bytes: Result<Vec<u8>, _> = machine.str_of(text)?.chars().map(|c| u8::try_from(u32::from(c))).collect();
     bytes.map_or_else(|_| machine.refuse("text that is not latin1"), |bytes| Ok(Node::Bytes(bytes.into())))
 }

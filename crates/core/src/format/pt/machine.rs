@@ -4,6 +4,9 @@
 //! node and every length is checked against the input before anything is copied: a pickle costs memory in proportion to its
 //! own length, whatever it says. Names go through the allow-list of [`globals`]; an unknown one ends the run.
 
+use std::cell::Cell;
+use std::collections::HashMap;
+
 use super::super::Limits;
 use super::globals::{self, Global};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,6 +53,14 @@ pub(super) struct TensorSpec {
     pub(super) offset: usize,
     pub(super) shape: Dims,
     pub(super) strides: Dims,
+    pub(super) signs: Signs,
+}
+
+/// Signs that are turned round when the tensor is read: of imaginary parts, of everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Signs {
+    pub(super) conj: bool,
+    pub(super) neg: bool,
 }
 
 /// A storage the pickle refers to.
@@ -74,8 +85,14 @@ pub(super) struct Machine<'a> {
     marks: Vec<usize>,
     memo: Vec<Id>,
     pub(super) storages: Vec<StorageSpec<'a>>,
+    /// Number of each storage in `storages`.
+    known: HashMap<(&'a str, Option<DType>), usize>,
+    /// Elements that may still be copied out of nodes: what is memoised once can be copied without end.
+    copies: Cell<usize>,
 }
 
+/// Elements that may be copied for every byte of a pickle: torch writes more bytes than elements.
+const COPIES_PER_BYTE: usize = 8;
 const UNSET: Id = Id::MAX;
 const HIGHEST_PROTOCOL: u8 = 5;
 const MARKS_PER_LEVEL: usize = 4;
@@ -95,6 +112,8 @@ impl<'a> Machine<'a> {
             marks: Vec::new(),
             memo: Vec::with_capacity(USUAL_NODES),
             storages: Vec::new(),
+            known: HashMap::new(),
+            copies: Cell::new((input.len() + USUAL_NODES).saturating_mul(COPIES_PER_BYTE)),
         }
     }
 
@@ -311,6 +330,7 @@ impl<'a> Machine<'a> {
         let (Node::Global(global), Node::Tuple(arguments)) = (self.node(ids[0]), self.node(ids[1])) else {
             return self.refuse("a call of something that cannot be called");
         };
+        self.charge(arguments.len())?;
         let (global, arguments) = (*global, arguments.clone());
         let made = globals::call(self, global, &arguments)?;
         self.stack.push(made);
@@ -351,9 +371,9 @@ impl<'a> Machine<'a> {
         };
         let numel = self.size_from(self.int_of(parts[4])?)?;
         let key = self.node_str(parts[2])?;
-        let known = self.storages.iter().rposition(|known| known.key == key && known.dtype == dtype);
-        let storage = known.unwrap_or(self.storages.len());
-        if known.is_none() {
+        let next = self.storages.len();
+        let storage = *self.known.entry((key, dtype)).or_insert(next);
+        if storage == next {
             self.storages.push(StorageSpec { key, dtype, numel });
         }
         self.push(Node::Storage(StorageUse { storage, base }))
@@ -368,6 +388,28 @@ impl<'a> Machine<'a> {
         }
     }
 
+    pub(super) fn copied_items(&self, id: Id) -> Result<Vec<Id>> {
+        let items = self.items_of(id)?;
+        self.charge(items.len())?;
+        Ok(items.to_vec())
+    }
+
+    /// Counts elements that are about to be copied out of a node.
+    pub(super) fn charge(&self, elements: usize) -> Result<()> {
+        match self.copies.get().checked_sub(elements) {
+            Some(left) => {
+                self.copies.set(left);
+                Ok(())
+            }
+            None => self.refuse("it repeats its values far beyond its own length"),
+        }
+    }
+
+    /// How many nodes there are.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     pub(super) fn int_of(&self, id: Id) -> Result<i64> {
         match *self.node(id) {
             Node::Int(number) => Ok(number),
@@ -377,8 +419,10 @@ impl<'a> Machine<'a> {
 
     pub(super) fn ints_of(&self, id: Id) -> Result<Vec<i64>> {
         if let Node::Size(sizes) = self.node(id) {
+            self.charge(sizes.len())?;
             return Ok(sizes.clone());
         }
+        self.charge(self.items_of(id)?.len())?;
         self.items_of(id)?.iter().map(|&item| self.int_of(item)).collect()
     }
 
@@ -482,6 +526,10 @@ impl<'a> Machine<'a> {
 
     fn error(&self, kind: ErrorKind) -> Error {
         Error::new(kind, "read", format_args!("pickle at offset {}", self.origin + self.opcode_at))
+    }
+
+    pub(super) fn unsupported<T>(&self, reason: impl std::fmt::Display) -> Result<T> {
+        Err(self.error(ErrorKind::Unsupported).because(reason))
     }
 
     pub(super) fn refuse<T>(&self, reason: impl std::fmt::Display) -> Result<T> {

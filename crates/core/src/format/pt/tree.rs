@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::super::Limits;
 use super::corrupt;
 use super::globals::Global;
-use super::machine::{Id, Machine, Node, StorageSpec, TensorSpec};
+use super::machine::{Id, Machine, Node, Signs, StorageSpec, TensorSpec};
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::value::{DType, Dict, Tensor, Value};
@@ -67,7 +67,9 @@ impl<'a> Storages<'a> {
 
 /// Builds the value of a node, each use of a shared node anew.
 pub(super) fn build(machine: &Machine<'_>, root: Id, storages: &mut Storages<'_>, limits: &Limits) -> Result<Value> {
-    Builder { machine, storages, depth: limits.max_depth, nodes: limits.max_nodes, text: MAX_SHARED_TEXT }.value(root)
+    // What the pickle spells out is in proportion to its length; only what it repeats has to be limited.
+    let (nodes, text) = (limits.max_nodes + machine.len(), MAX_SHARED_TEXT + machine.consumed());
+    Builder { machine, storages, depth: limits.max_depth, nodes, text }.value(root)
 }
 
 struct Builder<'a, 'b, 'c> {
@@ -81,7 +83,7 @@ struct Builder<'a, 'b, 'c> {
 
 impl Builder<'_, '_, '_> {
     fn value(&mut self, id: Id) -> Result<Value> {
-        self.nodes = self.nodes.checked_sub(1).ok_or_else(|| corrupt("pickle", "it holds too many values"))?;
+        self.nodes = self.nodes.checked_sub(1).ok_or_else(|| corrupt("pickle", "it repeats too many values"))?;
         let machine = self.machine;
         Ok(match machine.node(id) {
             Node::None => Value::None,
@@ -91,8 +93,8 @@ impl Builder<'_, '_, '_> {
             Node::Complex(real, imaginary) => Value::Complex(*real, *imaginary),
             Node::BigInt(it) => Value::BigInt(self.counted(it.len()).map(|()| it.to_vec())?),
             Node::Str(it) => Value::Str(self.counted(it.len()).map(|()| (*it).to_owned())?),
-            Node::Bytes(it) => Value::Bytes(it.clone()),
-            Node::Size(it) => Value::Size(it.clone()),
+            Node::Bytes(it) => Value::Bytes(self.counted(it.len()).map(|()| it.clone())?),
+            Node::Size(it) => Value::Size(self.counted(size_of_val(&it[..])).map(|()| it.clone())?),
             Node::Device(it) => Value::Device(it.clone()),
             Node::Global(Global::DType(it)) => Value::DType(*it),
             Node::Tensor(spec) => Value::Tensor(self.tensor(spec)?),
@@ -131,8 +133,36 @@ impl Builder<'_, '_, '_> {
 
     fn tensor(&mut self, spec: &TensorSpec) -> Result<Tensor> {
         let storage = self.storages.get(spec.storage, spec.dtype);
-        Tensor::new(spec.dtype, &spec.shape, &spec.strides, storage, spec.offset)
-            .map_err(|cause| Error::new(ErrorKind::Corrupt, "read", "a tensor").caused_by(cause))
+        let tensor = Tensor::new(spec.dtype, &spec.shape, &spec.strides, storage, spec.offset)
+            .map_err(|cause| Error::new(ErrorKind::Corrupt, "read", "a tensor").caused_by(cause))?;
+        if spec.signs == Signs::default() { Ok(tensor) } else { self.resolved(&tensor, spec.signs) }
+    }
+
+    /// The tensor with its marked signs turned round, in memory of its own.
+    fn resolved(&self, tensor: &Tensor, signs: Signs) -> Result<Tensor> {
+        let (dtype, unit) = (tensor.dtype(), tensor.dtype().swap_unit());
+        let is_complex = matches!(dtype, DType::C32 | DType::C64 | DType::C128);
+        let is_signed = is_complex || matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
+        if signs.conj && !is_complex || signs.neg && !is_signed {
+            return Err(corrupt("a tensor", format_args!("a marked sign on {dtype}")));
+        }
+        // An expanded view of little memory must not become much of it.
+        let nbytes = tensor.numel().checked_mul(dtype.size()).filter(|&bytes| bytes <= tensor.storage().0.len());
+        let Some(nbytes) = nbytes else {
+            return Err(
+                Error::new(ErrorKind::Unsupported, "read", "a tensor").because("a marked sign on a repeating view")
+            );
+        };
+        let mut out = self.storages.buffers.take(nbytes);
+        tensor.copy_to(&mut out);
+        for (number, part) in out.chunks_exact_mut(unit).enumerate() {
+            let is_imaginary = is_complex && number % 2 == 1;
+            // The sign is the highest bit of the last byte: everything is little-endian here.
+            if signs.neg ^ (signs.conj && is_imaginary) {
+                part[unit - 1] ^= 0x80;
+            }
+        }
+        Tensor::from_bytes(dtype, tensor.shape(), out.freeze())
     }
 }
 

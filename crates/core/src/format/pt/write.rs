@@ -3,6 +3,8 @@
 //! The layout is torch's own: `data.pkl` under protocol 2, byte order, storages stored and aligned to 64 bytes, version 3.
 //! Tensors that view the same bytes share a storage.
 
+use std::collections::HashMap;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::value::{DType, Dict, Tensor, Value};
 
@@ -20,7 +22,7 @@ const PADDING_FIELD: [u8; 2] = *b"FB";
 /// # Errors
 /// `Unsupported` when the file would exceed 4 GiB.
 pub fn write_pt(value: &Value) -> Result<Vec<u8>> {
-    let mut pickler = Pickler { out: vec![0x80, 2], storages: Vec::new() };
+    let mut pickler = Pickler { out: vec![0x80, 2], storages: Vec::new(), known: HashMap::new() };
     pickler.value(value);
     pickler.out.push(b'.');
     let len: usize = pickler.storages.iter().map(|storage| storage.bytes().len() + 256).sum();
@@ -37,9 +39,8 @@ pub fn write_pt(value: &Value) -> Result<Vec<u8>> {
     Ok(zip.finish())
 }
 
-/// The bytes behind one or more tensors of a dtype.
+/// The bytes behind one or more tensors of one dtype, by the first of them.
 struct Stored {
-    dtype: DType,
     tensor: Tensor,
 }
 
@@ -52,6 +53,8 @@ impl Stored {
 struct Pickler {
     out: Vec<u8>,
     storages: Vec<Stored>,
+    /// Number of each storage, by where its bytes lie and their dtype.
+    known: HashMap<((usize, usize), DType), usize>,
 }
 
 impl Pickler {
@@ -203,13 +206,11 @@ impl Pickler {
         let whole = storage.len().is_multiple_of(item) && offset.is_multiple_of(item);
         let tensor = if whole { tensor.clone() } else { own_copy(tensor) };
         let bytes = tensor.storage().0;
-        let place = (bytes.as_ptr(), bytes.len());
-        let known = self.storages.iter().position(|stored| {
-            stored.dtype == dtype && !bytes.is_empty() && (stored.bytes().as_ptr(), stored.bytes().len()) == place
-        });
-        let number = known.unwrap_or(self.storages.len());
-        if known.is_none() {
-            self.storages.push(Stored { dtype, tensor: tensor.clone() });
+        let place = (bytes.as_ptr().addr(), bytes.len());
+        let next = self.storages.len();
+        let number = if bytes.is_empty() { next } else { *self.known.entry((place, dtype)).or_insert(next) };
+        if number == next {
+            self.storages.push(Stored { tensor: tensor.clone() });
         }
         (number, tensor)
     }
@@ -258,7 +259,7 @@ fn storage_class(dtype: DType) -> Option<&'static str> {
 struct Zip {
     out: Vec<u8>,
     directory: Vec<u8>,
-    entries: u16,
+    entries: usize,
 }
 
 impl Zip {
@@ -292,12 +293,30 @@ impl Zip {
         self.entries += 1;
     }
 
+    /// The zip64 end of the directory and where to find it, for more entries than the old end can count.
+    fn many_entries(&mut self, offset: u32, size: u32) {
+        let (at, entries) = (self.out.len() as u64, self.entries as u64);
+        self.out.extend_from_slice(b"PK\x06\x06");
+        self.out.extend_from_slice(&44_u64.to_le_bytes()); // what follows of this record
+        self.out.extend_from_slice(&[45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]); // versions, disks
+        for field in [entries, entries, u64::from(size), u64::from(offset)] {
+            self.out.extend_from_slice(&field.to_le_bytes());
+        }
+        self.out.extend_from_slice(b"PK\x06\x07\0\0\0\0");
+        self.out.extend_from_slice(&at.to_le_bytes());
+        self.out.extend_from_slice(&1_u32.to_le_bytes());
+    }
+
     fn finish(mut self) -> Vec<u8> {
         let (offset, size) = (self.out.len() as u32, self.directory.len() as u32);
         self.out.append(&mut self.directory);
+        if self.entries >= usize::from(u16::MAX) {
+            self.many_entries(offset, size);
+        }
+        let entries = u16::try_from(self.entries).unwrap_or(u16::MAX);
         self.out.extend_from_slice(b"PK\x05\x06\0\0\0\0");
-        self.out.extend_from_slice(&self.entries.to_le_bytes());
-        self.out.extend_from_slice(&self.entries.to_le_bytes());
+        self.out.extend_from_slice(&entries.to_le_bytes());
+        self.out.extend_from_slice(&entries.to_le_bytes());
         self.out.extend_from_slice(&size.to_le_bytes());
         self.out.extend_from_slice(&offset.to_le_bytes());
         self.out.extend_from_slice(&[0; 2]);
