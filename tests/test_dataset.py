@@ -240,6 +240,24 @@ def test_secrets_are_in_no_words_and_no_pickle() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_relative_path_means_the_same_after_a_change_of_directory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    dataset = hw.StreamingDataset({name: name for name in PAIRS}, pairs=PAIRS)
+    monkeypatch.chdir(tmp_path)
+    in_child(lambda: read_all(dataset))
+    read_all(pickle.loads(pickle.dumps(dataset)))
+
+
+def test_a_file_may_name_folders_with_odd_names(folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "run:3"
+    odd.mkdir()
+    torch.save(latent(0), odd / "0.pt")
+    (tmp_path / "headwater.toml").write_text('source = "./run:3"\n')
+    assert len(hw.StreamingDataset.open(tmp_path / "headwater.toml")) == 1
+
+
 # ---- processes
 
 

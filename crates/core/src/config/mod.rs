@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::OnMissing;
-use crate::source::{SourceOptions, SourceSpec};
+use crate::source::{self, SourceOptions, SourceSpec};
 
 pub use cache::CacheConfig;
 pub use duration::Span;
@@ -129,8 +129,8 @@ impl DatasetConfig {
             .map_err(|cause| Error::new(cause.kind(), "use configuration", path.display()).caused_by(cause))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         for spec in config.fields.values_mut().chain(&mut config.source) {
-            if !spec.uri.contains(':') && Path::new(&spec.uri).is_relative() {
-                spec.uri = folder.join(&spec.uri).to_string_lossy().into_owned();
+            if let Some(path) = source::local_path(&spec.uri)?.filter(|path| path.is_relative()) {
+                spec.uri = folder.join(path).to_string_lossy().into_owned();
             }
         }
         Ok(config)
@@ -151,6 +151,20 @@ impl DatasetConfig {
             ));
         }
         serde_json::to_string(self).map_err(|cause| invalid("JSON", &cause))
+    }
+
+    /// The same with every local path absolute, so that it means the same wherever it is used.
+    ///
+    /// # Errors
+    /// `Invalid` for a URI that cannot be meant.
+    pub fn with_absolute_paths(mut self) -> Result<Self> {
+        for spec in self.fields.values_mut().chain(&mut self.source) {
+            let Some(path) = source::local_path(&spec.uri)? else { continue };
+            let absolute = std::path::absolute(&path).map_err(|cause| Error::io("use path", path.display(), cause))?;
+            // What is no UTF-8 was no path of a configuration.
+            spec.uri = absolute.to_string_lossy().into_owned();
+        }
+        Ok(self)
     }
 
     /// The source of every field, in order, with its options filled up from `storage_options`. The name is empty for

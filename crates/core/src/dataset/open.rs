@@ -20,6 +20,7 @@ pub(super) const UNNAMED: &str = "data";
 
 pub(super) fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let engine = Engine::current()?;
+    let config = &config.clone().with_absolute_paths()?;
     let sources = connect(engine, config, interrupt)?;
     let path = config::home().map(|home| store::path_for(&home, &identity(config, &sources)));
     let kept = path.as_deref().filter(|_| !sources.iter().any(|source| source.is_local())).and_then(|path| {

@@ -154,7 +154,7 @@ impl Local {
     }
 }
 
-fn path_in(uri: &str, options: &SourceOptions) -> Result<PathBuf> {
+pub(super) fn path_in(uri: &str, options: &SourceOptions) -> Result<PathBuf> {
     if let Some((name, _)) = options.iter().next() {
         return Err(Error::new(ErrorKind::Invalid, "use option", name).because("a local directory has no options"));
     }

@@ -13,6 +13,7 @@ mod s3_error;
 
 use std::fmt::{self, Debug};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
 use async_trait::async_trait;
@@ -142,6 +143,17 @@ pub async fn open(spec: &SourceSpec) -> Result<Arc<dyn Source>> {
     match KINDS.iter().find(|kind| kind.schemes.contains(&scheme)) {
         Some(kind) => (kind.open)(spec).await,
         None => Err(unusable(&spec.uri, format_args!("unknown scheme `{scheme}:`; known are {}", examples()))),
+    }
+}
+
+/// The path that a URI names, when it names one of this machine.
+///
+/// # Errors
+/// `Invalid` when it looks like a URI but cannot be meant.
+pub fn local_path(uri: &str) -> Result<Option<PathBuf>> {
+    match scheme_of(uri)? {
+        "" | "file" => local::path_in(uri, &SourceOptions::default()).map(Some),
+        _ => Ok(None),
     }
 }
 
