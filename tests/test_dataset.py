@@ -208,6 +208,11 @@ BAD = [
     ({"fields": {"a": 3}}, hw.ConfigError, "cannot use a `int` as source"),
     ({"fields": "/tmp", "on_missing": "ignore"}, hw.ConfigError, "ignore"),
     ({"fields": "/tmp", "manifest_max_age": "soon"}, hw.ConfigError, "write it like 90s"),
+    ({"fields": hw.Source("s3://b/x", endpoint="127.0.0.1:9000")}, hw.ConfigError, "expected a URL like http://host:9000"),
+    ({"fields": hw.Source("s3://b/x", endpoint="::::")}, hw.ConfigError, "expected a URL like http://host:9000"),
+    ({"fields": hw.Source("s3://b/x", allow_http="maybe")}, hw.ConfigError, "`allow_http`: it is true or false"),
+    ({"fields": hw.Source("s3://b/x", path_style="maybe")}, hw.ConfigError, "`path_style`: it is true or false"),
+    ({"fields": hw.Source("s3://b/x", timeout="soon")}, hw.ConfigError, 'failed to parse "soon"'),
     ({"fields": "/tmp", "framework": "jax"}, hw.ConfigError, "known are 'torch' and 'numpy'"),
 ]
 

@@ -132,3 +132,23 @@ def test_an_object_without_a_partner_is_named(three: Remote) -> None:
         hw.StreamingDataset(fields)
     assert "1" in str(error.value)
     assert len(hw.StreamingDataset(fields, on_missing="skip")) == 2
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"])
+def test_the_endpoint_may_come_from_the_environment(three: Remote, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, three.server["endpoint"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", three.server["access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", three.server["secret_access_key"])
+    monkeypatch.setenv("AWS_REGION", three.server["region"])
+    assert len(hw.StreamingDataset(three.uri("latents"))) == 3
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for option in ("endpoint", "endpoint_url", "aws_endpoint_url_s3"):
+        place = hw.Source(three.uri("latents"), **{option: three.server["endpoint"]})
+        assert len(hw.StreamingDataset(place)) == 3
+
+
+@pytest.mark.parametrize("path_style", [True, "1", "YES"])
+def test_path_style_is_read_as_people_write_it(three: Remote, path_style: Any) -> None:
+    assert len(hw.StreamingDataset(three.source("latents", path_style=path_style))) == 3
+    with pytest.raises(hw.HeadwaterError):
+        hw.StreamingDataset(three.source("latents", path_style="0"))  # the bucket is then thought to be in the host's name

@@ -11,12 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key};
 use object_store::client::ClientOptions;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
 
+use super::options::without_userinfo;
 use super::s3_error::Access;
 use super::{
     Kind, ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
@@ -70,7 +71,8 @@ impl S3 {
         let uri = format!("s3://{bucket}/{prefix}").trim_end_matches('/').to_owned();
         let builder = configure(bucket, &uri, options)?;
         let access = Arc::new(Access::new(&uri, &builder, options));
-        let store = builder.build().map_err(|cause| access.error("open", &uri, cause))?;
+        // Nothing is asked of anyone here: what fails is an option's value.
+        let store = builder.build().map_err(|cause| Error::new(ErrorKind::Invalid, "open", &uri).because(cause))?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let source = Self { store, prefix, uri, access };
         source.page("", Some(1), None).await?;
@@ -103,32 +105,63 @@ impl S3 {
 /// A builder with everything but the first request done.
 fn configure(bucket: &str, uri: &str, options: &SourceOptions) -> Result<AmazonS3Builder> {
     super::install_tls();
-    let endpoint = options.get("endpoint").or_else(|| options.get("aws_endpoint_url"));
-    let mut client = ClientOptions::new()
+    let client = ClientOptions::new()
         .with_timeout_disabled()
         .with_read_timeout(NO_PROGRESS_TIMEOUT)
         .with_connect_timeout(CONNECT_TIMEOUT);
-    // Whoever writes http:// into the endpoint means it.
-    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
-        client = client.with_allow_http(true);
-    }
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
     let mut builder =
         AmazonS3Builder::from_env().with_client_options(client).with_retry(retry).with_bucket_name(bucket);
-    for (name, value) in options.iter() {
-        if name == "path_style" {
-            continue;
-        }
-        let known = SHORT_NAMES.iter().find(|(short, _)| *short == name).map_or(name, |(_, known)| known);
-        let key = AmazonS3ConfigKey::from_str(known).map_err(|_| {
-            Error::new(ErrorKind::Invalid, "use option", name).because(format_args!(
-                "`{uri}` knows endpoint, region, anonymous, path_style, access_key_id, secret_access_key, token, allow_http"
-            ))
-        })?;
-        builder = builder.with_config(key, value);
+    if let Some(endpoint) = builder.get_config_value(&Key::S3Endpoint) {
+        builder = builder.with_endpoint(endpoint);
     }
-    let path_style = options.get("path_style").map_or(endpoint.is_some(), |value| value != "false");
-    Ok(builder.with_virtual_hosted_style_request(!path_style))
+    for (name, value) in options.iter().filter(|(name, _)| *name != "path_style") {
+        builder = with_option(builder, uri, name, value)?;
+    }
+    // From the options or the environment, by whichever of its names.
+    let endpoint = builder.get_config_value(&Key::Endpoint);
+    if let Some(endpoint) = &endpoint {
+        // Whoever writes http:// into the endpoint means it. The second name would win over the first.
+        let allowed = if is_plain_http(endpoint)? { builder.with_allow_http(true) } else { builder };
+        builder = allowed.with_config(Key::S3Endpoint, endpoint);
+    }
+    let path_style = options.get("path_style").map(|value| flag("path_style", value)).transpose()?;
+    Ok(builder.with_virtual_hosted_style_request(!path_style.unwrap_or(endpoint.is_some())))
+}
+
+fn with_option(builder: AmazonS3Builder, uri: &str, name: &str, value: &str) -> Result<AmazonS3Builder> {
+    let known = SHORT_NAMES.iter().find(|(short, _)| *short == name).map_or(name, |(_, known)| known);
+    let key = Key::from_str(known).map_err(|_| {
+        Error::new(ErrorKind::Invalid, "use option", name).because(format_args!(
+            "`{uri}` knows endpoint, region, anonymous, path_style, access_key_id, secret_access_key, token, allow_http"
+        ))
+    })?;
+    Ok(match key {
+        Key::S3Endpoint => builder.with_endpoint(value),
+        Key::SkipSignature | Key::Client(ClientConfigKey::AllowHttp) => {
+            builder.with_config(key, flag(name, value)?.to_string())
+        }
+        key => builder.with_config(key, value),
+    })
+}
+
+fn flag(name: &str, value: &str) -> Result<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(Error::new(ErrorKind::Invalid, "use option", name).because("it is true or false")),
+    }
+}
+
+/// Whether an endpoint is an `http://` URL; anything but an HTTP URL with a host is refused.
+fn is_plain_http(endpoint: &str) -> Result<bool> {
+    let parsed = url::Url::parse(endpoint).ok().filter(url::Url::has_host);
+    match parsed.as_ref().map(url::Url::scheme) {
+        Some("http") => Ok(true),
+        Some("https") => Ok(false),
+        _ => Err(Error::new(ErrorKind::Invalid, "use endpoint", without_userinfo(endpoint))
+            .because("expected a URL like http://host:9000 or https://host")),
+    }
 }
 
 fn version_of(tag: Option<String>) -> Version {
