@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import multiprocessing
 import pickle
@@ -213,6 +214,7 @@ BAD = [
     ({"fields": hw.Source("s3://b/x", allow_http="maybe")}, hw.ConfigError, "`allow_http`: it is true or false"),
     ({"fields": hw.Source("s3://b/x", path_style="maybe")}, hw.ConfigError, "`path_style`: it is true or false"),
     ({"fields": hw.Source("s3://b/x", timeout="soon")}, hw.ConfigError, 'failed to parse "soon"'),
+    ({"fields": "s3://AKIAX:hunter2@bucket/x"}, hw.ConfigError, r"`s3://\*\*\*@bucket/x`: `@` does not belong"),
     ({"fields": "/tmp", "framework": "jax"}, hw.ConfigError, "known are 'torch' and 'numpy'"),
 ]
 
@@ -243,6 +245,26 @@ def test_secrets_are_in_no_words_and_no_pickle() -> None:
         hw.StreamingDataset(source)
     assert "s3://bucket/x" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+    with pytest.raises(hw.ConfigError, match="standard chains"):
+        pickle.dumps(source)
+    with_user = hw.Source("s3://AKIAX:hunter2@bucket/x")
+    assert "hunter2" not in repr(with_user)
+    for secret in (
+        with_user,
+        hw.Source("s3://b", endpoint="http://u:hunter2@h"),
+        hw.Source("s3://b", aws_sse_customer_key_base64="x"),
+    ):
+        with pytest.raises(hw.ConfigError, match="explicit credentials"):
+            pickle.dumps(secret)
+
+
+def test_sources_are_values() -> None:
+    source = hw.Source("s3://bucket/x", region="eu", anonymous=True)
+    assert {source, hw.Source("s3://bucket/x", anonymous=True, region="eu")} == {source}
+    assert pickle.loads(pickle.dumps(source)) == source
+    secret = hw.Source("s3://bucket/x", token="hunter2")
+    assert copy.deepcopy({"x": secret}) == {"x": secret}
+    assert copy.copy(secret) == secret
 
 
 def test_a_relative_path_means_the_same_after_a_change_of_directory(

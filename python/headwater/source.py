@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing.context
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from headwater import _headwater
+from headwater.errors import ConfigError
 
 Option: TypeAlias = str | bool | int | float
 
@@ -28,7 +33,28 @@ class Source:
 
     def __repr__(self) -> str:
         options = f", options: {', '.join(sorted(self.options))}" if self.options else ""
-        return f"<Source {self.uri!r}{options}>"
+        shown, _ = _headwater.describe_source(json.dumps(self.uri))
+        return f"<Source {shown!r}{options}>"
+
+    def __hash__(self) -> int:
+        return hash((self.uri, tuple(sorted(self.options.items()))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Explicit credentials are handed to a worker that multiprocessing is starting, and written nowhere else.
+        _, has_secrets = _headwater.describe_source(json.dumps(self._config()))
+        if has_secrets and multiprocessing.context.get_spawning_popen() is None:
+            raise ConfigError("cannot pickle a Source with explicit credentials: use the standard chains instead")
+        return _made, (self.uri, self.options)
+
+    def __copy__(self) -> Source:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        return self
 
     def _config(self) -> dict[str, Option]:
         return {"uri": self.uri, **self.options}
+
+
+def _made(uri: str, options: dict[str, Option]) -> Source:
+    return Source(uri, **options)

@@ -17,6 +17,7 @@ mod log;
 mod object;
 mod raw_tensor;
 mod run;
+mod source;
 mod stats;
 mod to_python;
 
@@ -35,5 +36,6 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(object::load, module)?)?;
     module.add_function(wrap_pyfunction!(object::loads, module)?)?;
     module.add_function(wrap_pyfunction!(object::save, module)?)?;
+    module.add_function(wrap_pyfunction!(source::describe_source, module)?)?;
     module.add_function(wrap_pyfunction!(run::run, module)?)
 }

@@ -143,7 +143,7 @@ impl DatasetConfig {
     pub fn to_json(&self, secrets: Secrets) -> Result<String> {
         let explicit = |options: &SourceOptions| options.has_secrets();
         let has_secrets = self.storage_options.values().any(explicit)
-            || self.fields.values().chain(&self.source).any(|spec| spec.options.has_secrets());
+            || self.fields.values().chain(&self.source).any(SourceSpec::has_secrets);
         if has_secrets && secrets == Secrets::Refuse {
             return Err(Error::new(ErrorKind::Invalid, "serialise", "this dataset's configuration").because(
                 "it holds explicit credentials, which are never written out; use the standard chains instead \

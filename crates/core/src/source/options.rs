@@ -19,6 +19,18 @@ pub struct SourceSpec {
     pub options: SourceOptions,
 }
 
+impl SourceSpec {
+    /// The URI without the user and password that it may have.
+    pub fn shown_uri(&self) -> String {
+        without_userinfo(&self.uri)
+    }
+
+    /// Whether the URI or an option holds a credential.
+    pub fn has_secrets(&self) -> bool {
+        self.options.has_secrets() || self.shown_uri() != self.uri
+    }
+}
+
 impl From<&str> for SourceSpec {
     fn from(uri: &str) -> Self {
         Self { uri: uri.to_owned(), options: SourceOptions::default() }
@@ -49,13 +61,13 @@ impl SourceOptions {
 
     /// Whether any of them is a credential.
     pub fn has_secrets(&self) -> bool {
-        self.values.keys().any(|name| is_secret(name))
+        self.values.iter().any(|(name, value)| is_secret(name) || without_userinfo(value) != *value)
     }
 
     /// The others.
     pub fn without_secrets(&self) -> Self {
         let open = self.values.iter().filter(|(name, _)| !is_secret(name));
-        Self { values: open.map(|(name, value)| (name.clone(), value.clone())).collect() }
+        Self { values: open.map(|(name, value)| (name.clone(), without_userinfo(value))).collect() }
     }
 
     /// These options, and those of `defaults` that are not among them.
@@ -69,7 +81,7 @@ impl SourceOptions {
 /// Whether an option's value must not be seen.
 fn is_secret(name: &str) -> bool {
     let name = name.strip_prefix("aws_").unwrap_or(name);
-    SECRET.contains(&name) || ["secret", "token", "password"].iter().any(|word| name.contains(word))
+    SECRET.contains(&name) || ["secret", "token", "password", "customer_key"].iter().any(|word| name.contains(word))
 }
 
 /// A URL without the user and password in front of its host; any other value as it is.

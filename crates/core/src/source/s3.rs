@@ -21,7 +21,7 @@ use super::options::without_userinfo;
 use super::s3_error::Access;
 use super::{
     Kind, ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
-    check_version,
+    check_version, unusable,
 };
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
@@ -60,12 +60,12 @@ impl S3 {
     pub async fn open(uri: &str, options: &SourceOptions) -> Result<Self> {
         let rest = uri.strip_prefix("s3://").unwrap_or_default();
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let wrong = |reason: &str| Err(Error::new(ErrorKind::Invalid, "use source", uri).because(reason));
         if bucket.is_empty() {
-            return wrong("expected s3://bucket/prefix");
+            return Err(unusable(uri, format_args!("expected s3://bucket/prefix")));
         }
         if let Some(found) = rest.find(['?', '#', '@']) {
-            return wrong(&format!("`{}` does not belong in an s3 URI; give options beside it", &rest[found..=found]));
+            let odd = &rest[found..=found];
+            return Err(unusable(uri, format_args!("`{odd}` does not belong in an s3 URI; give options beside it")));
         }
         let prefix = prefix.trim_matches('/');
         let uri = format!("s3://{bucket}/{prefix}").trim_end_matches('/').to_owned();
