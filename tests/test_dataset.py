@@ -285,6 +285,16 @@ def test_a_file_may_name_folders_with_odd_names(folder: Path, tmp_path: Path) ->
     assert len(hw.StreamingDataset.open(tmp_path / "headwater.toml")) == 1
 
 
+def test_a_pickle_keeps_its_samples_when_others_list_a_folder_that_grew(tmp_path: Path) -> None:
+    torch.save(latent(0), tmp_path / "0.pt")
+    data = pickle.dumps(hw.StreamingDataset(tmp_path))
+    torch.save(latent(1), tmp_path / "1.pt")
+    assert len(hw.StreamingDataset(tmp_path)) == 2
+    again = pickle.loads(data)
+    assert len(again) == 1
+    assert_same(again[0]["latents"], latent(0)["latents"])
+
+
 # ---- processes
 
 
@@ -371,12 +381,14 @@ def test_pickles_as_configuration_with_the_same_samples(dataset: hw.StreamingDat
     read_all(again)
 
 
-def test_a_pickle_whose_samples_are_gone_says_so(folder: Path, tmp_path: Path) -> None:
+def test_a_pickle_whose_samples_are_gone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_HOME", str(tmp_path / "home"))
     torch.save(1, tmp_path / "a.pt")
     torch.save(2, tmp_path / "b.pt")
     data = pickle.dumps(hw.StreamingDataset({"x": tmp_path}))
     (tmp_path / "b.pt").unlink()
-    hw.StreamingDataset({"x": tmp_path})  # keeps a new manifest under the same name
+    for manifest in (tmp_path / "home/manifests").iterdir():
+        manifest.unlink()
     with pytest.raises(hw.ObjectChangedError, match="its samples are not the same any more"):
         pickle.loads(data)
 

@@ -14,7 +14,6 @@ mod open;
 mod pinned;
 mod read;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cache::CacheStats;
@@ -42,7 +41,6 @@ pub struct Dataset {
 pub(crate) struct Inner {
     pub(crate) config: DatasetConfig,
     pub(crate) manifest: Manifest,
-    manifest_path: Option<PathBuf>,
     /// Names in samples; one `data` when the dataset is a single unnamed field.
     pub(crate) names: Vec<Arc<str>>,
     is_spread: bool,

@@ -36,13 +36,12 @@ pub(super) fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<D
         }
         manifest
     };
-    Ok(assemble(config.clone(), manifest, path, PerProcess::with(sources)))
+    Ok(assemble(config.clone(), manifest, PerProcess::with(sources)))
 }
 
 pub(super) fn assemble(
     config: DatasetConfig,
     manifest: Manifest,
-    manifest_path: Option<std::path::PathBuf>,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
 ) -> Dataset {
     let is_spread = manifest.field_names().any(|name| name.is_empty());
@@ -53,7 +52,7 @@ pub(super) fn assemble(
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
     let (limits, kept) = (Limits::default(), PerProcess::new());
-    let inner = Inner { config, manifest, manifest_path, names, is_spread, limits, metrics, sources, kept };
+    let inner = Inner { config, manifest, names, is_spread, limits, metrics, sources, kept };
     Dataset { inner: Arc::new(inner) }
 }
 

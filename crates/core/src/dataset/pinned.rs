@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Dataset;
 use super::open::assemble;
-use crate::config::{DatasetConfig, Secrets};
+use crate::config::{self, DatasetConfig, Secrets};
 use crate::engine::{Interrupt, PerProcess};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Manifest, store};
@@ -26,7 +26,8 @@ pub(super) fn pin(dataset: &Dataset, secrets: Secrets) -> Result<String> {
     let pinned = Pinned {
         version: VERSION,
         config: dataset.inner.config.to_json(secrets)?,
-        manifest: dataset.inner.manifest_path.clone(),
+        // Without it the other process lists again.
+        manifest: config::home().and_then(|home| store::pin(&home, dataset.manifest()).ok()),
         order_fingerprint: dataset.order_fingerprint().to_owned(),
         content_fingerprint: dataset.content_fingerprint().to_owned(),
     };
@@ -43,7 +44,7 @@ pub(super) fn reopen(text: &str, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let config = DatasetConfig::from_json(&pinned.config)?;
     if let Some(manifest) = pinned.kept_manifest() {
         // Sources are connected on first use: a worker that never reads never asks.
-        return Ok(assemble(config, manifest, pinned.manifest, PerProcess::new()));
+        return Ok(assemble(config, manifest, PerProcess::new()));
     }
     let dataset = Dataset::open(&config, interrupt)?;
     if dataset.order_fingerprint() != pinned.order_fingerprint {

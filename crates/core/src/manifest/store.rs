@@ -1,8 +1,8 @@
 //! Manifests on disk (format `HWMANIF1`, specified in `docs/formats.md`).
 //!
-//! One file per dataset: magic, length of a JSON header, the header, the columns little-endian, and an xxh3 of everything
+//! One file per dataset, and one per listing that worker processes rely on ([`pin`]): magic, length of a JSON header, the header, the columns little-endian, and an xxh3 of everything
 //! before it. Written to a temporary name and renamed, so that a reader sees a whole file or none. A damaged or foreign file
-//! is an error, which whoever opens a dataset answers by listing again.
+//! is an error, which whoever opens a dataset answers by listing again. What nobody has written for a month is removed.
 
 #![allow(clippy::disallowed_methods)] // a manifest is kept in a file
 
@@ -21,6 +21,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"HWMANIF1";
 const CHECKSUM: usize = 8;
+const SUFFIX: &str = ".manifest";
+/// A manifest that nobody has written for so long belongs to no job any more.
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(30 * 24);
+/// A pinned manifest that is in use is written anew so often, and so never forgotten.
+const RENEWED_AFTER: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
@@ -44,7 +49,21 @@ struct FieldHeader {
 /// Where the manifest of a dataset is kept; `identity` is what tells datasets apart.
 pub fn path_for(home: &Path, identity: &str) -> PathBuf {
     let hash = xxhash_rust::xxh3::xxh3_128(identity.as_bytes());
-    home.join("manifests").join(format!("{hash:032x}.manifest"))
+    home.join("manifests").join(format!("{hash:032x}{SUFFIX}"))
+}
+
+/// Keeps a manifest under a name that no other will have: what others list of the same place later gets its own.
+///
+/// # Errors
+/// Those of [`save`].
+pub fn pin(home: &Path, manifest: &Manifest) -> Result<PathBuf> {
+    // Fingerprints of keys and contents, names and patterns: all that tells which object is which.
+    let header = serde_json::to_string(&header_of(manifest)).unwrap_or_default();
+    let path = path_for(home, &header);
+    if age(&path).is_none_or(|age| age > RENEWED_AFTER) {
+        save(&path, manifest)?;
+    }
+    Ok(path)
 }
 
 /// Writes a manifest, replacing what was there.
@@ -65,7 +84,19 @@ pub fn save(path: &Path, manifest: &Manifest) -> Result<()> {
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
+    sweep(folder);
     written.map_err(failed)
+}
+
+/// Removes manifests that nobody has written for a month. Only names that [`path_for`] gives are touched.
+fn sweep(folder: &Path) {
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(SUFFIX));
+        let is_ours = name.is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        if is_ours && age(&path).is_some_and(|age| age > FORGOTTEN_AFTER) {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Reads a manifest.
@@ -93,15 +124,7 @@ fn nonce() -> [u8; 16] {
 
 pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
     let (key_bytes, key_ends) = manifest.keys.parts();
-    let header = Header {
-        samples: manifest.len(),
-        key_bytes: key_bytes.len(),
-        fields: manifest.fields.iter().map(field_header).collect(),
-        missing: manifest.missing.clone(),
-        order_fingerprint: manifest.order_fingerprint.clone(),
-        content_fingerprint: manifest.content_fingerprint.clone(),
-    };
-    let header = serde_json::to_vec(&header).unwrap_or_default();
+    let header = serde_json::to_vec(&header_of(manifest)).unwrap_or_default();
     let mut out = Vec::with_capacity(manifest.memory_bytes() + header.len() + 64);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&(header.len() as u64).to_le_bytes());
@@ -118,6 +141,17 @@ pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
     let checksum = xxh3_64(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
     out
+}
+
+fn header_of(manifest: &Manifest) -> Header {
+    Header {
+        samples: manifest.len(),
+        key_bytes: manifest.keys.parts().0.len(),
+        fields: manifest.fields.iter().map(field_header).collect(),
+        missing: manifest.missing.clone(),
+        order_fingerprint: manifest.order_fingerprint.clone(),
+        content_fingerprint: manifest.content_fingerprint.clone(),
+    }
 }
 
 fn field_header(field: &Field) -> FieldHeader {

@@ -120,6 +120,51 @@ fn a_stored_manifest_comes_back_and_a_damaged_one_does_not() {
 }
 
 #[test]
+fn every_pinned_listing_has_a_file_of_its_own() {
+    let dir = tempfile::tempdir().expect("dir");
+    let manifest = |keys: &[&str], pattern| {
+        join(&[field("x", pattern, &listing(keys))], OnMissing::Error, stem).expect("joins").manifest
+    };
+    let (one, two) = (manifest(&["a.pt"], "*"), manifest(&["a.pt", "b.pt"], "*"));
+    // The same key, size and version behind another name.
+    let renamed = join(
+        &[field("x", "*_1", &[ObjectMeta { key: "a_1.pt".into(), ..object("a.pt") }].into_iter().collect())],
+        OnMissing::Error,
+        stem,
+    );
+    let renamed = renamed.expect("joins").manifest;
+    assert_eq!(renamed.order_fingerprint(), one.order_fingerprint());
+    assert_eq!(renamed.content_fingerprint(), one.content_fingerprint());
+    let pin = |manifest| store::pin(dir.path(), manifest).expect("pins");
+    let paths = [pin(&one), pin(&two), pin(&renamed)];
+    for (path, manifest) in paths.iter().zip([&one, &two, &renamed]) {
+        assert_eq!(store::load(path).expect("loads"), *manifest);
+        assert_eq!(pin(manifest), *path);
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // files are made old
+fn a_manifest_that_nobody_wrote_for_a_month_is_removed_and_no_other_file() {
+    let dir = tempfile::tempdir().expect("dir");
+    let manifest = join(&[field("x", "*", &listing(&["a.pt"]))], OnMissing::Error, stem).expect("joins").manifest;
+    let old = std::time::SystemTime::now() - std::time::Duration::from_hours(31 * 24);
+    let aged = |path: &std::path::Path| {
+        let file = std::fs::File::options().append(true).create(true).open(path).expect("opens");
+        file.set_modified(old).expect("aged");
+    };
+    let forgotten = store::path_for(dir.path(), "forgotten");
+    store::save(&forgotten, &manifest).expect("saves");
+    let foreign = forgotten.with_file_name("notes.manifest");
+    aged(&foreign);
+    let pinned = store::pin(dir.path(), &manifest).expect("pins");
+    aged(&pinned);
+    aged(&forgotten);
+    assert_eq!(store::pin(dir.path(), &manifest).expect("pins again"), pinned);
+    assert_eq!((pinned.exists(), forgotten.exists(), foreign.exists()), (true, false, true));
+}
+
+#[test]
 fn a_million_samples_of_two_fields_take_under_200_mb() {
     let tag = |n: u64| Version::ETag(format!("\"{:032x}\"", u128::from(n) << 64 | 7));
     let make = |field: &'static str| -> Listing {
