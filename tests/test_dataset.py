@@ -215,6 +215,8 @@ BAD = [
     ({"fields": hw.Source("s3://b/x", path_style="maybe")}, hw.ConfigError, "`path_style`: it is true or false"),
     ({"fields": hw.Source("s3://b/x", timeout="soon")}, hw.ConfigError, 'failed to parse "soon"'),
     ({"fields": "s3://AKIAX:hunter2@bucket/x"}, hw.ConfigError, r"`s3://\*\*\*@bucket/x`: `@` does not belong"),
+    ({"fields": "/tmp", "storage_options": {"S3": {"region": "x"}}}, hw.ConfigError, "by field or by scheme, which are `file`"),
+    ({"fields": {"a": "/tmp"}, "storage_options": {"b": {}}}, hw.ConfigError, "cannot use `b`: `storage_options` are by field"),
     ({"fields": "/tmp", "framework": "jax"}, hw.ConfigError, "known are 'torch' and 'numpy'"),
 ]
 
@@ -293,6 +295,16 @@ def test_a_pickle_keeps_its_samples_when_others_list_a_folder_that_grew(tmp_path
     again = pickle.loads(data)
     assert len(again) == 1
     assert_same(again[0]["latents"], latent(0)["latents"])
+
+
+def test_pairs_that_name_no_folder_of_one_place_are_refused(folder: Path) -> None:
+    with pytest.raises(
+        hw.ConfigError, match="`latnets`: `pairs` names a field that is not there; there are `conditions`, `latents`"
+    ):
+        hw.StreamingDataset(folder, pairs={"latnets": "latent_*"})
+    with pytest.raises(hw.ConfigError, match="there is one without a name"):
+        hw.StreamingDataset(folder / "latents", pairs={"latents": "latent_*"})
+    assert hw.StreamingDataset(folder / "latents", pairs={"": "latent_*"}).key(0) == "0000"
 
 
 # ---- processes

@@ -197,6 +197,11 @@ impl DatasetConfig {
         for pattern in self.pairs.values() {
             crate::manifest::KeyPattern::parse(pattern)?;
         }
+        let is_known = |name: &str| self.fields.contains_key(name) || source::schemes().any(|scheme| scheme == name);
+        if let Some(name) = self.storage_options.keys().find(|name| !is_known(name)) {
+            let schemes = source::schemes().collect::<Vec<_>>().join("`, `");
+            return wrong(name, &format!("`storage_options` are by field or by scheme, which are `{schemes}`"));
+        }
         let unknown = self.pairs.keys().find(|&name| !self.fields.contains_key(name));
         if let (Some(name), None) = (unknown, &self.source) {
             return wrong(name, "`pairs` names a field that is not there");

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use super::{Dataset, Inner};
 use crate::config::{self, DatasetConfig};
 use crate::engine::{Engine, Interrupt, PerProcess};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fetch;
 use crate::format::{self, Limits};
 use crate::manifest::{FieldListing, KeyPattern, Listing, Manifest, join, store};
@@ -126,6 +126,10 @@ fn field_listings<'a>(
     };
     let names = if names.is_empty() { vec![(String::new(), String::new())] } else { names };
     let shared = config.source.is_some();
+    if let Some(unknown) = config.pairs.keys().find(|&pair| !names.iter().any(|(name, _)| name == pair)) {
+        return Err(Error::new(ErrorKind::Invalid, "use", unknown)
+            .because(format_args!("`pairs` names a field that is not there; there {}", fields_there(&names))));
+    }
     names
         .into_iter()
         .enumerate()
@@ -137,6 +141,16 @@ fn field_listings<'a>(
             Ok(FieldListing { name: name.into(), uri, folder, pattern, listing })
         })
         .collect()
+}
+
+fn fields_there(names: &[(String, String)]) -> String {
+    match names {
+        [(only, _)] if only.is_empty() => "is one without a name, \"\"".to_owned(),
+        names => {
+            let names: Vec<_> = names.iter().map(|(name, _)| format!("`{name}`")).collect();
+            format!("are {}", names.join(", "))
+        }
+    }
 }
 
 /// Top-level folders that hold readable objects, sorted.

@@ -146,6 +146,11 @@ pub async fn open(spec: &SourceSpec) -> Result<Arc<dyn Source>> {
     }
 }
 
+/// Schemes of every kind of source.
+pub fn schemes() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().flat_map(|kind| kind.schemes).copied().filter(|scheme| !scheme.is_empty())
+}
+
 /// The path that a URI names, when it names one of this machine.
 ///
 /// # Errors
