@@ -307,6 +307,17 @@ def test_pairs_that_name_no_folder_of_one_place_are_refused(folder: Path) -> Non
     assert hw.StreamingDataset(folder / "latents", pairs={"": "latent_*"}).key(0) == "0000"
 
 
+def test_objects_beside_the_folders_of_one_place_are_counted(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "x").mkdir()
+    for path in (tmp_path / "x/0.pt", tmp_path / "loose.pt"):
+        torch.save(latent(0), path)
+    with caplog.at_level(logging.WARNING, "headwater"):
+        assert hw.StreamingDataset(tmp_path).fields == ["x"]
+    assert "1 objects lie beside the folders" in caplog.text
+
+
 # ---- processes
 
 

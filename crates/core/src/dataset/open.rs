@@ -130,6 +130,10 @@ fn field_listings<'a>(
         return Err(Error::new(ErrorKind::Invalid, "use", unknown)
             .because(format_args!("`pairs` names a field that is not there; there {}", fields_there(&names))));
     }
+    let loose = listings[0].keys().filter(|key| shared && !key.contains('/')).count();
+    if loose > 0 && names[0].1.ends_with('/') {
+        tracing::warn!("{loose} objects lie beside the folders of `{}` and were passed over", sources[0].uri());
+    }
     names
         .into_iter()
         .enumerate()
