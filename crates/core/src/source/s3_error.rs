@@ -6,6 +6,9 @@ use object_store::client::{HttpError, HttpErrorKind};
 use super::options::{SourceOptions, without_userinfo};
 use crate::error::{Error, ErrorKind};
 
+/// Of an answer that is no S3 error document.
+const SHOWN_CHARACTERS: usize = 300;
+
 /// How a bucket is reached: what an error message has to tell.
 #[derive(Debug)]
 pub(super) struct Access {
@@ -64,13 +67,23 @@ impl Access {
             (Some(HttpErrorKind::Connect), _) => "cannot connect".to_owned(),
             (Some(HttpErrorKind::Timeout), _) => "the server did not answer in time".to_owned(),
             (_, Some(code)) => code,
-            _ => text.to_owned(),
+            _ => shortened(text),
         };
         error.because(format_args!("{reason}{}", self.place()))
     }
 
     fn place(&self) -> String {
         self.endpoint.as_ref().map(|endpoint| format!(" at {}", without_userinfo(endpoint))).unwrap_or_default()
+    }
+}
+
+/// The beginning of what may be a whole web page, without the user and password that a URL in it may have.
+fn shortened(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().map(without_userinfo).collect();
+    let text = words.join(" ");
+    match text.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
