@@ -90,7 +90,7 @@ mon data = {directory}/mon
 osd data = {directory}/osd
 [client.rgw]
 rgw data = {directory}/rgw
-rgw frontends = beast endpoint=127.0.0.1:{s3_port}
+rgw frontends = beast endpoint=127.0.0.1:{s3_port} tcp_nodelay=1
 rgw thread pool size = 64
 """
 
