@@ -76,7 +76,7 @@ def test_several_indices_give_a_list_in_their_order(dataset: hw.StreamingDataset
     assert [sample["__index__"] for sample in dataset] == list(range(SAMPLES))
 
 
-@pytest.mark.parametrize("index", [SAMPLES, -SAMPLES - 1, 2**62])
+@pytest.mark.parametrize("index", [SAMPLES, -SAMPLES - 1, 2**62, 2**70, -(2**70)])
 def test_an_index_out_of_range_is_an_index_error(dataset: hw.StreamingDataset, index: int) -> None:
     with pytest.raises(IndexError, match=f"`{index}`: the dataset has {SAMPLES} samples"):
         dataset[index]

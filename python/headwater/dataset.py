@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from headwater import _headwater
 from headwater.config import CacheConfig, FetchConfig, given
-from headwater.errors import ConfigError
+from headwater.errors import ConfigError, IndexOutOfRangeError
 from headwater.frameworks import FrameworkName, framework_of
 from headwater.source import Option, Source
 
@@ -121,12 +121,12 @@ class StreamingDataset(_MapStyle):
 
         """
         if hasattr(index, "__index__") and not getattr(index, "ndim", None):
-            return self._finish(self._native.get(_index(index)))
+            return self._finish(self._native.get(self._index(index)))
         return self.__getitems__(_sequence(index))
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Reads several samples concurrently, in the order given. ``DataLoader`` calls this with a batch's indices."""
-        return [self._finish(sample) for sample in self._native.get_many([_index(index) for index in indices])]
+        return [self._finish(sample) for sample in self._native.get_many([self._index(index) for index in indices])]
 
     def __iter__(self) -> Iterator[Any]:
         """Reads one sample after the other, in the order of their keys."""
@@ -134,7 +134,7 @@ class StreamingDataset(_MapStyle):
 
     def key(self, index: SupportsIndex) -> str:
         """Name that the objects of a sample share."""
-        return self._native.key(_index(index))
+        return self._native.key(self._index(index))
 
     @property
     def fields(self) -> list[str]:
@@ -170,6 +170,14 @@ class StreamingDataset(_MapStyle):
         # Explicit credentials are handed to a worker that multiprocessing is starting, and written nowhere else.
         spawning = multiprocessing.context.get_spawning_popen() is not None
         return _reopen, (self._native.pinned(spawning), self._framework, self._transform)
+    def _index(self, index: Any) -> int:
+        if isinstance(index, bool):
+            raise TypeError("cannot index a StreamingDataset with a bool")
+        number = operator.index(index)
+        if not -(2**63) <= number < 2**63:
+            raise IndexOutOfRangeError(f"cannot take sample `{number}`: the dataset has {len(self)} samples")
+        return number
+
 
     def _finish(self, sample: Sample) -> Any:
         return sample if self._transform is None else self._transform(sample)
@@ -196,9 +204,3 @@ def _sequence(indices: Any) -> Sequence[SupportsIndex]:
     if not isinstance(indices, Sequence) or isinstance(indices, str | bytes):
         raise TypeError(f"cannot index a StreamingDataset with a `{type(indices).__name__}`")
     return indices
-
-
-def _index(index: Any) -> int:
-    if isinstance(index, bool):
-        raise TypeError("cannot index a StreamingDataset with a bool")
-    return operator.index(index)
