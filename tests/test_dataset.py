@@ -217,6 +217,7 @@ BAD = [
     ({"fields": "s3://AKIAX:hunter2@bucket/x"}, hw.ConfigError, r"`s3://\*\*\*@bucket/x`: `@` does not belong"),
     ({"fields": "/tmp", "storage_options": {"S3": {"region": "x"}}}, hw.ConfigError, "by field or by scheme, which are `file`"),
     ({"fields": {"a": "/tmp"}, "storage_options": {"b": {}}}, hw.ConfigError, "cannot use `b`: `storage_options` are by field"),
+    ({"fields": "/tmp", "manifest_max_age": float("inf")}, hw.ConfigError, "cannot use `manifest_max_age`: inf is no setting"),
     ({"fields": "/tmp", "framework": "jax"}, hw.ConfigError, "known are 'torch' and 'numpy'"),
 ]
 
@@ -249,6 +250,10 @@ def test_secrets_are_in_no_words_and_no_pickle() -> None:
     assert "hunter2" not in str(caught.value)
     with pytest.raises(hw.ConfigError, match="standard chains"):
         pickle.dumps(source)
+    odd = hw.Source("s3://b/x", secret_access_key="hunter2", timeout=float("nan"))
+    with pytest.raises(hw.ConfigError, match=r"`fields\.x\.timeout`: nan is no setting") as refused:
+        hw.StreamingDataset({"x": odd})
+    assert "hunter2" not in str(refused.value)
     with_user = hw.Source("s3://AKIAX:hunter2@bucket/x")
     assert "hunter2" not in repr(with_user)
     for secret in (

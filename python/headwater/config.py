@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
+
+from headwater.errors import ConfigError
 
 Size: TypeAlias = str | int
 Span: TypeAlias = str | float
@@ -53,6 +57,31 @@ class FetchConfig:
 
     max_concurrency: int | None = None
     throttle: Throttle | None = None
+
+
+def as_json(config: dict[str, Any]) -> str:
+    """A configuration as the core reads it.
+
+    Raises:
+        ConfigError: a setting is neither text, number nor truth value, or not finite; the message names it.
+
+    """
+    for name, value in config.items():
+        _check(name, value)
+    return json.dumps(config, allow_nan=False)
+
+
+def _check(name: str, value: object) -> None:
+    if isinstance(value, dict):
+        for inner, setting in value.items():
+            _check(f"{name}.{inner}", setting)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"cannot use `{name}`: {value} is no setting; give a finite number")
+    elif not isinstance(value, str | int | float | None):
+        # The value itself may be a credential.
+        raise ConfigError(
+            f"cannot use `{name}`: a `{type(value).__name__}` is no setting; give text, a number or a truth value"
+        )
 
 
 def given(config: CacheConfig | FetchConfig | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing.context
 import operator
 import os
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from headwater import _headwater
-from headwater.config import CacheConfig, FetchConfig, given
+from headwater.config import CacheConfig, FetchConfig, as_json, given
 from headwater.errors import ConfigError, IndexOutOfRangeError
 from headwater.frameworks import FrameworkName, framework_of
 from headwater.source import Option, Source
@@ -76,7 +75,7 @@ class StreamingDataset(_MapStyle):
         config["storage_options"] = {name: dict(options) for name, options in (storage_options or {}).items()}
         self._framework, made = framework_of(framework)
         self._transform = transform
-        self._native = _headwater.Dataset.open(json.dumps(config), made)
+        self._native = _headwater.Dataset.open(as_json(config), made)
 
     @classmethod
     def _around(
@@ -170,6 +169,7 @@ class StreamingDataset(_MapStyle):
         # Explicit credentials are handed to a worker that multiprocessing is starting, and written nowhere else.
         spawning = multiprocessing.context.get_spawning_popen() is not None
         return _reopen, (self._native.pinned(spawning), self._framework, self._transform)
+
     def _index(self, index: Any) -> int:
         if isinstance(index, bool):
             raise TypeError("cannot index a StreamingDataset with a bool")
@@ -177,7 +177,6 @@ class StreamingDataset(_MapStyle):
         if not -(2**63) <= number < 2**63:
             raise IndexOutOfRangeError(f"cannot take sample `{number}`: the dataset has {len(self)} samples")
         return number
-
 
     def _finish(self, sample: Sample) -> Any:
         return sample if self._transform is None else self._transform(sample)

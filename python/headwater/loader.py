@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from headwater import _headwater
-from headwater.config import Size, Span
+from headwater.config import Size, Span, as_json
 from headwater.dataset import Sample, StreamingDataset
 from headwater.distributed import rank_and_world_size
 from headwater.errors import ConfigError
@@ -91,7 +91,7 @@ class StreamingDataLoader:
             "batch_deadline": batch_deadline,
         }
         self._begin_life(dataset, collate_fn)
-        self._native = _headwater.Loader(dataset._native, json.dumps(config))
+        self._native = _headwater.Loader(dataset._native, as_json(config))
 
     def _begin_life(self, dataset: StreamingDataset, collate_fn: Callable[[list[Any]], Any] | None) -> None:
         self.dataset = dataset
