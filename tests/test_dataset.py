@@ -323,6 +323,13 @@ def test_objects_beside_the_folders_of_one_place_are_counted(
     assert "1 objects lie beside the folders" in caplog.text
 
 
+def test_links_to_nowhere_are_passed_over(tmp_path: Path) -> None:
+    torch.save(latent(0), tmp_path / "0.pt")
+    (tmp_path / "loop.pt").symlink_to("loop.pt")
+    (tmp_path / "gone.pt").symlink_to("nothing.pt")
+    assert len(hw.StreamingDataset(tmp_path)) == 1
+
+
 # ---- processes
 
 
