@@ -121,6 +121,8 @@ lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, document
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+# A user's code has to pass where torch is not installed, too.
+	$(BIN)/mypy --strict --no-site-packages --follow-imports silent tests/types/without_torch.py
 	$(BIN)/python -m mypy.stubtest headwater._headwater
 	$(BIN)/typos
 
