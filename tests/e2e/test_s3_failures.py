@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import socket
 from typing import Any
 
@@ -110,6 +111,15 @@ def test_a_damaged_object_is_named(three: Remote) -> None:
     with pytest.raises(hw.CorruptDataError) as error:
         dataset[1]
     assert_tells(error, three.uri("latents/1.pt"))
+
+
+def test_keys_that_cannot_be_named_are_passed_over_and_counted(three: Remote, caplog: pytest.LogCaptureFixture) -> None:
+    for key in ("latents//a.pt", "latents/../b.pt", "latents/./c.pt"):
+        three.put(key, stored(torch.zeros(1)))
+    with caplog.at_level(logging.WARNING, "headwater"):
+        assert len(hw.StreamingDataset({"latents": three.source("latents")})) == 3
+    assert "passed over 3 objects" in caplog.text
+    assert three.uri("latents") in caplog.text
 
 
 @pytest.mark.slow

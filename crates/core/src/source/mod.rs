@@ -10,6 +10,7 @@ mod memory;
 mod options;
 mod s3;
 mod s3_error;
+mod s3_listing;
 
 use std::fmt::{self, Debug};
 use std::ops::Range;

@@ -19,6 +19,7 @@ use object_store::{ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectSto
 
 use super::options::without_userinfo;
 use super::s3_error::Access;
+use super::s3_listing::{PassedOver, Sieving};
 use super::{
     Kind, ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
     check_version, unusable,
@@ -50,6 +51,15 @@ pub struct S3 {
     prefix: String,
     uri: String,
     access: Arc<Access>,
+}
+
+/// One page of a listing.
+struct Listed {
+    page: Page,
+    /// Objects that were left out because of their keys.
+    passed_over: u64,
+    /// What the next page is asked for with.
+    next: Option<String>,
 }
 
 impl S3 {
@@ -85,7 +95,7 @@ impl S3 {
             .map_err(|cause| Error::new(ErrorKind::Invalid, "read", self.uri_of(key)).caused_by(cause))
     }
 
-    async fn page(&self, folder: &str, max: Option<usize>, token: Option<String>) -> Result<(Page, Option<String>)> {
+    async fn page(&self, folder: &str, max: Option<usize>, token: Option<String>) -> Result<Listed> {
         let prefix = format!("{}{folder}", self.prefix);
         let prefix = (!prefix.is_empty()).then_some(prefix.as_str());
         let options = PaginatedListOptions { max_keys: max, page_token: token, ..PaginatedListOptions::default() };
@@ -98,7 +108,9 @@ impl S3 {
             let key = meta.location.as_ref().strip_prefix(&*self.prefix)?.to_owned();
             Some(ObjectMeta { key, size: meta.size, version: version_of(meta.e_tag) })
         };
-        Ok((listed.result.objects.into_iter().filter_map(relative).collect(), listed.page_token))
+        let PassedOver(passed_over) = listed.result.extensions.get().copied().unwrap_or_default();
+        let page = listed.result.objects.into_iter().filter_map(relative).collect();
+        Ok(Listed { page, passed_over, next: listed.page_token })
     }
 }
 
@@ -110,8 +122,11 @@ fn configure(bucket: &str, uri: &str, options: &SourceOptions) -> Result<AmazonS
         .with_read_timeout(NO_PROGRESS_TIMEOUT)
         .with_connect_timeout(CONNECT_TIMEOUT);
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
-    let mut builder =
-        AmazonS3Builder::from_env().with_client_options(client).with_retry(retry).with_bucket_name(bucket);
+    let mut builder = AmazonS3Builder::from_env()
+        .with_client_options(client)
+        .with_http_connector(Sieving)
+        .with_retry(retry)
+        .with_bucket_name(bucket);
     if let Some(endpoint) = builder.get_config_value(&Key::S3Endpoint) {
         builder = builder.with_endpoint(endpoint);
     }
@@ -176,11 +191,17 @@ impl Source for S3 {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>> {
         let folder = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_end_matches('/')) };
-        // The state is the token of the next page; the outer `None` ends the stream after the last.
-        stream::unfold(Some((folder, None)), move |state| async move {
-            let (folder, token) = state?;
+        // The state is the token of the next page and the count so far; the outer `None` ends the stream after the last.
+        stream::unfold(Some((folder, None, 0)), move |state| async move {
+            let (folder, token, passed_over) = state?;
             match self.page(&folder, None, token).await {
-                Ok((page, next)) => Some((Ok(page), next.map(|token| (folder, Some(token))))),
+                Ok(listed) => {
+                    let passed_over = passed_over + listed.passed_over;
+                    if listed.next.is_none() && passed_over > 0 {
+                        self.warn_of(passed_over);
+                    }
+                    Some((Ok(listed.page), listed.next.map(|token| (folder, Some(token), passed_over))))
+                }
                 Err(error) => Some((Err(error), None)),
             }
         })
@@ -239,6 +260,13 @@ impl Source for S3 {
 }
 
 impl S3 {
+    fn warn_of(&self, passed_over: u64) {
+        tracing::warn!(
+            "passed over {passed_over} objects of `{}`: their keys have an empty, `.` or `..` component, or a control character",
+            self.uri
+        );
+    }
+
     /// A refused range is told from other refusals by the object's size: servers do not agree on how they say it.
     async fn explain(&self, request: &ReadRequest, name: &str, cause: object_store::Error) -> Error {
         if request.range.is_some()

@@ -67,6 +67,7 @@ impl Access {
             (Some(HttpErrorKind::Connect), _) => "cannot connect".to_owned(),
             (Some(HttpErrorKind::Timeout), _) => "the server did not answer in time".to_owned(),
             (_, Some(code)) => code,
+            (Some(HttpErrorKind::Decode), _) => innermost(cause),
             _ => shortened(text),
         };
         error.because(format_args!("{reason}{}", self.place()))
@@ -128,6 +129,15 @@ fn chain(cause: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+/// The words of the first cause.
+fn innermost(cause: &dyn std::error::Error) -> String {
+    let mut error = cause;
+    while let Some(deeper) = error.source() {
+        error = deeper;
+    }
+    shortened(&error.to_string())
 }
 
 /// The code in an S3 error document: `<Code>SlowDown</Code>`.

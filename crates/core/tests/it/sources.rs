@@ -166,6 +166,23 @@ fn s3_from_memory_conforms() {
 }
 
 #[test]
+fn an_s3_key_that_cannot_be_named_hides_no_other_object() {
+    let server = Server::start(Speed::default()).expect("starts");
+    for key in ["x/a.pt", "x/b//c.pt", "x/../d.pt", "x/e.pt"] {
+        server.put(key, Bytes::from_static(b"bytes"));
+    }
+    let mut spec = SourceSpec::from(&*format!("s3://{BUCKET}/x"));
+    for (name, value) in [("endpoint", &*server.endpoint()), ("access_key_id", "a"), ("secret_access_key", "b")] {
+        spec.options.set(name, value);
+    }
+    let keys = block_on(async move {
+        let source = source::open(&spec).await.expect("opens");
+        source::list_sorted(source.as_ref(), "", |_| true).await.expect("lists")
+    });
+    assert_eq!(keys.into_iter().map(|object| object.key).collect::<Vec<_>>(), ["a.pt", "e.pt"]);
+}
+
+#[test]
 fn s3_says_what_is_wrong_and_never_a_secret() {
     let Some(server) = server() else { return };
     let bucket = server["bucket"].as_str().expect("text");
