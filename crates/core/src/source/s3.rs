@@ -18,7 +18,7 @@ use object_store::path::Path;
 use object_store::{ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use super::options::without_userinfo;
-use super::s3_error::Access;
+use super::s3_error::{Access, ended_early};
 use super::s3_listing::{PassedOver, Sieving};
 use super::{
     Kind, ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
@@ -245,7 +245,10 @@ impl Source for S3 {
         let mut filled = 0;
         let mut body = answer.into_stream();
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|cause| self.access.error("read", &name, cause))?;
+            let chunk = match chunk {
+                Err(cause) if ended_early(&cause) => break,
+                chunk => chunk.map_err(|cause| self.access.error("read", &name, cause))?,
+            };
             let Some(slot) = buffer.get_mut(filled..filled + chunk.len()) else {
                 return Err(wrong_length(&name, buffer.len()).because("it went on after that"));
             };

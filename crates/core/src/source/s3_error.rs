@@ -99,6 +99,17 @@ fn http_error(cause: &object_store::Error) -> Option<&HttpError> {
     None
 }
 
+/// Whether a body ended before its time. The client then asks for the rest, and where a server answers that with the whole
+/// object, complains of headers: not what a user should hear of.
+pub(super) fn ended_early(cause: &object_store::Error) -> bool {
+    match http_error(cause).map(HttpError::kind) {
+        Some(kind) => {
+            matches!(kind, HttpErrorKind::Decode | HttpErrorKind::Request | HttpErrorKind::Interrupted)
+        }
+        None => chain(cause).contains("Content-Range"),
+    }
+}
+
 fn http_kind(cause: &object_store::Error) -> ErrorKind {
     match http_error(cause).map(HttpError::kind) {
         Some(HttpErrorKind::Timeout) => ErrorKind::Timeout,
