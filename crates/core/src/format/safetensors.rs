@@ -42,7 +42,8 @@ impl Decoder for Safetensors {
             serde_json::from_slice(header).map_err(|cause| corrupt("header", cause))?;
         entries.shift_remove("__metadata__");
         if entries.len() > limits.max_nodes {
-            return Err(corrupt("header", format_args!("it names {} tensors", entries.len())));
+            return Err(Error::new(ErrorKind::Unsupported, "read", "safetensors header")
+                .because(format_args!("it names {} tensors", entries.len())));
         }
         let data = bytes.slice(start..);
         let mut ranges = Vec::with_capacity(entries.len());
