@@ -16,17 +16,17 @@ const MAX_DEPTH: usize = 64;
 /// Converts an object. `describe` is asked about everything that is no plain Python object: it answers `None`, or a pair
 /// of a kind (`"tensor"`, `"size"`, `"dtype"`, `"device"`) and what that kind needs.
 pub(crate) fn to_value(object: &Bound<'_, PyAny>, describe: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
-    if depth > MAX_DEPTH {
-        return Err(PyTypeError::new_err("values nest too deep, or contain themselves"));
-    }
     if let Some((kind, detail)) = describe.call1((object,))?.extract::<Option<(String, Bound<'_, PyAny>)>>()? {
         return described(&kind, &detail);
     }
-    if let Ok(dict) = object.cast::<PyDict>() {
-        return to_dict(dict, describe, depth).map(Value::Dict);
-    }
     if let Some(value) = scalar(object)? {
         return Ok(value);
+    }
+    if depth >= MAX_DEPTH {
+        return Err(PyTypeError::new_err("values nest too deep, or contain themselves"));
+    }
+    if let Ok(dict) = object.cast::<PyDict>() {
+        return to_dict(dict, describe, depth).map(Value::Dict);
     }
     let items = || object.try_iter()?.map(|item| to_value(&item?, describe, depth + 1)).collect::<PyResult<Vec<_>>>();
     if object.is_instance_of::<PyList>() {

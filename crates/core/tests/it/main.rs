@@ -1,8 +1,14 @@
 //! The crate as its users see it, one file per subject.
 #![allow(clippy::disallowed_methods)] // tests write files and read the environment
 
+mod decoders;
 mod interleavings;
 mod layers;
 mod loader;
 mod pt;
 mod sources;
+
+use headwater_testkit::allocation::Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;

@@ -110,8 +110,10 @@ pub(super) fn call(machine: &mut Machine<'_>, global: Global, arguments: &[Id]) 
         (G::Encode | G::ByteArray | G::Bytes, [text, encoding]) => encoded(machine, *text, *encoding)?,
         (G::Complex, [real, imaginary]) => Node::Complex(machine.float_of(*real)?, machine.float_of(*imaginary)?),
         (G::Size, [sizes]) => Node::Size(machine.ints_of(*sizes)?),
-        (G::Device, [kind]) => Node::Device(machine.str_of(*kind)?.to_owned()),
-        (G::Device, [kind, index]) => Node::Device(format!("{}:{}", machine.str_of(*kind)?, machine.int_of(*index)?)),
+        (G::Device, [kind]) => Node::Device(device_kind(machine, *kind)?.to_owned()),
+        (G::Device, [kind, index]) => {
+            Node::Device(format!("{}:{}", device_kind(machine, *kind)?, machine.int_of(*index)?))
+        }
         _ => return machine.refuse(format_args!("{global:?} cannot be called with {} arguments", arguments.len())),
     };
     machine.add(node)
@@ -132,7 +134,7 @@ fn tensor(
     let dims = |id| -> Result<_> { machine.ints_of(id)?.into_iter().map(|n| machine.size_from(n)).collect() };
     let (shape, strides): (Dims, Dims) = (dims(size)?, dims(stride)?);
     if shape.len() > MAX_DIMS {
-        return machine.refuse(format_args!("a tensor of {} dimensions", shape.len()));
+        return machine.unsupported(format_args!("a tensor of {} dimensions", shape.len()));
     }
     let offset = machine.size_from(machine.int_of(offset)?)?.checked_add(base);
     let Some(offset) = offset.and_then(|elements| elements.checked_mul(dtype.size())) else {
@@ -149,6 +151,7 @@ fn signs(machine: &Machine<'_>, metadata: Option<&Id>) -> Result<Signs> {
         Some(Node::Dict { items, .. }) => items,
         Some(_) => return machine.refuse("tensor metadata that is no dict"),
     };
+    machine.charge(items.len())?;
     for &(name, value) in items {
         match (machine.str_of(name)?, machine.node(value)) {
             ("conj", Node::Bool(is_set)) => signs.conj = *is_set,
@@ -157,6 +160,12 @@ fn signs(machine: &Machine<'_>, metadata: Option<&Id>) -> Result<Signs> {
         }
     }
     Ok(signs)
+}
+
+fn device_kind<'a>(machine: &Machine<'a>, kind: Id) -> Result<&'a str> {
+    let kind = machine.node_str(kind)?;
+    machine.charge(kind.len())?;
+    Ok(kind)
 }
 
 fn same_tensor(machine: &Machine<'_>, data: Id) -> Result<Id> {

@@ -3,6 +3,8 @@
 //! Magic number, protocol version, system information, the object, the list of storage keys; then per key the number of
 //! elements as a 64-bit integer and the elements.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
 use super::super::Limits;
@@ -58,20 +60,23 @@ fn is_big_endian(machine: &Machine<'_>, root: Id) -> Result<bool> {
 
 /// Finds every storage of the object behind the pickles, where they lie in the order of their keys.
 fn load(bytes: &Bytes, mut at: usize, order: &[&str], object: &Machine<'_>, storages: &mut Storages<'_>) -> Result<()> {
-    let mut found: Vec<(&str, Bytes)> = Vec::with_capacity(order.len());
+    let mut items: HashMap<&str, usize> = HashMap::new();
+    for spec in &object.storages {
+        items.entry(spec.key).or_insert(spec.dtype.map_or(1, DType::size));
+    }
+    let mut found: HashMap<&str, Bytes> = HashMap::new();
     for &key in order {
         let cut = || corrupt(format_args!("storage {}", key.escape_debug()), "the file ends within it");
-        let spec = object.storages.iter().find(|spec| spec.key == key);
-        let item = spec.and_then(|spec| spec.dtype).map_or(1, DType::size);
+        let item = items.get(key).copied().unwrap_or(1);
         let count: [u8; 8] = bytes.get(at..at + 8).and_then(|count| count.try_into().ok()).ok_or_else(cut)?;
         let len = usize::try_from(i64::from_le_bytes(count)).ok().and_then(|count| count.checked_mul(item));
         let end = len.and_then(|len| len.checked_add(at + 8)).filter(|&end| end <= bytes.len()).ok_or_else(cut)?;
-        found.push((key, bytes.slice(at + 8..end)));
+        found.entry(key).or_insert(bytes.slice(at + 8..end));
         at = end;
     }
     for spec in &object.storages {
-        let stored = found.iter().find(|(key, _)| *key == spec.key);
-        let (_, stored) = stored
+        let stored = found
+            .get(spec.key)
             .ok_or_else(|| corrupt(format_args!("storage {}", spec.key.escape_debug()), "it is not in the file"))?;
         storages.add(spec, stored)?;
     }

@@ -57,7 +57,7 @@ pub(super) struct TensorSpec {
 }
 
 /// Signs that are turned round when the tensor is read: of imaginary parts, of everything.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Signs {
     pub(super) conj: bool,
     pub(super) neg: bool,
@@ -269,7 +269,7 @@ impl<'a> Machine<'a> {
     fn mark(&mut self) -> Result<()> {
         // Open marks are unfinished containers: a nested value has a few per level, a bomb has millions.
         if self.marks.len() >= MARKS_PER_LEVEL * self.max_depth {
-            return self.refuse(format_args!("values nest deeper than {}", self.max_depth));
+            return self.unsupported(format_args!("values nest deeper than {}", self.max_depth));
         }
         self.marks.push(self.stack.len());
         Ok(())
@@ -371,6 +371,7 @@ impl<'a> Machine<'a> {
         };
         let numel = self.size_from(self.int_of(parts[4])?)?;
         let key = self.node_str(parts[2])?;
+        self.charge(key.len())?;
         let next = self.storages.len();
         let storage = *self.known.entry((key, dtype)).or_insert(next);
         if storage == next {
@@ -401,13 +402,8 @@ impl<'a> Machine<'a> {
                 self.copies.set(left);
                 Ok(())
             }
-            None => self.refuse("it repeats its values far beyond its own length"),
+            None => self.unsupported("it repeats its values far beyond its own length"),
         }
-    }
-
-    /// How many nodes there are.
-    pub(super) fn len(&self) -> usize {
-        self.nodes.len()
     }
 
     pub(super) fn int_of(&self, id: Id) -> Result<i64> {
@@ -437,7 +433,7 @@ impl<'a> Machine<'a> {
         self.node_str(id)
     }
 
-    fn node_str(&self, id: Id) -> Result<&'a str> {
+    pub(super) fn node_str(&self, id: Id) -> Result<&'a str> {
         match self.node(id) {
             Node::Str(text) => Ok(text),
             _ => self.refuse("no text where some belongs"),

@@ -1,5 +1,7 @@
 //! From the machine's arena to a value.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
 use super::super::Limits;
@@ -10,21 +12,23 @@ use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::value::{DType, Dict, Tensor, Value};
 
-/// Text that shared strings may add up to, beyond what the pickle itself holds.
-const MAX_SHARED_TEXT: usize = 64 << 20;
+/// Bytes that what is shared may add up to, beyond what the pickle itself holds.
+const MAX_SHARED: usize = 64 << 20;
 
 /// The bytes of all storages, in native byte order.
 pub(super) struct Storages<'a> {
     big_endian: bool,
     buffers: &'a BufferPool,
     loaded: Vec<(Option<DType>, Bytes)>,
-    /// Untyped storages turned round for the element size of the tensor that asked.
-    swapped: Vec<(usize, usize, Bytes)>,
+    /// Storages as some tensors see them, by number, element unit and signs: a few for each storage at most, however many tensors
+    /// there are.
+    turned: HashMap<(usize, usize, Signs), Bytes>,
 }
 
 impl<'a> Storages<'a> {
     pub(super) fn new(big_endian: bool, buffers: &'a BufferPool) -> Self {
-        Self { big_endian: big_endian != cfg!(target_endian = "big"), buffers, loaded: Vec::new(), swapped: Vec::new() }
+        let big_endian = big_endian != cfg!(target_endian = "big");
+        Self { big_endian, buffers, loaded: Vec::new(), turned: HashMap::new() }
     }
 
     /// Adds the next storage of the machine's list.
@@ -43,18 +47,35 @@ impl<'a> Storages<'a> {
         Ok(())
     }
 
-    fn get(&mut self, storage: usize, dtype: DType) -> Bytes {
-        let (stored, bytes) = self.loaded[storage].clone();
+    /// A storage in native byte order for elements of `dtype`, with the marked signs turned round.
+    fn get(&mut self, storage: usize, dtype: DType, signs: Signs) -> Bytes {
+        let (stored, bytes) = &self.loaded[storage];
         let unit = dtype.swap_unit();
-        if !self.big_endian || stored.is_some() || unit == 1 {
-            return bytes;
+        let is_swapped = self.big_endian && stored.is_none() && unit > 1;
+        if !is_swapped && signs == Signs::default() {
+            return bytes.clone();
         }
-        if let Some((.., swapped)) = self.swapped.iter().find(|known| (known.0, known.1) == (storage, unit)) {
-            return swapped.clone();
+        if let Some(known) = self.turned.get(&(storage, unit, signs)) {
+            return known.clone();
         }
-        let swapped = self.swap(&bytes, unit);
-        self.swapped.push((storage, unit, swapped.clone()));
-        swapped
+        let mut turned = if is_swapped { self.swap(bytes, unit) } else { bytes.clone() };
+        if signs != Signs::default() {
+            turned = self.flip(&turned, unit, signs);
+        }
+        self.turned.insert((storage, unit, signs), turned.clone());
+        turned
+    }
+
+    fn flip(&self, bytes: &Bytes, unit: usize, signs: Signs) -> Bytes {
+        let mut out = self.buffers.take(bytes.len());
+        out.copy_from_slice(bytes);
+        for (number, part) in out.chunks_exact_mut(unit).enumerate() {
+            // Imaginary parts are the odd ones, and the sign is the highest bit of the last byte: little-endian here.
+            if signs.neg ^ (signs.conj && number % 2 == 1) {
+                part[unit - 1] ^= 0x80;
+            }
+        }
+        out.freeze()
     }
 
     fn swap(&self, bytes: &Bytes, unit: usize) -> Bytes {
@@ -68,8 +89,8 @@ impl<'a> Storages<'a> {
 /// Builds the value of a node, each use of a shared node anew.
 pub(super) fn build(machine: &Machine<'_>, root: Id, storages: &mut Storages<'_>, limits: &Limits) -> Result<Value> {
     // What the pickle spells out is in proportion to its length; only what it repeats has to be limited.
-    let (nodes, text) = (limits.max_nodes + machine.len(), MAX_SHARED_TEXT + machine.consumed());
-    Builder { machine, storages, depth: limits.max_depth, nodes, text }.value(root)
+    let (nodes, bytes) = (limits.max_nodes + machine.consumed(), MAX_SHARED + machine.consumed());
+    Builder { machine, storages, depth: limits.max_depth, nodes, bytes }.value(root)
 }
 
 struct Builder<'a, 'b, 'c> {
@@ -78,12 +99,12 @@ struct Builder<'a, 'b, 'c> {
     /// What is left of each.
     depth: usize,
     nodes: usize,
-    text: usize,
+    bytes: usize,
 }
 
 impl Builder<'_, '_, '_> {
     fn value(&mut self, id: Id) -> Result<Value> {
-        self.nodes = self.nodes.checked_sub(1).ok_or_else(|| corrupt("pickle", "it repeats too many values"))?;
+        self.nodes = self.nodes.checked_sub(1).ok_or_else(|| capped("it repeats too many values"))?;
         let machine = self.machine;
         Ok(match machine.node(id) {
             Node::None => Value::None,
@@ -95,7 +116,7 @@ impl Builder<'_, '_, '_> {
             Node::Str(it) => Value::Str(self.counted(it.len()).map(|()| (*it).to_owned())?),
             Node::Bytes(it) => Value::Bytes(self.counted(it.len()).map(|()| it.clone())?),
             Node::Size(it) => Value::Size(self.counted(size_of_val(&it[..])).map(|()| it.clone())?),
-            Node::Device(it) => Value::Device(it.clone()),
+            Node::Device(it) => Value::Device(self.counted(it.len()).map(|()| it.clone())?),
             Node::Global(Global::DType(it)) => Value::DType(*it),
             Node::Tensor(spec) => Value::Tensor(self.tensor(spec)?),
             Node::List(items) => Value::List(self.items(items)?),
@@ -117,53 +138,40 @@ impl Builder<'_, '_, '_> {
     }
 
     fn deeper<T>(&mut self, children: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        self.depth = self
-            .depth
-            .checked_sub(1)
-            .ok_or_else(|| corrupt("pickle", "values nest too deep, or contain themselves"))?;
+        self.depth = self.depth.checked_sub(1).ok_or_else(|| capped("values nest too deep, or contain themselves"))?;
         let built = children(self);
         self.depth += 1;
         built
     }
 
-    fn counted(&mut self, text: usize) -> Result<()> {
-        self.text = self.text.checked_sub(text).ok_or_else(|| corrupt("pickle", "it repeats too much text"))?;
+    fn counted(&mut self, bytes: usize) -> Result<()> {
+        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| capped("it repeats too much"))?;
         Ok(())
     }
 
     fn tensor(&mut self, spec: &TensorSpec) -> Result<Tensor> {
-        let storage = self.storages.get(spec.storage, spec.dtype);
-        let tensor = Tensor::new(spec.dtype, &spec.shape, &spec.strides, storage, spec.offset)
-            .map_err(|cause| Error::new(ErrorKind::Corrupt, "read", "a tensor").caused_by(cause))?;
-        if spec.signs == Signs::default() { Ok(tensor) } else { self.resolved(&tensor, spec.signs) }
+        check_signs(spec.dtype, spec.signs)?;
+        self.counted(size_of_val(&spec.shape[..]) + size_of_val(&spec.strides[..]))?;
+        let storage = self.storages.get(spec.storage, spec.dtype, spec.signs);
+        Tensor::new(spec.dtype, &spec.shape, &spec.strides, storage, spec.offset)
+            .map_err(|cause| Error::new(ErrorKind::Corrupt, "read", "a tensor").caused_by(cause))
     }
+}
 
-    /// The tensor with its marked signs turned round, in memory of its own.
-    fn resolved(&self, tensor: &Tensor, signs: Signs) -> Result<Tensor> {
-        let (dtype, unit) = (tensor.dtype(), tensor.dtype().swap_unit());
-        let is_complex = matches!(dtype, DType::C32 | DType::C64 | DType::C128);
-        let is_signed = is_complex || matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
-        if signs.conj && !is_complex || signs.neg && !is_signed {
-            return Err(corrupt("a tensor", format_args!("a marked sign on {dtype}")));
-        }
-        // An expanded view of little memory must not become much of it.
-        let nbytes = tensor.numel().checked_mul(dtype.size()).filter(|&bytes| bytes <= tensor.storage().0.len());
-        let Some(nbytes) = nbytes else {
-            return Err(
-                Error::new(ErrorKind::Unsupported, "read", "a tensor").because("a marked sign on a repeating view")
-            );
-        };
-        let mut out = self.storages.buffers.take(nbytes);
-        tensor.copy_to(&mut out);
-        for (number, part) in out.chunks_exact_mut(unit).enumerate() {
-            let is_imaginary = is_complex && number % 2 == 1;
-            // The sign is the highest bit of the last byte: everything is little-endian here.
-            if signs.neg ^ (signs.conj && is_imaginary) {
-                part[unit - 1] ^= 0x80;
-            }
-        }
-        Tensor::from_bytes(dtype, tensor.shape(), out.freeze())
+/// Refuses signs on elements that have none, or not in their highest bit.
+fn check_signs(dtype: DType, signs: Signs) -> Result<()> {
+    let is_complex = matches!(dtype, DType::C32 | DType::C64 | DType::C128);
+    let is_signed = is_complex || matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
+    if signs.conj && !is_complex || signs.neg && !is_signed {
+        let reason = format_args!("a marked sign on {dtype}").to_string();
+        return Err(Error::new(ErrorKind::Unsupported, "read", "a tensor").because(reason));
     }
+    Ok(())
+}
+
+/// The value may be meant, but costs more than a reader allows.
+fn capped(reason: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "read", "pickle").because(reason)
 }
 
 fn bare(what: impl std::fmt::Display) -> Error {

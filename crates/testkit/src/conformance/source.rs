@@ -1,6 +1,6 @@
 //! What every source has to do.
 //!
-//! A source takes part through a [`Fixture`], which can put and remove objects behind its back. [`source`] runs all of it.
+//! A source takes part through a [`Fixture`], which can put and remove objects behind its back.
 
 use std::sync::Arc;
 
