@@ -46,6 +46,9 @@ impl Place {
 
     /// Opens the source that holds an object, and gives the object's key in it.
     pub(crate) fn open_parent(&self, uri: &str) -> Result<(Arc<dyn Source>, String)> {
+        let local = source::local_path(uri)?;
+        let path = local.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let uri = path.as_deref().unwrap_or(uri);
         let (parent, key) = match uri.trim_end_matches('/').rsplit_once('/') {
             Some((parent, key)) if !parent.ends_with('/') || parent.ends_with(":///") => (parent, key),
             Some((_, key)) if uri.starts_with('/') => ("/", key),

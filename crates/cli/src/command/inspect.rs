@@ -7,7 +7,7 @@ use headwater::config::ByteSize;
 use headwater::engine::{Engine, uninterrupted};
 use headwater::source::ReadRequest;
 use headwater::value::{Element, Tensor, Value};
-use headwater::{Result, object};
+use headwater::{ErrorKind, Result, object};
 use serde_json::{Value as Json, json};
 
 use crate::Failure;
@@ -50,10 +50,21 @@ impl Inspect {
     fn read(&self) -> Result<(String, u64, Value)> {
         let (source, key) = self.place.open_parent(&self.uri)?;
         let engine = Engine::current()?;
-        let uri = source.uri_of(&key);
-        let read = async move { source.read(&ReadRequest::whole(key), engine.buffers()).await };
-        let bytes = engine.block_on("reading the object", read, uninterrupted())??.bytes;
-        Ok((uri.clone(), bytes.len() as u64, object::decode(&uri, &bytes)?))
+        let read = async move {
+            let compressed = format!("{key}.zst");
+            let read = async |key: &str| source.read(&ReadRequest::whole(key), engine.buffers()).await;
+            match read(&key).await {
+                // A request for `x.pt` finds `x.pt.zst`.
+                Err(error) if error.kind() == ErrorKind::NotFound => match read(&compressed).await {
+                    Ok(object) => Ok((source.uri_of(&compressed), object.bytes)),
+                    Err(_) => Err(error),
+                },
+                object => object.map(|object| (source.uri_of(&key), object.bytes)),
+            }
+        };
+        let (uri, bytes) = engine.block_on("reading the object", read, uninterrupted())??;
+        let value = object::decode(&uri, &bytes)?;
+        Ok((uri, bytes.len() as u64, value))
     }
 
     fn tree(&self, out: &mut impl Write, name: &str, value: &Value, depth: usize) -> std::io::Result<()> {

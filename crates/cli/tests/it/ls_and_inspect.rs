@@ -2,6 +2,7 @@ use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
+use headwater::codec::{Codec, Zstd};
 use headwater::value::{DType, Dict, Tensor, Value};
 use headwater::{error::ErrorKind, object};
 use serde_json::Value as Json;
@@ -43,6 +44,18 @@ fn inspect_shows_names_types_shapes_and_first_values() {
     let document: Json = serde_json::from_str(&out(&headwater(&["inspect", text(&path), "--json"]))).expect("JSON");
     assert_eq!(document["value"]["items"][0]["value"]["dtype"], "float32");
     assert_eq!(document["tensor_bytes"], 12);
+}
+
+#[test]
+fn inspect_finds_the_compressed_twin_and_understands_file_uris() {
+    let dir = folder();
+    let odd = dir.path().join("with space");
+    fs::create_dir(&odd).expect("folder");
+    let plain = fs::read(dir.path().join("b.pt")).expect("there");
+    fs::write(odd.join("x.pt.zst"), Zstd.encode(&plain).expect("compressed")).expect("written");
+    let uri = format!("file://{}/with%20space/x.pt", text(dir.path()));
+    let shown = out(&headwater(&["inspect", &uri]));
+    assert!(shown.contains("x.pt.zst: ") && shown.contains("\"fps\": 24.0"), "{shown}");
 }
 
 #[test]
