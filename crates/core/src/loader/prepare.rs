@@ -228,9 +228,11 @@ impl UnderWay {
         if was_cached {
             dataset.metrics.time(Timing::Hit, took / self.units.len() as u64, self.units.len() as u64);
         }
+        // Leases end before the batch is handed over: what the consumer then clears is free at once.
+        let loaded = self.loaded_of(left);
         let Step { epoch, indices, pads, next } = self.step.clone();
         self.complete(content.map(|content| (Batch { epoch, indices, pads, content }, next)));
-        self.pack_behind(left);
+        self.pack_behind(loaded);
     }
 
     fn fields(&self, parts: &[Part]) -> Result<Content> {
@@ -265,13 +267,16 @@ impl UnderWay {
         self.step.indices.iter().map(arrange).collect::<Result<_>>().map(Content::Samples)
     }
 
-    /// Packs what was loaded for the cache, after everything that is queued by now.
-    fn pack_behind(self: &Arc<Self>, parts: Vec<Part>) {
+    fn loaded_of(&self, parts: Vec<Part>) -> Vec<(UnitId, Value)> {
         let loaded = parts.into_iter().zip(&self.units).filter_map(|(part, &unit)| match part {
             Part::Loaded(loaded) => Some((unit, loaded.value)),
             Part::Cached(_) => None,
         });
-        let loaded: Vec<_> = loaded.collect();
+        loaded.collect()
+    }
+
+    /// Packs what was loaded for the cache, after everything that is queued by now.
+    fn pack_behind(self: &Arc<Self>, loaded: Vec<(UnitId, Value)>) {
         let bytes = loaded.iter().map(|(_, value)| value.tensor_bytes()).sum();
         let Ok(kept) = self.prepare.dataset.kept() else { return };
         if loaded.is_empty() {
