@@ -181,10 +181,9 @@ fn scheme_of(uri: &str) -> Result<&str> {
         return Ok("");
     }
     if !rest.starts_with("//") && (scheme != "file" || !rest.starts_with('/')) {
-        return Err(unusable(
-            uri,
-            format_args!("expected `{scheme}://…`; write ./{uri} for a local path of that name"),
-        ));
+        let shown = options::without_userinfo(uri);
+        let hint = format_args!("expected `{scheme}://…`; write ./{shown} for a local path of that name");
+        return Err(unusable(uri, hint));
     }
     Ok(scheme)
 }

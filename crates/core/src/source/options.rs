@@ -84,11 +84,16 @@ fn is_secret(name: &str) -> bool {
     SECRET.contains(&name) || ["secret", "token", "password", "customer_key"].iter().any(|word| name.contains(word))
 }
 
-/// A URL without the user and password in front of its host; any other value as it is.
+/// A URL without the user and password in front of its host, also one whose slashes were forgotten; paths and other values as they
+/// are.
 pub(super) fn without_userinfo(value: &str) -> String {
-    match (value.split_once("://"), value.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
-        _ => value.to_owned(),
+    let Some((before, host)) = value.rsplit_once('@') else { return value.to_owned() };
+    let is_path = value.starts_with(['/', '.', '~']) || value.starts_with("file:");
+    match before.split_once("://") {
+        _ if is_path => value.to_owned(),
+        Some((scheme, _)) => format!("{scheme}://***@{host}"),
+        None if before.contains(':') => format!("***@{host}"),
+        None => value.to_owned(),
     }
 }
 
@@ -207,5 +212,26 @@ impl Visitor<'_> for ScalarVisitor {
 
     fn visit_f64<E>(self, number: f64) -> Result<Scalar, E> {
         Ok(Scalar(number.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_userinfo;
+
+    #[test]
+    fn users_and_passwords_are_hidden_and_nothing_else() {
+        for (value, shown) in [
+            ("s3://AKIA:hunter2@bucket/x", "s3://***@bucket/x"),
+            ("s3:AKIA:hunter2@bucket/x", "***@bucket/x"),
+            ("http://u:hun/ter2@host:9000", "http://***@host:9000"),
+            ("user:hunter2@127.0.0.1:9000", "***@127.0.0.1:9000"),
+            ("http://host:9000", "http://host:9000"),
+            ("/data/run:3@home/x", "/data/run:3@home/x"),
+            ("file:///data/run@3", "file:///data/run@3"),
+            ("run@3", "run@3"),
+        ] {
+            assert_eq!(without_userinfo(value), shown);
+        }
     }
 }
