@@ -351,6 +351,15 @@ fn what_is_memoised_once_is_not_copied_without_end() {
 }
 
 #[test]
+fn what_is_too_deep_to_read_is_not_written() {
+    let nested = |depth| (1..depth).fold(Value::List(Vec::new()), |inner, _| Value::List(vec![inner]));
+    let deepest = nested(Limits::default().max_depth);
+    assert!(decode(pt::write_pt(&deepest).expect("writes")).expect("reads") == deepest);
+    let error = pt::write_pt(&nested(Limits::default().max_depth + 1)).map(drop).expect_err("too deep");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
 fn a_little_that_is_repeated_is_read() {
     let size = decode(pickled(&repeated(b"(K\x01K\x02t", b"ctorch\nSize\nh\0\x85R"))).expect("sizes");
     assert_eq!(size, Value::List(vec![Value::Size(vec![1, 2]); 3000]));
