@@ -92,8 +92,9 @@ impl Header {
         let text = &text.replace('"', "'");
         let odd = || corrupt(format_args!("its header is odd: {}", text.trim_end().escape_debug()));
         let value_of = |key: &str| {
-            let (_, rest) = text.split_once(&format!("'{key}'"))?;
-            Some(rest.trim_start().strip_prefix(':')?.trim_start())
+            // A structure may have fields of the same name, but no colon follows those.
+            let quoted = format!("'{key}'");
+            text.split(&quoted).skip(1).find_map(|rest| rest.trim_start().strip_prefix(':')).map(str::trim_start)
         };
         let descr = value_of("descr").ok_or_else(odd)?;
         let order = value_of("fortran_order").ok_or_else(odd)?;
@@ -165,6 +166,25 @@ mod tests {
         assert_eq!(f.to_contiguous().contiguous_bytes(), Some(&[1, 0, 3, 0, 5, 0, 2, 0, 4, 0, 6, 0][..]));
         let scalar = decode(&file("{'descr': '|b1', 'fortran_order': False, 'shape': (), }", &[1])).expect("scalar");
         assert_eq!((scalar.dtype(), scalar.shape()), (DType::Bool, &[][..]));
+    }
+
+    #[test]
+    fn reads_headers_as_others_write_them() {
+        for header in [
+            "{'descr' : '<i2', 'fortran_order' : False, 'shape' : (2,)}",
+            r#"{"descr": "<i2", "fortran_order": False, "shape": (2,)}"#,
+            "{ \"shape\"\t:( 2 , ) ,\n'fortran_order':False,'descr'  :\"<i2\" }",
+        ] {
+            let tensor = decode(&file(header, &[1, 0, 2, 0])).expect(header);
+            assert_eq!((tensor.dtype(), tensor.shape()), (DType::I16, &[2][..]), "{header}");
+        }
+    }
+
+    #[test]
+    fn names_a_structure_whose_fields_are_called_like_keys() {
+        let header = "{'descr': [('shape', '<f4'), ('fortran_order', '<f4')], 'fortran_order': False, 'shape': (2,), }";
+        let error = decode(&file(header, &[0; 16])).expect_err("a structure");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
 
     #[test]

@@ -15,7 +15,8 @@ fn decode(bytes: impl Into<Bytes>) -> Result<Value> {
 }
 
 fn refused(bytes: impl Into<Bytes>, what: &str) -> Error {
-    let error = decode(bytes).expect_err(what);
+    // The value may be gigabytes: it is not for a message.
+    let error = decode(bytes).map(drop).expect_err(what);
     assert!(error.to_string().contains("place/x.pt"), "{what}: {error}");
     error
 }
@@ -175,6 +176,16 @@ fn tensors_that_share_bytes_share_a_storage() {
     assert!(written.len() < 110_000, "{} bytes", written.len());
 }
 
+#[test]
+fn more_tensors_than_an_old_zip_counts_read_back() {
+    // With the pickle, the byte order and the version, 65,531 tensors are the most for a directory of the old kind.
+    for count in [65_531_u32, 65_532, 65_533, 65_536] {
+        let tensor = |n: u32| Tensor::from_bytes(DType::U32, &[], n.to_le_bytes().to_vec().into()).expect("tensor");
+        let value = Value::List((0..count).map(|n| tensor(n).into()).collect());
+        assert!(decode(pt::write_pt(&value).expect("writes")).expect("reads") == value, "{count} tensors");
+    }
+}
+
 // ---- hostile input
 
 fn entry(name: &str, method: u16, content: &[u8], checksum: u32) -> [Vec<u8>; 2] {
@@ -305,6 +316,98 @@ fn bombs_cost_no_more_than_they_weigh() {
     }
 }
 
+/// Pickles that make one thing of `each` call, over and over, from what they memoised as 0.
+fn repeated(memoised: &[u8], each: &[u8]) -> Vec<u8> {
+    [b"\x80\x02", memoised, b"q\x000](", &each.repeat(3000), b"e."].concat()
+}
+
+#[test]
+fn what_is_memoised_once_is_not_copied_without_end() {
+    let ints = [b"(", &b"K\x01".repeat(100_000)[..], b"t"].concat();
+    let letters = [b"X\0\0\x10\0", &vec![b'a'; 1 << 20][..]].concat();
+    let bytes = [b"B\0\0\x10\0", &vec![b'a'; 1 << 20][..]].concat();
+    let big = [b"\x8b\0\0\x10\0", &vec![b'a'; 1 << 20][..]].concat();
+    let size = [b"ctorch\nSize\n", &ints[..], b"\x85R"].concat();
+    let device = [b"ctorch\ndevice\n", &letters[..], b"\x85R"].concat();
+    let metadata = [b"}(", &b"X\x04\0\0\0conj\x88".repeat(100_000)[..], b"u"].concat();
+    let shape = [b"ctorch._utils\n_rebuild_tensor_v2\n(", STORAGE, b"K\0h\0h\0\x89NtR"].concat();
+    let marks = marked("ComplexFloatStorage", 2, b"K\0K\x02\x85K\x01\x85", b"h\0");
+    for (memoised, each, what) in [
+        (&ints, &b"ctorch\nSize\nh\0\x85R"[..], "sizes"),
+        (&ints, b"cbuiltins\nset\nh\0\x85R", "sets"),
+        (&ints, &shape, "shapes"),
+        (&letters, b"c_codecs\nencode\nh\0X\x06\0\0\0latin1\x86R", "encoded text"),
+        (&letters, b"ctorch\ndevice\nh\0\x85R", "devices"),
+        (&letters, b"ctorch\ndevice\nh\0K\0\x86R", "numbered devices"),
+        (&letters, b"h\0", "text"),
+        (&bytes, b"h\0", "bytes"),
+        (&big, b"h\0", "an integer"),
+        (&size, b"h\0", "a size"),
+        (&device, b"h\0", "a device"),
+        (&metadata, &marks, "metadata"),
+    ] {
+        refused(pickled(&repeated(memoised, each)), what);
+    }
+}
+
+#[test]
+fn what_is_too_deep_to_read_is_not_written() {
+    let nested = |depth| (1..depth).fold(Value::List(Vec::new()), |inner, _| Value::List(vec![inner]));
+    let deepest = nested(Limits::default().max_depth);
+    assert!(decode(pt::write_pt(&deepest).expect("writes")).expect("reads") == deepest);
+    let error = pt::write_pt(&nested(Limits::default().max_depth + 1)).map(drop).expect_err("too deep");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn a_little_that_is_repeated_is_read() {
+    let size = decode(pickled(&repeated(b"(K\x01K\x02t", b"ctorch\nSize\nh\0\x85R"))).expect("sizes");
+    assert_eq!(size, Value::List(vec![Value::Size(vec![1, 2]); 3000]));
+    let device = decode(pickled(&repeated(b"X\x03\0\0\0cpu", b"ctorch\ndevice\nh\0\x85R"))).expect("devices");
+    assert_eq!(device, Value::List(vec![Value::Device("cpu".into()); 3000]));
+}
+
+#[test]
+fn tensors_have_as_many_dimensions_as_torch_makes() {
+    let of_dims = |dims: usize| {
+        let ones = [b"(", &b"K\x01".repeat(dims)[..], b"t"].concat();
+        decode(pickled(&tensor_pickle(&[b"K\0", &ones[..], &ones].concat())))
+    };
+    of_dims(64).expect("64 dimensions");
+    let error = of_dims(65).expect_err("65 dimensions");
+    assert!(error.report().contains("65 dimensions"), "{}", error.report());
+}
+
+#[test]
+fn long_lists_are_read_whether_or_not_their_items_are_shared() {
+    let limits = Limits { max_nodes: 1000, ..Limits::default() };
+    let read = |bytes: Vec<u8>| decode_object("x.pt", &bytes.into(), &limits, &BufferPool::new(0));
+    let numbers = Value::List((0..200_000).map(Value::Int).collect());
+    let again = read(pt::write_pt(&numbers).expect("writes")).expect("numbers");
+    assert!(again[0].1 == numbers);
+    let shared = [b"X\x01\0\0\0aq\0](", &b"h\0".repeat(200_000)[..], b"e."].concat();
+    let again = read(pickled(&shared)).expect("shared text");
+    assert!(again[0].1 == Value::List(vec![Value::Str("a".into()); 200_000]));
+}
+
+#[test]
+fn a_cap_that_is_hit_is_unsupported() {
+    let tens = b"](h\0h\0h\0h\0h\0h\0h\0h\0h\0h\0eq\0".repeat(8);
+    let letters = [b"X\0\0\x10\0", &vec![b'a'; 1 << 20][..]].concat();
+    let ints = [b"(", &b"K\x01".repeat(100_000)[..], b"t"].concat();
+    let ones = [b"(", &b"K\x01".repeat(65)[..], b"t"].concat();
+    for (pickle, what) in [
+        ([b"Nq\0", &tens[..], b"."].concat(), "values"),
+        (repeated(&letters, b"h\0"), "text"),
+        (repeated(&ints, b"ctorch\nSize\nh\0\x85R"), "copies"),
+        (tensor_pickle(&[b"K\0", &ones[..], &ones].concat()), "dimensions"),
+        (b"(".repeat(1000), "marks"),
+        ([&b"]".repeat(65)[..], &b"a".repeat(64), b"."].concat(), "nesting"),
+    ] {
+        assert_eq!(refused(pickled(&pickle), what).kind(), ErrorKind::Unsupported, "{what}");
+    }
+}
+
 #[test]
 fn zips_that_lie_are_refused() {
     let none = &b"N."[..];
@@ -359,4 +462,74 @@ fn entries_that_overlap_are_refused() {
     zip[pointer..pointer + 4].copy_from_slice(&inside.to_le_bytes());
     let error = refused(zip, "overlap");
     assert!(error.report().contains("overlap"), "{}", error.report());
+}
+
+// ---- signs that torch marks
+
+const CONJ: &[u8] = b"}(X\x04\0\0\0conj\x88X\x03\0\0\0neg\x89u";
+const NEG: &[u8] = b"}(X\x04\0\0\0conj\x89X\x03\0\0\0neg\x88u";
+const BOTH: &[u8] = b"}(X\x04\0\0\0conj\x88X\x03\0\0\0neg\x88u";
+
+/// A call of `_rebuild_tensor_v2` on 16 bytes of storage, with metadata.
+fn marked(class: &str, numel: u8, middle: &[u8], metadata: &[u8]) -> Vec<u8> {
+    let storage = format!("(X\x07\0\0\0storagectorch\n{class}\nX\x01\0\0\x000X\x03\0\0\0cpuK");
+    let head = [b"ctorch._utils\n_rebuild_tensor_v2\n(", storage.as_bytes(), &[numel], b"tQ"].concat();
+    [&head[..], middle, b"\x89N", metadata, b"tR"].concat()
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    let plain = tensor.to_contiguous();
+    let (parts, _) = plain.contiguous_bytes().expect("contiguous").as_chunks::<4>();
+    parts.iter().map(|&part| f32::from_le_bytes(part)).collect()
+}
+
+/// Decodes calls that make tensors of the storage 1, 2, 3, 4.
+fn tensors_of(calls: &[u8]) -> Result<Vec<Tensor>> {
+    let pickle = [b"\x80\x02](", calls, b"e."].concat();
+    let data: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|number| number.to_le_bytes()).collect();
+    let Value::List(items) = decode(zipped(&[("a/data.pkl", 0, &pickle), ("a/data/0", 0, &data)]))? else {
+        panic!("no list");
+    };
+    let tensor = |item| if let Value::Tensor(tensor) = item { tensor } else { panic!("no tensor: {item:?}") };
+    Ok(items.into_iter().map(tensor).collect())
+}
+
+#[test]
+fn marked_signs_are_turned_round() {
+    let (all, second) = (b"K\0K\x02\x85K\x01\x85", b"K\x01K\x03\x85K\0\x85");
+    let imaginary = b"K\x01K\x02\x85K\x02\x85";
+    for (class, numel, middle, metadata, expected, what) in [
+        ("ComplexFloatStorage", 2, &all[..], CONJ, &[1.0, -2.0, 3.0, -4.0][..], "conj"),
+        ("ComplexFloatStorage", 2, all, NEG, &[-1.0, -2.0, -3.0, -4.0], "neg"),
+        ("ComplexFloatStorage", 2, all, BOTH, &[-1.0, 2.0, -3.0, 4.0], "both"),
+        ("ComplexFloatStorage", 2, all, b"}", &[1.0, 2.0, 3.0, 4.0], "nothing marked"),
+        ("ComplexFloatStorage", 2, second, CONJ, &[3.0, -4.0, 3.0, -4.0, 3.0, -4.0], "an expanded view"),
+        ("FloatStorage", 4, imaginary, NEG, &[-2.0, -4.0], "imaginary parts"),
+    ] {
+        let tensors = tensors_of(&marked(class, numel, middle, metadata)).expect(what);
+        assert_eq!(floats(&tensors[0]), expected, "{what}");
+    }
+}
+
+#[test]
+fn other_marks_are_refused_by_name() {
+    let all = b"K\0K\x04\x85K\x01\x85";
+    for (class, metadata, word) in [
+        ("FloatStorage", &b"}X\x05\0\0\0fancy\x88s"[..], "`fancy`"),
+        ("FloatStorage", b"}X\x04\0\0\0conjK\x01s", "`conj`"),
+        ("FloatStorage", CONJ, "marked sign on float32"),
+        ("IntStorage", NEG, "marked sign on int32"),
+    ] {
+        let error = tensors_of(&marked(class, 4, all, metadata)).expect_err(word);
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.report());
+        assert!(error.report().contains(word), "{}", error.report());
+    }
+}
+
+#[test]
+fn marked_tensors_are_turned_round_once_per_storage() {
+    let conj = marked("ComplexFloatStorage", 2, b"K\0K\x02\x85K\x01\x85", CONJ);
+    let tensors = tensors_of(&[&conj[..], b"q\0", &b"h\0".repeat(3), &conj].concat()).expect("reads");
+    let places: Vec<_> = tensors.iter().map(|tensor| tensor.storage().0.as_ptr()).collect();
+    assert_eq!(places, [places[0]; 5]);
 }

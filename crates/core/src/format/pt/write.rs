@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::super::Limits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::value::{DType, Dict, Tensor, Value};
 
@@ -20,8 +21,13 @@ const PADDING_FIELD: [u8; 2] = *b"FB";
 /// Writes a value as a `.pt` file. Dict and set members keep their order; non-contiguous tensors keep their strides.
 ///
 /// # Errors
-/// `Unsupported` when the file would exceed 4 GiB.
+/// `Unsupported` when the file would exceed 4 GiB, or when the value nests deeper than the reader accepts.
 pub fn write_pt(value: &Value) -> Result<Vec<u8>> {
+    let max_depth = Limits::default().max_depth;
+    if nests_deeper(value, max_depth) {
+        return Err(Error::new(ErrorKind::Unsupported, "write", "a .pt file")
+            .because(format_args!("its values nest deeper than {max_depth}")));
+    }
     let mut pickler = Pickler { out: vec![0x80, 2], storages: Vec::new(), known: HashMap::new() };
     pickler.value(value);
     pickler.out.push(b'.');
@@ -37,6 +43,16 @@ pub fn write_pt(value: &Value) -> Result<Vec<u8>> {
     }
     zip.add("archive/version", b"3\n");
     Ok(zip.finish())
+}
+
+/// Whether a value has more containers within each other than `depth`.
+fn nests_deeper(value: &Value, depth: usize) -> bool {
+    let within = |value: &Value| nests_deeper(value, depth - 1);
+    match value {
+        Value::List(items) | Value::Tuple(items) | Value::Set(items) => depth == 0 || items.iter().any(within),
+        Value::Dict(dict) => depth == 0 || dict.items.iter().any(|(key, value)| within(key) || within(value)),
+        _ => false,
+    }
 }
 
 /// The bytes behind one or more tensors of one dtype, by the first of them.
