@@ -360,6 +360,42 @@ def test_closing_ends_passes_and_the_loader_can_be_used_again(folder: Path) -> N
     assert len(indices(made)) == 13
 
 
+def test_closing_ends_a_wait_of_another_thread(folder: Path) -> None:
+    made = loader(folder, fetch=hw.FetchConfig(throttle=hw.Throttle(first_byte="1h")))
+    batches = iter(made)
+    ended: list[Any] = []
+    threads = [threading.Thread(target=lambda: ended.append(next(batches, None))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    made.close()
+    for thread in threads:
+        thread.join(10)
+    assert ended == [None, None]
+
+
+def test_pads_are_marked_in_samples_too(folder: Path) -> None:
+    last = [list(loader(folder, 16, collate_fn=list, rank=rank, world_size=3))[-1] for rank in range(3)]
+    assert [[sample["__pad__"] for sample in batch] for batch in last] == [[False], [False], [True]]
+
+
+def test_numbers_may_be_numpys(folder: Path) -> None:
+    made = loader(folder, np.int64(4), seed=np.int64(5), shuffle=np.bool_(True))
+    state = {name: np.int64(value) if isinstance(value, int) else value for name, value in made.state_dict().items()}
+    state["shuffle"] = np.bool_(True)
+    made.load_state_dict(state)
+    assert indices(made) == indices(loader(folder))
+
+
+def test_the_last_epoch_there_is_ends_like_any_other(folder: Path) -> None:
+    made = loader(folder)
+    made.load_state_dict({**made.state_dict(), "epoch": 2**64 - 1})
+    assert len(indices(made)) == 13
+    for wrong in (-1, 2**63):
+        with pytest.raises(hw.ConfigError, match="epochs count from 0"):
+            made.set_epoch(wrong)
+
+
 def test_an_exception_in_the_loop_leaves_nothing_behind(folder: Path) -> None:
     made = loader(folder)
 
@@ -584,6 +620,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 0}, "a batch holds at least one sample"),
     ({"batch_size": 60, "drop_last": True}, "make no full batch of 60"),
     ({"num_threads": 0}, "num_threads"),
+    ({"num_threads": 100_000}, "more than 1024 cannot be meant"),
+    ({"collate_fn": 3}, "give a callable"),
+    ({"seed": [1]}, "cannot use `seed`: a `list` is no setting"),
     ({"window_samples": 0}, "window_samples"),
     ({"window_bytes": "1 parsec"}, "write it like 8GB"),
     ({"memory_budget": -1}, "not negative"),
@@ -592,6 +631,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"collate": "pad", "collate_fn": list}, "goes with neither"),
     ({"batch_deadline": "soon"}, "write it like 90s"),
 ]
+
+
+def test_a_batch_larger_than_anything_is_the_whole_dataset(folder: Path) -> None:
+    assert len(next(iter(loader(folder, 2**62)))["b"]) == SAMPLES
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=[words for _, words in BAD])

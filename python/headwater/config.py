@@ -66,22 +66,23 @@ def as_json(config: dict[str, Any]) -> str:
         ConfigError: a setting is neither text, number nor truth value, or not finite; the message names it.
 
     """
-    for name, value in config.items():
-        _check(name, value)
-    return json.dumps(config, allow_nan=False)
+    return json.dumps({name: _plain(name, value) for name, value in config.items()})
 
 
-def _check(name: str, value: object) -> None:
+def _plain(name: str, value: Any) -> Any:
     if isinstance(value, dict):
-        for inner, setting in value.items():
-            _check(f"{name}.{inner}", setting)
-    elif isinstance(value, float) and not math.isfinite(value):
+        return {inner: _plain(f"{name}.{inner}", setting) for inner, setting in value.items()}
+    # A number of numpy or torch, as such code computes them.
+    if hasattr(value, "item") and not getattr(value, "ndim", 1):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"cannot use `{name}`: {value} is no setting; give a finite number")
-    elif not isinstance(value, str | int | float | None):
+    if not isinstance(value, str | int | float | None):
         # The value itself may be a credential.
         raise ConfigError(
             f"cannot use `{name}`: a `{type(value).__name__}` is no setting; give text, a number or a truth value"
         )
+    return value
 
 
 def given(config: CacheConfig | FetchConfig | None) -> dict[str, Any]:

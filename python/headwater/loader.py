@@ -44,7 +44,8 @@ class StreamingDataLoader:
         memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it.
         collate: ``"stack"``; ``"list"`` leaves tensors of a batch apart; ``"pad"`` fills them up with zeros to the
             largest, with a mask ``"<name>__mask"`` beside each that broadcasts against it.
-        collate_fn: called with the list of samples instead; runs on the consuming thread.
+        collate_fn: called with the list of samples instead; runs on the consuming thread. Unless ``drop_last``, each sample
+            says in ``"__pad__"`` whether it is one.
         batch_deadline: how long to wait for one batch, in seconds or like ``"5m"``; by default as long as reads take at most.
 
     Raises:
@@ -72,6 +73,8 @@ class StreamingDataLoader:
     ) -> None:
         if not isinstance(dataset, StreamingDataset):
             raise ConfigError(f"cannot load from a `{type(dataset).__name__}`: give a headwater.StreamingDataset")
+        if collate_fn is not None and not callable(collate_fn):
+            raise ConfigError(f"cannot use collate_fn={collate_fn!r}: give a callable, or collate=")
         apart = collate_fn is not None or dataset._transform is not None
         if apart and collate != "stack":
             raise ConfigError(f"collate={collate!r} goes with neither collate_fn nor a dataset's transform")
@@ -128,6 +131,8 @@ class StreamingDataLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next pass; a state restored for that very epoch keeps its place in it."""
+        if not 0 <= epoch < 2**63:
+            raise ConfigError(f"cannot use epoch {epoch}: epochs count from 0")
         self._native.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,7 +148,7 @@ class StreamingDataLoader:
             ObjectChangedError: objects were replaced since, and the dataset has ``on_changed="error"``.
 
         """
-        self._native.restore(json.dumps(state_dict))
+        self._native.restore(as_json(state_dict))
 
     def stats(self) -> dict[str, int | float]:
         """What was counted so far in this process: metric name → number; durations, also their quantiles, in seconds."""

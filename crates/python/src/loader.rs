@@ -1,9 +1,11 @@
 //! The loader classes.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 use headwater::config::{DatasetConfig, LoaderConfig};
+use headwater::engine::Interrupt;
 use headwater::loader::{Batch, Batches as CoreBatches, Content};
 use headwater::state::State;
 use headwater::value::{DType, Tensor};
@@ -19,6 +21,9 @@ use crate::interrupt::detached;
 use crate::keys::Keys;
 use crate::stats::to_dict;
 use crate::to_python::{sample, to_python};
+
+/// How often a thread looks whether another is done waiting for its batch.
+const TURN_POLL: Duration = Duration::from_millis(2);
 
 /// Walks the epochs of a dataset.
 #[pyclass(frozen, module = "headwater._headwater")]
@@ -66,7 +71,8 @@ impl Loader {
     fn batches(&self, py: Python<'_>) -> PyResult<Batches> {
         let batches = detached(py, |interrupt| self.inner.batches(interrupt))?;
         let (loader, framework) = (self.inner.clone(), self.framework.clone_ref(py));
-        Ok(Batches { inner: Mutex::new(Some(batches)), loader, framework })
+        let close = Box::new(batches.closer());
+        Ok(Batches { inner: Mutex::new(Some(batches)), close, loader, framework })
     }
 
     fn set_epoch(&self, epoch: u64) {
@@ -99,6 +105,8 @@ impl Loader {
 #[pyclass(frozen, module = "headwater._headwater")]
 pub(crate) struct Batches {
     inner: Mutex<Option<CoreBatches>>,
+    /// Ends the pass without the lock, which a waiting thread holds.
+    close: Box<dyn Fn() + Send + Sync>,
     loader: Core,
     framework: Py<Framework>,
 }
@@ -108,7 +116,7 @@ impl Batches {
     /// Waits for the next batch: a dict of fields or a list of samples; `None` when the pass is over or was closed.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let next = detached(py, |interrupt| {
-            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut inner = self.locked(interrupt)?;
             inner.as_mut().and_then(|batches| batches.next_batch(interrupt)).transpose()
         });
         next?.map(|batch| self.to_python(py, batch)).transpose()
@@ -116,21 +124,37 @@ impl Batches {
 
     /// Cancels what is under way.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        detached(py, |_| {
-            drop(self.inner.lock().unwrap_or_else(PoisonError::into_inner).take());
+        detached(py, |interrupt| {
+            (self.close)();
+            drop(self.locked(interrupt)?.take());
             Ok(())
         })
     }
 }
 
 impl Batches {
+    /// Waits for whoever is in `next`, looking for signals meanwhile.
+    fn locked(&self, interrupt: Interrupt<'_>) -> headwater::Result<MutexGuard<'_, Option<CoreBatches>>> {
+        loop {
+            match self.inner.try_lock() {
+                Ok(inner) => return Ok(inner),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_POLL),
+            }
+            interrupt()?;
+        }
+    }
+
     fn to_python<'py>(&self, py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> {
         let framework = self.framework.get();
         let fields = match &batch.content {
             Content::Fields(fields) => fields,
             Content::Samples(samples) => {
-                let samples = samples.iter().map(|read| sample(py, read, framework)).collect::<PyResult<Vec<_>>>()?;
-                return PyList::new(py, samples).map(Bound::into_any);
+                let made = samples.iter().map(|read| sample(py, read, framework)).collect::<PyResult<Vec<_>>>()?;
+                for (dict, &is_pad) in made.iter().zip(batch.pads.iter().flatten()) {
+                    dict.set_item(intern!(py, "__pad__"), is_pad)?;
+                }
+                return PyList::new(py, made).map(Bound::into_any);
             }
         };
         let dict = PyDict::new(py);

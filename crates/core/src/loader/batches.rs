@@ -88,6 +88,11 @@ impl Batches {
         Some(Ok(batch))
     }
 
+    /// Something to call from any thread, also while another waits for a batch: ends the pass.
+    pub fn closer(&self) -> impl Fn() + Send + Sync + 'static + use<> {
+        self.prefetcher.canceller()
+    }
+
     fn record(&self, handed: &Handed<(Batch, usize)>, asked: Instant) {
         let (stall, progress) = (handed.stall, &handed.progress);
         let metrics = &self.loader.dataset.inner.metrics;
@@ -123,7 +128,7 @@ impl Inner {
     fn begin_pass(&self) -> Cursor {
         let mut cursor = self.cursor.lock();
         if cursor.is_begun {
-            cursor.epoch += 1;
+            cursor.epoch = cursor.epoch.saturating_add(1);
             cursor.position = 0;
         }
         cursor.is_begun = true;
@@ -141,7 +146,7 @@ impl Inner {
     fn end_pass(&self, pass: u64) {
         let mut cursor = self.cursor.lock();
         if cursor.pass == pass {
-            *cursor = Cursor { epoch: cursor.epoch + 1, position: 0, is_begun: false, pass };
+            *cursor = Cursor { epoch: cursor.epoch.saturating_add(1), position: 0, is_begun: false, pass };
         }
     }
 

@@ -45,6 +45,9 @@ pub use batches::Batches;
 pub use budget::Budget;
 use budget::Needs;
 
+/// More threads than any machine has use for.
+const MAX_THREADS: usize = 1024;
+
 /// Walks the epochs of a dataset. A handle: clones share position and figures.
 #[derive(Debug, Clone)]
 pub struct Loader {
@@ -91,6 +94,10 @@ impl Loader {
         };
         if config.num_threads == Some(0) {
             return wrong("num_threads");
+        }
+        if let Some(threads) = config.num_threads.filter(|&threads| threads > MAX_THREADS) {
+            return Err(Error::new(ErrorKind::Invalid, "use", format_args!("num_threads = {threads}"))
+                .because(format_args!("more than {MAX_THREADS} cannot be meant; a few per core are many")));
         }
         if config.window_samples == Some(0) {
             return wrong("window_samples");

@@ -15,6 +15,7 @@ mod window;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -140,6 +141,9 @@ impl<P: Preparation> Prefetcher<P> {
         let mut last_look = asked;
         let mut state = self.shared.state.lock();
         loop {
+            if self.shared.cancelled.load(Ordering::Relaxed) {
+                return None;
+            }
             match state.slots.front() {
                 Some(slot) => {
                     ready_units.get_or_insert_with(|| slot.progress.ready_units());
@@ -159,6 +163,16 @@ impl<P: Preparation> Prefetcher<P> {
                     return Some(Err(error));
                 }
                 state = self.shared.state.lock();
+            }
+        }
+    }
+
+    /// Something to call from any thread, also while another waits: cancels everything, and every wait ends with `None`.
+    pub fn canceller(&self) -> impl Fn() + Send + Sync + 'static + use<P> {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.cancel();
             }
         }
     }
@@ -196,6 +210,24 @@ impl<P: Preparation> Prefetcher<P> {
     }
 }
 
+impl<P: Preparation + ?Sized> Shared<P> {
+    fn cancel(&self) {
+        // In a forked child nobody works any more, and the lock may be held for ever.
+        if !self.workers.is_current() {
+            return;
+        }
+        self.cancelled.store(true, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        let slots = std::mem::take(&mut state.slots);
+        state.first += slots.len() as u64;
+        let rest = (state.steps.take(), state.waiting.take());
+        drop(state);
+        self.changed.notify_all();
+        slots.iter().for_each(|slot| slot.progress.cancel());
+        drop((slots, rest));
+    }
+}
+
 impl<P: Preparation> Shared<P> {
     fn fill_later(self: &Arc<Self>) {
         let shared = self.clone();
@@ -212,7 +244,8 @@ impl<P: Preparation> Shared<P> {
         while !self.cancelled.load(Ordering::Relaxed) {
             let Some((step, ticket)) = self.enter(&mut state) else { break };
             drop(state);
-            self.preparation.clone().begin(step, ticket);
+            // A panic drops the ticket, which fails the step; the window must go on being filled.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.preparation.clone().begin(step, ticket)));
             state = self.state.lock();
         }
         state.is_filling = false;
@@ -284,18 +317,7 @@ impl<P: Preparation + ?Sized> Drop for Ticket<P> {
 
 impl<P: Preparation + ?Sized> Drop for Prefetcher<P> {
     fn drop(&mut self) {
-        // In a forked child nobody works any more, and the lock may be held for ever.
-        if !self.shared.workers.is_current() {
-            return;
-        }
-        self.shared.cancelled.store(true, Ordering::Relaxed);
-        let mut state = self.shared.state.lock();
-        let slots = std::mem::take(&mut state.slots);
-        state.first += slots.len() as u64;
-        let rest = (state.steps.take(), state.waiting.take());
-        drop(state);
-        slots.iter().for_each(|slot| slot.progress.cancel());
-        drop((slots, rest));
+        self.shared.cancel();
     }
 }
 

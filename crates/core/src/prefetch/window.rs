@@ -38,13 +38,14 @@ pub struct Window {
 impl Window {
     /// An empty window.
     pub fn new(limits: WindowLimits) -> Self {
-        let first = limits.samples.unwrap_or(FIRST_BATCHES * limits.step_samples);
+        let first = limits.samples.unwrap_or(limits.step_samples.saturating_mul(FIRST_BATCHES));
         Self { limits, target: first, samples: 0, bytes: 0, steps: 0, calm: 0, settling: 0 }
     }
 
     /// Takes a step in, if it has room. One step always has.
     pub fn enter(&mut self, samples: usize, bytes: usize) -> bool {
-        let fits = self.samples + samples <= self.target && self.bytes + bytes <= self.limits.bytes;
+        let fits = self.samples.saturating_add(samples) <= self.target
+            && self.bytes.saturating_add(bytes) <= self.limits.bytes;
         let enters = fits || self.steps == 0;
         if enters {
             self.samples += samples;
@@ -66,7 +67,7 @@ impl Window {
         if waited_for_source && self.settling == 0 {
             // Beyond what the bytes hold it would only grow on paper.
             if self.bytes + bytes <= self.limits.bytes {
-                self.target *= 2;
+                self.target = self.target.saturating_mul(2);
             }
             self.settling = self.steps;
             self.calm = 0;
@@ -75,7 +76,7 @@ impl Window {
         } else {
             self.calm = 0;
         }
-        if self.calm >= CALM_BATCHES && self.target > FIRST_BATCHES * self.limits.step_samples {
+        if self.calm >= CALM_BATCHES && self.target > self.limits.step_samples.saturating_mul(FIRST_BATCHES) {
             self.target -= self.limits.step_samples;
             self.calm = 0;
         }
