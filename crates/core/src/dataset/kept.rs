@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use crate::buffer::BufferPool;
 use crate::cache::{self, Cache, Flights, UnitId};
 use crate::config::CacheConfig;
 use crate::error::Result;
 use crate::metrics::{Metric, Metrics};
 use crate::value::{Packed, Value};
-
-/// Values that wait to be packed may take so much; beyond, they are not offered to the cache.
-const MAX_BACKLOG_BYTES: usize = 256 << 20;
+use crate::world::ProcessStamp;
 
 /// Cache and loads of a dataset in one process.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Kept {
     pub(crate) cache: Box<dyn Cache>,
     pub(super) flights: Arc<Flights<Result<Value>>>,
     backlog_bytes: AtomicUsize,
+    claims: Mutex<Claims>,
 }
 
 impl Kept {
@@ -29,7 +30,7 @@ impl Kept {
             // Without a size, a loader gives it one when it begins to walk.
             size => Box::new(cache::Memory::new(size.map_or(0, |size| size.0 as usize), config.policy)),
         };
-        Self { cache, flights: Arc::default(), backlog_bytes: AtomicUsize::new(0) }
+        Self { cache, flights: Arc::default(), backlog_bytes: AtomicUsize::new(0), claims: Mutex::default() }
     }
 
     /// Copies a value into the cache, if that wants it.
@@ -42,13 +43,14 @@ impl Kept {
         }
     }
 
-    /// Asks to let a value of so many bytes wait for packing; whoever is let in must call [`Kept::leave_backlog`].
-    pub(crate) fn enter_backlog(&self, bytes: usize) -> bool {
+    /// Asks to let a value of so many bytes wait for packing while no more than `limit` do; whoever is let in must call
+    /// [`Kept::leave_backlog`].
+    pub(crate) fn enter_backlog(&self, bytes: usize, limit: usize) -> bool {
         let waiting = self.backlog_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if waiting > MAX_BACKLOG_BYTES {
+        if waiting > limit {
             self.leave_backlog(bytes);
         }
-        waiting <= MAX_BACKLOG_BYTES
+        waiting <= limit
     }
 
     pub(crate) fn leave_backlog(&self, bytes: usize) {
@@ -70,5 +72,52 @@ impl Kept {
         ] {
             metrics.set(metric, value);
         }
+    }
+}
+
+/// The capacities that loaders of a dataset want its cache to have.
+#[derive(Debug, Default)]
+struct Claims {
+    next: u64,
+    bytes: Vec<(u64, usize)>,
+}
+
+/// A loader's wish for the cache's capacity, for as long as it lives: the largest of all holds.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    dataset: Arc<super::Inner>,
+    number: u64,
+    owner: ProcessStamp,
+}
+
+impl Claim {
+    /// Claims so many bytes.
+    pub(crate) fn new(dataset: &Arc<super::Inner>, bytes: usize) -> Result<Self> {
+        let kept = dataset.kept()?;
+        let mut claims = kept.claims.lock();
+        let number = claims.next;
+        claims.next += 1;
+        claims.bytes.push((number, bytes));
+        kept.cache.resize(claims.largest().unwrap_or(bytes));
+        drop(claims);
+        Ok(Self { dataset: dataset.clone(), number, owner: ProcessStamp::current() })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some(kept) = self.dataset.kept().ok().filter(|_| self.owner.is_current()) else { return };
+        let mut claims = kept.claims.lock();
+        claims.bytes.retain(|(number, _)| *number != self.number);
+        // The last one leaves the cache as it is, for whoever comes next.
+        if let Some(largest) = claims.largest() {
+            kept.cache.resize(largest);
+        }
+    }
+}
+
+impl Claims {
+    fn largest(&self) -> Option<usize> {
+        self.bytes.iter().map(|(_, bytes)| *bytes).max()
     }
 }

@@ -178,6 +178,9 @@ impl Inner {
             (Metric::DecodeErrors, u64::from(value.is_err())),
             (Metric::DecodeBytes, value.as_ref().map_or(0, |value| value.tensor_bytes() as u64)),
         ]);
+        if let Ok(value) = &value {
+            self.expansion.saw(key, bytes.len(), value.tensor_bytes());
+        }
         self.metrics.time(Timing::Miss, requested.elapsed().as_nanos() as u64, 1);
         value
     }

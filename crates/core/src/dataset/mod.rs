@@ -8,6 +8,7 @@
 //! Cost: opening lists each source once (or not at all, when a fresh manifest is kept) and holds about 100 bytes per
 //! sample of two fields; reading costs one request per field, each a single copy from the socket or page cache.
 
+mod expansion;
 mod kept;
 mod load;
 mod open;
@@ -27,7 +28,8 @@ use crate::order::Order;
 use crate::sample::Sample;
 use crate::source::Source;
 
-pub(crate) use kept::Kept;
+use expansion::Expansion;
+pub(crate) use kept::{Claim, Kept};
 pub(crate) use load::{Loaded, Sources};
 
 /// Samples by index.
@@ -45,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) names: Vec<Arc<str>>,
     is_spread: bool,
     limits: Limits,
+    expansion: Expansion,
     pub(crate) metrics: Metrics,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     kept: PerProcess<Kept>,

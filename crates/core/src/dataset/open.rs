@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
-use super::{Dataset, Inner};
+use super::{Dataset, Expansion, Inner};
 use crate::config::{self, DatasetConfig};
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::{Error, ErrorKind, Result};
@@ -51,8 +51,8 @@ pub(super) fn assemble(
     metrics.set(Metric::ManifestSamples, manifest.len() as u64);
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
-    let (limits, kept) = (Limits::default(), PerProcess::new());
-    let inner = Inner { config, manifest, names, is_spread, limits, metrics, sources, kept };
+    let (limits, expansion, kept) = (Limits::default(), Expansion::default(), PerProcess::new());
+    let inner = Inner { config, manifest, names, is_spread, limits, expansion, metrics, sources, kept };
     Dataset { inner: Arc::new(inner) }
 }
 

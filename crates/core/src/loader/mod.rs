@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 
 use crate::buffer::PoolShare;
 use crate::config::{DatasetConfig, LoaderConfig, OnChanged, memory_limit};
-use crate::dataset::Dataset;
+use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Snapshot;
@@ -68,6 +68,7 @@ struct Inner {
 #[derive(Debug)]
 struct Held {
     workers: Workers,
+    _claim: Claim,
     _share: PoolShare,
 }
 
@@ -110,9 +111,7 @@ impl Loader {
                 config.world_size
             )));
         }
-        let samples = dataset.len() as u64;
-        let batch_bytes = dataset.manifest().stored_bytes() / samples * (config.batch_size as u64).min(samples);
-        let needs = Needs { batch_bytes, limit: memory_limit() };
+        let needs = needs(dataset, config.batch_size)?;
         let budget = Budget::new(&config, &dataset.config().cache, needs)?;
         let cursor = Mutex::new(Cursor { epoch: 0, position: 0, is_begun: false, pass: 0 });
         let held = PerProcess::new();
@@ -213,6 +212,18 @@ impl Loader {
     }
 }
 
+/// What batches take: the largest that can come, and one of usual size.
+fn needs(dataset: &Dataset, batch_size: usize) -> Result<Needs> {
+    let sizes = (0..dataset.len()).map(|index| dataset.inner.memory_of(index));
+    let mut steps =
+        sizes.map(|sizes| sizes.map(|(reading, values)| (reading + values, values))).collect::<Result<Vec<_>>>()?;
+    let batch = batch_size.min(steps.len());
+    let usual_batch_bytes = steps.iter().map(|(_, values)| values).sum::<u64>() / steps.len() as u64 * batch as u64;
+    steps.select_nth_unstable_by(batch - 1, |a, b| b.cmp(a));
+    let largest_step_bytes = steps[..batch].iter().map(|(step, _)| step).sum();
+    Ok(Needs { largest_step_bytes, usual_batch_bytes, limit: memory_limit() })
+}
+
 impl Inner {
     fn held(&self, engine: &Engine) -> Result<&Held> {
         self.held.get_or_try_init(|| {
@@ -220,12 +231,9 @@ impl Inner {
                 Some(threads) => Workers::start(threads)?,
                 None => engine.workers().clone(),
             };
-            let cache = &*self.dataset.inner.kept()?.cache;
-            let given = self.dataset.config().cache.memory.is_some() || self.config.memory_budget.is_some();
-            let others = if given { 0 } else { cache.stats().capacity };
-            cache.resize(self.budget.cache_bytes.max(others) as usize);
-            cache.order_is_known();
-            Ok(Held { workers, _share: engine.buffers().share(self.budget.total() as usize) })
+            let claim = Claim::new(&self.dataset.inner, self.budget.cache_bytes as usize)?;
+            self.dataset.inner.kept()?.cache.order_is_known();
+            Ok(Held { workers, _claim: claim, _share: engine.buffers().share(self.budget.total() as usize) })
         })
     }
 

@@ -40,6 +40,7 @@ pub(super) struct Prepare {
     pub(super) are_local: bool,
     pub(super) workers: Workers,
     pub(super) collation: Collation,
+    pub(super) backlog_bytes: usize,
     /// What the last batch came to, for charging the next.
     pub(super) last_batch_bytes: AtomicU64,
     /// Steps under way, for messages.
@@ -80,8 +81,14 @@ impl Preparation for Prepare {
     }
 
     fn bytes_of(&self, step: &Step) -> usize {
-        let read: u64 = step.indices.iter().map(|&index| self.dataset.stored_bytes(index).unwrap_or_default()).sum();
-        (read + self.last_batch_bytes.load(Ordering::Relaxed).max(read)) as usize
+        let (mut reading, mut values) = (0, 0);
+        for &index in &step.indices {
+            let (more, others) = self.dataset.memory_of(index).unwrap_or_default();
+            reading += more;
+            values += others;
+        }
+        // Padding may make more of it.
+        (reading + self.last_batch_bytes.load(Ordering::Relaxed).max(values)) as usize
     }
 
     fn begin(self: Arc<Self>, step: Step, ticket: Ticket<Self>) {
@@ -282,7 +289,7 @@ impl UnderWay {
         if loaded.is_empty() {
             return;
         }
-        if !kept.enter_backlog(bytes) {
+        if !kept.enter_backlog(bytes, self.prepare.backlog_bytes) {
             self.prepare.dataset.metrics.record(&[(Metric::CacheBacklogFull, loaded.len() as u64)]);
             return;
         }

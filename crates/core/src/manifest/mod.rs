@@ -130,6 +130,16 @@ impl Manifest {
         Ok(self.column(field)?.sizes[index])
     }
 
+    /// Suffix of the object that is field number `field` of sample `index`: of its format and its compression.
+    ///
+    /// # Errors
+    /// `OutOfRange`.
+    pub fn object_suffix(&self, index: usize, field: usize) -> Result<&str> {
+        self.key(index)?;
+        let column = self.column(field)?;
+        Ok(&column.suffixes[usize::from(column.suffix_of[index])])
+    }
+
     fn column(&self, field: usize) -> Result<&Field> {
         let column = self.fields.get(field);
         column.ok_or_else(|| Error::new(ErrorKind::OutOfRange, "take field", field).because("there is no such field"))
