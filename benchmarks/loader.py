@@ -8,6 +8,7 @@ are ``torch.load`` (also ``mmap=True``) in a ``DataLoader`` of 0, 1, 2 and 4 per
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import os
@@ -148,9 +149,11 @@ def warm_rows(name: str, size: str, batch: int, samples: int, epochs: int) -> li
     rows.append(
         figure(f"processor time per GB: {what}", "s/GB", ours, theirs, "torch.load, DataLoader of 0", n=epochs, lower=True)
     )
+    # The workers of the baselines would be in the way of what is timed alone.
+    del plain, calls
+    gc.collect()
     rows += latency_rows(what, loader, dataset, folder)
     rows.append(fault_row(name, what))
-    del plain
     print(f"{name}: best baseline is {best}")
     return rows
 
@@ -163,6 +166,8 @@ def quantiles(seconds: list[float]) -> tuple[float, float]:
 
 def latency_rows(what: str, loader: hw.StreamingDataLoader, dataset: hw.StreamingDataset, folder: Path) -> list[Row]:
     """Hits and hand-over against loading the same objects and taking batches the plain way."""
+    dataset.reset_metrics()
+    repeat(40, loader)()
     stats = loader.stats()
     files = sorted(folder.glob("*/*.pt"))[:400]
     loads = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -10,7 +9,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,50 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import zstandard
 
 import headwater as hw
+from clips import SAMPLES, THROTTLE, check, indices, loader, value, write_clips
 from forks import in_child
 from same import assert_same
-
-SAMPLES = 50
-THROTTLE = hw.FetchConfig(throttle=hw.Throttle(first_byte="2ms", stream_rate="50MB"))
-
-
-def value(number: int) -> dict[str, Any]:
-    return {"x": torch.arange(24.0).reshape(2, 3, 4) + number, "fps": 24.0, "frames": number, "name": f"clip {number}"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("set")
-    for name in ("a", "b"):
-        (root / name).mkdir()
-    for number in range(SAMPLES):
-        torch.save(value(number), root / f"a/{number:04}.pt")
-        torch.save(torch.full((5,), number, dtype=torch.int16), root / f"b/{number:04}.pt")
-    return root
-
-
-def loader(
-    folder: Path, batch_size: int = 4, *, cache: Any = None, fetch: Any = None, **arguments: Any
-) -> hw.StreamingDataLoader:
-    dataset = hw.StreamingDataset(folder, cache=cache, fetch=fetch)
-    return hw.StreamingDataLoader(dataset, batch_size, **{"shuffle": True, "seed": 5, **arguments})
-
-
-def indices(batches: Any) -> list[list[int]]:
-    return [batch["__index__"].tolist() for batch in batches]
-
-
-def check(batch: dict[str, Any]) -> None:
-    numbers = batch["__index__"].tolist()
-    assert_same(batch["a"]["x"], torch.stack([value(number)["x"] for number in numbers]))
-    assert_same(batch["a"]["fps"], torch.tensor([24.0] * len(numbers), dtype=torch.float64))
-    assert_same(batch["a"]["frames"], torch.tensor(numbers))
-    assert batch["a"]["name"] == [f"clip {number}" for number in numbers]
-    assert_same(batch["b"], torch.tensor([[number] * 5 for number in numbers], dtype=torch.int16))
-    assert list(batch["__key__"]) == [f"{number:04}" for number in numbers]
+    return write_clips(tmp_path_factory.mktemp("set"))
 
 
 # ---- what is in a batch
@@ -309,259 +273,6 @@ def test_a_state_saved_at_the_last_step_resumes_after_it(folder: Path) -> None:
     resumed.load_state_dict(after)
     resumed.set_epoch(1)
     assert indices(resumed) == second
-
-
-# ---- life and death
-
-
-def test_leaving_early_begins_the_next_epoch(folder: Path) -> None:
-    made, other = loader(folder), loader(folder)
-    first = indices(other)
-    for batch in made:
-        assert batch["__index__"].tolist() == first[0]
-        break
-    assert indices(made) == indices(other)
-
-
-def test_several_passes_and_loaders_at_once(folder: Path) -> None:
-    made = [loader(folder, size, cache=hw.CacheConfig(memory="1MB")) for size in (2, 3, 5)]
-    passes = [iter(one) for one in made for _ in range(2)]
-    left = set(range(len(passes)))
-    while left:
-        for number in sorted(left):
-            batch = next(passes[number], None)
-            if batch is None:
-                left.discard(number)
-            else:
-                check(batch)
-
-
-def test_a_loader_may_be_read_from_several_threads(folder: Path) -> None:
-    batches = iter(loader(folder))
-    seen: list[int] = []
-
-    def work() -> None:
-        while (batch := next(batches, None)) is not None:
-            check(batch)
-            seen.extend(batch["__index__"].tolist())
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert sorted(seen) == list(range(SAMPLES))
-
-
-def test_closing_ends_passes_and_the_loader_can_be_used_again(folder: Path) -> None:
-    with loader(folder) as made:
-        batches = iter(made)
-        next(batches)
-    assert next(batches, None) is None
-    assert len(indices(made)) == 13
-
-
-def test_closing_ends_a_wait_of_another_thread(folder: Path) -> None:
-    made = loader(folder, fetch=hw.FetchConfig(throttle=hw.Throttle(first_byte="1h")))
-    batches = iter(made)
-    ended: list[Any] = []
-    threads = [threading.Thread(target=lambda: ended.append(next(batches, None))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.1)
-    made.close()
-    for thread in threads:
-        thread.join(10)
-    assert ended == [None, None]
-
-
-def test_loaders_of_one_dataset_share_its_cache_and_the_largest_share_holds(folder: Path) -> None:
-    dataset = hw.StreamingDataset(folder)
-    capacity = "cache_memory_capacity_bytes"
-    small = hw.StreamingDataLoader(dataset, 2, memory_budget="200kB")
-    indices(small)
-    alone = small.stats()[capacity]
-    assert 0 < alone < 200_000
-    large = hw.StreamingDataLoader(dataset, 2, memory_budget="100MB")
-    indices(large)
-    assert small.stats()[capacity] > 50_000_000
-    del large
-    gc.collect()
-    assert small.stats()[capacity] == alone
-
-
-def test_pads_are_marked_in_samples_too(folder: Path) -> None:
-    last = [list(loader(folder, 16, collate_fn=list, rank=rank, world_size=3))[-1] for rank in range(3)]
-    assert [[sample["__pad__"] for sample in batch] for batch in last] == [[False], [False], [True]]
-
-
-def test_numbers_may_be_numpys(folder: Path) -> None:
-    made = loader(folder, np.int64(4), seed=np.int64(5), shuffle=np.bool_(True))
-    state = {name: np.int64(value) if isinstance(value, int) else value for name, value in made.state_dict().items()}
-    state["shuffle"] = np.bool_(True)
-    made.load_state_dict(state)
-    assert indices(made) == indices(loader(folder))
-
-
-def test_the_last_epoch_there_is_ends_like_any_other(folder: Path) -> None:
-    made = loader(folder)
-    made.load_state_dict({**made.state_dict(), "epoch": 2**64 - 1})
-    assert len(indices(made)) == 13
-    for wrong in (-1, 2**63):
-        with pytest.raises(hw.ConfigError, match="epochs count from 0"):
-            made.set_epoch(wrong)
-
-
-def test_an_exception_in_the_loop_leaves_nothing_behind(folder: Path) -> None:
-    made = loader(folder)
-
-    def train() -> None:
-        for _ in made:
-            raise ZeroDivisionError
-
-    for _ in range(20):
-        with pytest.raises(ZeroDivisionError):
-            train()
-    check(next(iter(made)))
-
-
-def test_a_list_of_everything_does_not_hang(folder: Path) -> None:
-    # Far more than the window and the pool may hold.
-    made = loader(folder, 2, window_samples=2, memory_budget="1MB")
-    batches = [batch for _ in range(10) for batch in made]
-    assert len(batches) == 250
-    for batch in batches:
-        check(batch)
-
-
-def test_tensors_outlive_loader_and_dataset(folder: Path) -> None:
-    made = loader(folder)
-    kept = [next(batches) for batches in [iter(made)] for _ in range(3)]
-    del made
-    gc.collect()
-    for batch in kept:
-        check(batch)
-
-
-def counts() -> tuple[int, int, int]:
-    """Threads, descriptors and resident pages of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), pages  # noqa: PTH208 - the fastest way
-
-
-@pytest.mark.slow
-def test_ten_thousand_loaders_leak_no_thread_descriptor_or_byte(folder: Path) -> None:
-    dataset = hw.StreamingDataset(folder)
-
-    def cycles(count: int) -> None:
-        for number in range(count):
-            made = hw.StreamingDataLoader(dataset, 4, shuffle=True, seed=number, num_threads=1 if number % 100 == 0 else None)
-            for batch in made:
-                assert len(batch["b"]) == 4
-                break
-            del made, batch
-
-    def settled() -> tuple[int, int, int]:
-        gc.collect()
-        time.sleep(0.5)
-        return counts()
-
-    cycles(2_000)
-    before = settled()
-    cycles(10_000)
-    after = settled()
-    assert after[0] <= before[0]
-    assert after[1] <= before[1]
-    assert (after[2] - before[2]) * 4096 < 8 << 20, "grew by over 8 MB"
-
-
-MEMORY = """
-import sys, torch
-import headwater as hw
-folder, budget = sys.argv[1], int(sys.argv[2])
-def resident():
-    with open("/proc/self/status") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return int(lines["VmHWM"].split()[0]) * 1024
-dataset = hw.StreamingDataset(folder)
-dataset[0]  # threads and whatever a first read brings
-before = resident()
-loader = hw.StreamingDataLoader(dataset, 4, shuffle=True, drop_last=True, memory_budget=budget)
-most = 0
-for _ in range(3):
-    for batch in loader:
-        most = max(most, sum(t.numel() * t.element_size() for t in (batch["x"],)))
-        del batch
-print(resident() - before - most, loader.stats()["cache_memory_bytes"])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("compressed", [False, True])
-def test_memory_stays_within_its_budget(compressed: bool, tmp_path: Path) -> None:
-    for number in range(60):
-        path = tmp_path / f"{number:03}.pt"
-        # Half of it zeros, so that it unpacks to about twice its size.
-        torch.save({"x": torch.cat([torch.randn(1 << 19), torch.zeros(1 << 19)])}, path)
-        if compressed:
-            (tmp_path / f"{path.name}.zst").write_bytes(zstandard.compress(path.read_bytes()))
-            path.unlink()
-    budget = 150_000_000
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path), str(budget)], capture_output=True, text=True, timeout=120, check=True
-    )
-    grown, cached = map(int, done.stdout.split())
-    assert cached > (0.05 if compressed else 0.3) * budget, "the budget is used"
-    # The one batch that the user holds is not in it: subtracted above.
-    assert grown <= 1.05 * budget, f"{grown / 1e6:.0f} MB"
-
-
-def test_too_small_a_budget_is_refused_with_the_number_needed(folder: Path) -> None:
-    with pytest.raises(hw.ConfigError, match=r"memory_budget = 100 B.*at least .* are needed"):
-        loader(folder, memory_budget=100)
-
-
-def script(body: str, folder: Path) -> list[str]:
-    slow = "fetch=hw.FetchConfig(throttle=hw.Throttle(first_byte='1h'))"
-    head = f"import headwater as hw, sys, time\ndataset = hw.StreamingDataset({str(folder)!r}, {slow})\n"
-    return [sys.executable, "-c", head + body]
-
-
-def test_ctrl_c_ends_a_wait_within_a_second(folder: Path) -> None:
-    code = "print('waiting', flush=True)\nfor batch in hw.StreamingDataLoader(dataset, 4): pass\n"
-    process = subprocess.Popen(script(code, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waiting\n"
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
-    assert stderr.rstrip().endswith("KeyboardInterrupt")
-
-
-@pytest.mark.parametrize("how", ["", "del batches", "raise ValueError", "sys.exit(3)", "loader.close()"])
-def test_leaving_the_interpreter_with_batches_under_way_does_not_hang(folder: Path, how: str) -> None:
-    code = f"loader = hw.StreamingDataLoader(dataset, 4)\nbatches = iter(loader)\ntime.sleep(0.05)\n{how}\n"
-    done = subprocess.run(script(code, folder), timeout=30, check=False, capture_output=True)
-    assert done.returncode == {"raise ValueError": 1, "sys.exit(3)": 3}.get(how, 0)
-
-
-def test_a_batch_that_takes_too_long_says_what_it_waited_for(folder: Path) -> None:
-    slow = hw.FetchConfig(throttle=hw.Throttle(first_byte="1h"))
-    made = loader(folder, fetch=slow, batch_deadline=0.05, shuffle=False)
-    with pytest.raises(hw.DeadlineError, match=r"waiting for `.*/a/0000\.pt` and 7 other objects"):
-        next(iter(made))
-
-
-def test_a_damaged_object_is_named_and_the_batches_before_it_arrive(folder: Path, tmp_path: Path) -> None:
-    for number in range(6):
-        torch.save(value(number), tmp_path / f"{number}.pt")
-    (tmp_path / "4.pt").write_bytes(b"damage")
-    batches = iter(loader(tmp_path, 2, shuffle=False))
-    assert len(list(zip(range(2), batches, strict=False))) == 2
-    with pytest.raises(hw.CorruptDataError, match=r"4\.pt"):
-        next(batches)
-    assert next(batches, None) is None
 
 
 # ---- figures and configuration

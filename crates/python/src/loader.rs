@@ -9,6 +9,7 @@ use headwater::engine::Interrupt;
 use headwater::loader::{Batch, Batches as CoreBatches, Content};
 use headwater::state::State;
 use headwater::value::{DType, Tensor};
+use headwater::world::ProcessStamp;
 use headwater::{Error, ErrorKind, Loader as Core};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -72,7 +73,8 @@ impl Loader {
         let batches = detached(py, |interrupt| self.inner.batches(interrupt))?;
         let (loader, framework) = (self.inner.clone(), self.framework.clone_ref(py));
         let close = Box::new(batches.closer());
-        Ok(Batches { inner: Mutex::new(Some(batches)), close, loader, framework })
+        let owner = ProcessStamp::current();
+        Ok(Batches { inner: Mutex::new(Some(batches)), close, owner, loader, framework })
     }
 
     fn set_epoch(&self, epoch: u64) {
@@ -107,6 +109,7 @@ pub(crate) struct Batches {
     inner: Mutex<Option<CoreBatches>>,
     /// Ends the pass without the lock, which a waiting thread holds.
     close: Box<dyn Fn() + Send + Sync>,
+    owner: ProcessStamp,
     loader: Core,
     framework: Py<Framework>,
 }
@@ -139,6 +142,13 @@ impl Batches {
             match self.inner.try_lock() {
                 Ok(inner) => return Ok(inner),
                 Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                // Of a thread that the fork left behind: nobody will ever let go.
+                Err(TryLockError::WouldBlock) if !self.owner.is_current() => {
+                    return Err(Error::new(ErrorKind::Invalid, "iterate", "a loader").because(format_args!(
+                        "this iterator belongs to process {}, of which this one is a fork; call iter() on the loader here",
+                        self.owner.pid()
+                    )));
+                }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_POLL),
             }
             interrupt()?;
