@@ -119,6 +119,8 @@ class StreamingDataset(_MapStyle):
                 or decoding failed; the message names the object.
 
         """
+        if type(index) is int and -1 << 63 <= index < 1 << 63:  # nearly always
+            return self._finish(self._native.get(index))
         if hasattr(index, "__index__") and not getattr(index, "ndim", None):
             return self._finish(self._native.get(self._index(index)))
         return self.__getitems__(_sequence(index))

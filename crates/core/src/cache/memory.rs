@@ -22,6 +22,10 @@ impl Memory {
 }
 
 impl Cache for Memory {
+    fn is_open(&self) -> bool {
+        self.table.capacity() > 0
+    }
+
     fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>) {
         self.table.get_many(units, found);
     }

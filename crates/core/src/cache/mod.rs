@@ -72,6 +72,9 @@ pub struct CacheStats {
 
 /// Keeps values for their next use.
 pub trait Cache: Debug + Send + Sync {
+    /// Whether it may ever hold anything at its present capacity.
+    fn is_open(&self) -> bool;
+
     /// Looks for several units at once; appends one answer each to `found`.
     fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>);
 

@@ -7,6 +7,10 @@ use super::{Cache, CacheStats, Lease, Room, UnitId};
 pub struct None;
 
 impl Cache for None {
+    fn is_open(&self) -> bool {
+        false
+    }
+
     fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>) {
         found.extend(units.iter().map(|_| Option::None));
     }

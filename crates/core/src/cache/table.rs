@@ -85,6 +85,11 @@ impl<V> Table<V> {
         Self { capacity: AtomicUsize::new(capacity), used: Arc::new(AtomicUsize::new(0)), inner: Mutex::new(inner) }
     }
 
+    /// The bytes it may hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity.load(Ordering::SeqCst)
+    }
+
     /// Looks for several units under one lock.
     pub fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Arc<Entry<V>>>>) {
         let mut inner = self.inner.lock();

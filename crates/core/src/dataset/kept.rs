@@ -35,6 +35,9 @@ impl Kept {
 
     /// Copies a value into the cache, if that wants it.
     pub(crate) fn offer(&self, unit: UnitId, value: &Value, buffers: &BufferPool, metrics: &Metrics) {
+        if !self.cache.is_open() {
+            return;
+        }
         let bytes = crate::buffer::capacity_for(Packed::bytes_for(value));
         if let Some(room) = self.cache.admit(unit, bytes) {
             let began = Instant::now();

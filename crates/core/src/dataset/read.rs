@@ -37,7 +37,12 @@ fn read(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Resu
     let sources = inner.sources(engine, interrupt)?;
     let units = inner.units_of(indices);
     let mut leases = Vec::with_capacity(units.len());
-    inner.kept()?.cache.get_many(&units, &mut leases);
+    let cache = &*inner.kept()?.cache;
+    if cache.is_open() {
+        cache.get_many(&units, &mut leases);
+    } else {
+        leases.resize_with(units.len(), || None);
+    }
     let are_local = sources.iter().all(|source| source.is_local());
     let values = match indices {
         [index] if are_local && inner.stored_bytes(*index)? < SHARED_READ_BYTES => {

@@ -140,7 +140,7 @@ fn tensor(
     let Some(offset) = offset.and_then(|elements| elements.checked_mul(dtype.size())) else {
         return machine.refuse("a tensor's offset is absurd");
     };
-    Ok(Node::Tensor(TensorSpec { dtype, storage, offset, shape, strides, signs }))
+    Ok(Node::Tensor(Box::new(TensorSpec { dtype, storage, offset, shape, strides, signs })))
 }
 
 /// Views that torch keeps as a mark on the tensor instead of changing its elements.

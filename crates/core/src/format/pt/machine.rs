@@ -29,12 +29,16 @@ pub(super) enum Node<'a> {
     List(Vec<Id>),
     Tuple(Vec<Id>),
     Set(Vec<Id>),
-    Dict { items: Vec<(Id, Id)>, ordered: bool },
+    Dict {
+        items: Vec<(Id, Id)>,
+        ordered: bool,
+    },
     Size(Vec<i64>),
     Device(String),
     Global(Global),
     Storage(StorageUse),
-    Tensor(TensorSpec),
+    /// Boxed: it is several times the size of any other node, and every node would be as large.
+    Tensor(Box<TensorSpec>),
 }
 
 /// A storage, seen from element `base` on (only legacy files have views).
@@ -93,6 +97,7 @@ pub(super) struct Machine<'a> {
 
 /// Elements that may be copied for every byte of a pickle: torch writes more bytes than elements.
 const COPIES_PER_BYTE: usize = 8;
+const FEW_STORAGES: usize = 8;
 const UNSET: Id = Id::MAX;
 const HIGHEST_PROTOCOL: u8 = 5;
 const MARKS_PER_LEVEL: usize = 4;
@@ -373,11 +378,26 @@ impl<'a> Machine<'a> {
         let key = self.node_str(parts[2])?;
         self.charge(key.len())?;
         let next = self.storages.len();
-        let storage = *self.known.entry((key, dtype)).or_insert(next);
+        let storage = self.number_of(key, dtype);
         if storage == next {
             self.storages.push(StorageSpec { key, dtype, numel });
         }
         self.push(Node::Storage(StorageUse { storage, base }))
+    }
+
+    /// Number of a storage, the next one if it is new.
+    fn number_of(&mut self, key: &'a str, dtype: Option<DType>) -> usize {
+        let next = self.storages.len();
+        // Looking through a few takes less than hashing; of many there may be very many.
+        if next < FEW_STORAGES {
+            let known = self.storages.iter().position(|known| known.key == key && known.dtype == dtype);
+            return known.unwrap_or(next);
+        }
+        if self.known.is_empty() {
+            let numbered = self.storages.iter().enumerate();
+            self.known = numbered.map(|(number, known)| ((known.key, known.dtype), number)).collect();
+        }
+        *self.known.entry((key, dtype)).or_insert(next)
     }
 
     // ---- reading nodes

@@ -53,11 +53,19 @@ impl Decoder for Pt {
 fn decode_zip(bytes: &Bytes, limits: &Limits, buffers: &BufferPool) -> Result<Value> {
     let archive = zip::Archive::open(bytes)?;
     let prefix = archive.folder_of("data.pkl")?;
-    if archive.get(&format!("{prefix}constants.pkl")).is_some() {
+    // One buffer for every name that is looked up.
+    let mut name = String::with_capacity(prefix.len() + 24);
+    let mut named = |entry: &str| {
+        name.clear();
+        name.push_str(prefix);
+        name.push_str(entry);
+        archive.get(&name)
+    };
+    if named("constants.pkl").is_some() {
         return Err(Error::new(ErrorKind::Unsupported, "read", "torch archive")
             .because("it is a TorchScript program, not saved tensors"));
     }
-    let big_endian = match archive.get(&format!("{prefix}byteorder")) {
+    let big_endian = match named("byteorder") {
         None => false,
         Some(entry) => match archive.read(entry)? {
             b"little" => false,
@@ -68,7 +76,9 @@ fn decode_zip(bytes: &Bytes, limits: &Limits, buffers: &BufferPool) -> Result<Va
     let pickle = archive.require(&format!("{prefix}data.pkl"))?;
     let mut machine = Machine::new(archive.read(pickle)?, pickle.start, limits);
     let root = machine.run()?;
-    let mut name = format!("{prefix}data/");
+    name.clear();
+    name.push_str(prefix);
+    name.push_str("data/");
     let folder = name.len();
     let mut storages = Storages::new(big_endian, buffers);
     for spec in &machine.storages {
