@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the caller can do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +50,9 @@ struct Inner {
     op: Cow<'static, str>,
     context: String,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    /// The remote asked for fewer requests.
+    is_throttled: bool,
+    retry_after: Option<Duration>,
 }
 
 /// Shorthand for a result with [`Error`].
@@ -57,7 +61,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Creates ``cannot {op} `{subject}` ``.
     pub fn new(kind: ErrorKind, op: impl Into<Cow<'static, str>>, subject: impl fmt::Display) -> Self {
-        Self(Arc::new(Inner { kind, op: op.into(), context: format!("`{subject}`"), source: None }))
+        Self(Arc::new(Inner {
+            kind,
+            op: op.into(),
+            context: format!("`{subject}`"),
+            source: None,
+            is_throttled: false,
+            retry_after: None,
+        }))
     }
 
     /// Adds the reason: ``cannot read `x`: {reason}``.
@@ -85,6 +96,44 @@ impl Error {
             _ => ErrorKind::Io,
         };
         Self::new(kind, op, subject).caused_by(cause)
+    }
+
+    /// Marks a failure with which the remote asks for fewer requests, and maybe says when to come back.
+    #[must_use]
+    pub fn throttled(mut self, retry_after: Option<Duration>) -> Self {
+        Arc::make_mut(&mut self.0).is_throttled = true;
+        self.retried_after(retry_after)
+    }
+
+    /// Notes when the remote wants to be asked again.
+    #[must_use]
+    pub fn retried_after(mut self, pause: Option<Duration>) -> Self {
+        if pause.is_some() {
+            Arc::make_mut(&mut self.0).retry_after = pause;
+        }
+        self
+    }
+
+    /// The same failure of another operation.
+    #[must_use]
+    pub(crate) fn renamed(mut self, op: &'static str) -> Self {
+        Arc::make_mut(&mut self.0).op = Cow::Borrowed(op);
+        self
+    }
+
+    /// Whether the remote asked for fewer requests.
+    pub fn is_throttled(&self) -> bool {
+        self.0.is_throttled
+    }
+
+    /// When the remote wants to be asked again, if it said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
     }
 
     /// What the caller can do about it.

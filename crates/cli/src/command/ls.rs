@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use headwater::Result;
 use headwater::config::ByteSize;
 use headwater::engine::{Engine, uninterrupted};
-use headwater::source::{ObjectMeta, Version};
+use headwater::source::{ObjectMeta, Version, list};
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -68,7 +68,7 @@ impl Ls {
         let counter: ProgressBar = seen.clone();
         let listing = async move {
             let mut objects = Vec::new();
-            let mut pages = source.list("");
+            let mut pages = list(source.as_ref(), "");
             while let Some(page) = pages.next().await {
                 let page = page?;
                 counter.inc(page.len() as u64);

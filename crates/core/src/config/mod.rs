@@ -9,6 +9,7 @@ mod fetch;
 mod home;
 mod host;
 mod loader;
+mod replicas;
 mod size;
 
 use std::fs;
@@ -24,10 +25,11 @@ use crate::source::{self, SourceOptions, SourceSpec};
 
 pub use cache::CacheConfig;
 pub use duration::Span;
-pub use fetch::{FetchConfig, ThrottleConfig};
+pub use fetch::{FetchConfig, ThrottleConfig, Verify};
 pub use home::home;
 pub use host::memory_limit;
 pub use loader::LoaderConfig;
+pub use replicas::Replicas;
 pub use size::ByteSize;
 
 /// What to do when an object is no longer the version that the manifest lists.
@@ -54,18 +56,21 @@ pub enum Secrets {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatasetConfig {
-    /// Field name to source. Exclusive with `source`.
+    /// Field name to source, or to replicas in order of preference. Exclusive with `source`.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
-    pub fields: IndexMap<String, SourceSpec>,
+    pub fields: IndexMap<String, Replicas>,
     /// One source whose sub-folders are the fields or, when it has none, that is the only, unnamed field.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<SourceSpec>,
+    pub source: Option<Replicas>,
     /// Options by field name or by URI scheme; the field's come first, then the scheme's. A source's own come before both.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub storage_options: IndexMap<String, SourceOptions>,
     /// Field name to the pattern of its file names, with one `*` for the sample's key. Default: `*`.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub pairs: IndexMap<String, String>,
+    /// Field name to what it is called in samples, where that is another name. Default: the field's own.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub rename: IndexMap<String, String>,
     /// When a sample lacks a field's object. Default: `error`.
     pub on_missing: OnMissing,
     /// When an object is not the listed version any more. Default: `error`.
@@ -89,6 +94,7 @@ impl Default for DatasetConfig {
             source: None,
             storage_options: IndexMap::new(),
             pairs: IndexMap::new(),
+            rename: IndexMap::new(),
             on_missing: OnMissing::default(),
             on_changed: OnChanged::default(),
             manifest_max_age: Span(Duration::from_hours(1)),
@@ -128,7 +134,7 @@ impl DatasetConfig {
         let mut config = Self::from_toml(&text)
             .map_err(|cause| Error::new(cause.kind(), "use configuration", path.display()).caused_by(cause))?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        for spec in config.fields.values_mut().chain(&mut config.source) {
+        for spec in config.specs_mut() {
             if let Some(path) = source::local_path(&spec.uri)?.filter(|path| path.is_relative()) {
                 spec.uri = folder.join(path).to_string_lossy().into_owned();
             }
@@ -143,7 +149,7 @@ impl DatasetConfig {
     pub fn to_json(&self, secrets: Secrets) -> Result<String> {
         let explicit = |options: &SourceOptions| options.has_secrets();
         let has_secrets = self.storage_options.values().any(explicit)
-            || self.fields.values().chain(&self.source).any(SourceSpec::has_secrets);
+            || self.fields.values().chain(&self.source).flat_map(|replicas| &replicas.0).any(SourceSpec::has_secrets);
         if has_secrets && secrets == Secrets::Refuse {
             return Err(Error::new(ErrorKind::Invalid, "serialise", "this dataset's configuration").because(
                 "it holds explicit credentials, which are never written out; use the standard chains instead \
@@ -158,7 +164,7 @@ impl DatasetConfig {
     /// # Errors
     /// `Invalid` for a URI that cannot be meant.
     pub fn with_absolute_paths(mut self) -> Result<Self> {
-        for spec in self.fields.values_mut().chain(&mut self.source) {
+        for spec in self.specs_mut() {
             let Some(path) = source::local_path(&spec.uri)? else { continue };
             let absolute = std::path::absolute(&path).map_err(|cause| Error::io("use path", path.display(), cause))?;
             // What is no UTF-8 was no path of a configuration.
@@ -167,13 +173,17 @@ impl DatasetConfig {
         Ok(self)
     }
 
-    /// The source of every field, in order, with its options filled up from `storage_options`. The name is empty for
+    fn specs_mut(&mut self) -> impl Iterator<Item = &mut SourceSpec> {
+        self.fields.values_mut().chain(&mut self.source).flat_map(|replicas| &mut replicas.0)
+    }
+
+    /// The replicas of every field, in order, with their options filled up from `storage_options`. The name is empty for
     /// `source`.
-    pub fn sources(&self) -> Vec<(String, SourceSpec)> {
-        let named = self.fields.iter().map(|(name, spec)| (name.as_str(), spec));
+    pub fn sources(&self) -> Vec<(String, Vec<SourceSpec>)> {
+        let named = self.fields.iter().map(|(name, replicas)| (name.as_str(), replicas));
         named
-            .chain(self.source.iter().map(|spec| ("", spec)))
-            .map(|(name, spec)| (name.to_owned(), self.filled(name, spec)))
+            .chain(self.source.iter().map(|replicas| ("", replicas)))
+            .map(|(name, replicas)| (name.to_owned(), replicas.0.iter().map(|spec| self.filled(name, spec)).collect()))
             .collect()
     }
 
@@ -202,9 +212,14 @@ impl DatasetConfig {
             let schemes = source::schemes().collect::<Vec<_>>().join("`, `");
             return wrong(name, &format!("`storage_options` are by field or by scheme, which are `{schemes}`"));
         }
-        let unknown = self.pairs.keys().find(|&name| !self.fields.contains_key(name));
-        if let (Some(name), None) = (unknown, &self.source) {
-            return wrong(name, "`pairs` names a field that is not there");
+        for (what, names) in [("pairs", &self.pairs), ("rename", &self.rename)] {
+            let unknown = names.keys().find(|&name| !self.fields.contains_key(name));
+            if let (Some(name), None) = (unknown, &self.source) {
+                return wrong(name, &format!("`{what}` names a field that is not there"));
+            }
+        }
+        if let Some(name) = self.rename.values().find(|name| name.is_empty() || name.starts_with("__")) {
+            return wrong(name, "a field needs a name that does not begin with two underscores");
         }
         Ok(self)
     }

@@ -34,9 +34,9 @@ fn reads_toml_and_keeps_the_order_of_fields() {
 #[test]
 fn a_fields_options_come_before_its_schemes() {
     let sources = DatasetConfig::from_toml(TOML).expect("reads").sources();
-    assert_eq!(sources[0].1.options.get("region"), Some("us"));
-    assert_eq!(sources[0].1.options.get("endpoint"), Some("http://127.0.0.1:9000"));
-    assert_eq!(sources[1].1.options.get("region"), None);
+    assert_eq!(sources[0].1[0].options.get("region"), Some("us"));
+    assert_eq!(sources[0].1[0].options.get("endpoint"), Some("http://127.0.0.1:9000"));
+    assert_eq!(sources[1].1[0].options.get("region"), None);
 }
 
 #[test]

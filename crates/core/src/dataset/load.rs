@@ -128,7 +128,8 @@ impl Inner {
     ) -> Result<(&'a Arc<dyn Source>, ObjectMeta, ReadRequest)> {
         let listed = self.manifest.object(unit.sample, unit.field)?;
         let version = if self.accepts_changes() { Version::Unknown } else { listed.version.clone() };
-        let request = ReadRequest { key: listed.key.clone(), range: None, version };
+        let size = if self.accepts_changes() { None } else { Some(listed.size) };
+        let request = ReadRequest { key: listed.key.clone(), range: None, version, size };
         Ok((Self::source_of(sources, unit.field), listed, request))
     }
 

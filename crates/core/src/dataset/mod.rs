@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     is_spread: bool,
     limits: Limits,
     expansion: Expansion,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     kept: PerProcess<Kept>,
 }
@@ -209,7 +209,9 @@ impl Inner {
 
     /// One source per field, connected in this process.
     pub(crate) fn sources(&self, engine: &'static Engine, interrupt: Interrupt<'_>) -> Result<&[Arc<dyn Source>]> {
-        self.sources.get_or_try_init(|| open::connect(engine, &self.config, interrupt)).map(Vec::as_slice)
+        self.sources
+            .get_or_try_init(|| open::connect(engine, &self.config, &self.metrics, interrupt))
+            .map(Vec::as_slice)
     }
 
     fn source_of(sources: &[Arc<dyn Source>], field: usize) -> &Arc<dyn Source> {

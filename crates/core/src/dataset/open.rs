@@ -3,17 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::{Dataset, Expansion, Inner};
 use crate::config::{self, DatasetConfig};
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fetch;
+use crate::fetch::{self, Lazy, Signals};
 use crate::format::{self, Limits};
 use crate::manifest::{FieldListing, KeyPattern, Listing, Manifest, join, store};
 use crate::metrics::{Metric, Metrics};
-use crate::source::{self, Source};
+use crate::source::{self, Source, SourceSpec, Transport};
 
 /// What a value is called in a sample when its field has no name and it is no dict.
 pub(super) const UNNAMED: &str = "data";
@@ -21,10 +21,13 @@ pub(super) const UNNAMED: &str = "data";
 pub(super) fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let engine = Engine::current()?;
     let config = &config.clone().with_absolute_paths()?;
-    let sources = connect(engine, config, interrupt)?;
+    let metrics = Arc::new(Metrics::default());
+    let sources = connect(engine, config, &metrics, interrupt)?;
     let path = config::home().map(|home| store::path_for(&home, &identity(config, &sources)));
     let kept = path.as_deref().filter(|_| !sources.iter().any(|source| source.is_local())).and_then(|path| {
-        let fresh = store::age(path).is_some_and(|age| age < config.manifest_max_age.0);
+        // Of what cannot change, any manifest is fresh.
+        let holds = sources.iter().all(|source| source.is_pinned());
+        let fresh = store::age(path).is_some_and(|age| holds || age < config.manifest_max_age.0);
         fresh.then(|| store::load(path).ok()).flatten()
     });
     let manifest = if let Some(manifest) = kept {
@@ -36,18 +39,19 @@ pub(super) fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<D
         }
         manifest
     };
-    Ok(assemble(config.clone(), manifest, PerProcess::with(sources)))
+    Ok(assemble(config.clone(), manifest, metrics, PerProcess::with(sources)))
 }
 
 pub(super) fn assemble(
     config: DatasetConfig,
     manifest: Manifest,
+    metrics: Arc<Metrics>,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
 ) -> Dataset {
     let is_spread = manifest.field_names().any(|name| name.is_empty());
     let or_unnamed = |name: &Arc<str>| if name.is_empty() { UNNAMED.into() } else { name.clone() };
-    let names = manifest.field_names().map(or_unnamed).collect();
-    let metrics = Metrics::default();
+    let renamed = |name: Arc<str>| config.rename.get(&*name).map_or(name, |new| new.as_str().into());
+    let names = manifest.field_names().map(or_unnamed).map(renamed).collect();
     metrics.set(Metric::ManifestSamples, manifest.len() as u64);
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
@@ -60,17 +64,34 @@ pub(super) fn assemble(
 pub(super) fn connect(
     engine: &'static Engine,
     config: &DatasetConfig,
+    metrics: &Arc<Metrics>,
     interrupt: Interrupt<'_>,
 ) -> Result<Vec<Arc<dyn Source>>> {
-    let specs = config.sources();
+    let fields = config.sources();
     let policies = config.fetch.policies()?;
-    let opening = async move { try_join_all(specs.iter().map(|(_, spec)| source::open(spec))).await };
-    let sources = engine.block_on("opening the sources", opening, interrupt)??;
+    let transport = policies.transport;
+    let opening = async move { try_join_all(fields.into_iter().map(|(_, specs)| replicas(specs, transport))).await };
+    let fields = engine.block_on("opening the sources", opening, interrupt)??;
     if let Some(throttling) = policies.throttling {
-        let places = sources.iter().map(|source| source.uri()).collect::<Vec<_>>().join("`, `");
+        let places = fields.iter().flatten().map(|source| source.uri()).collect::<Vec<_>>().join("`, `");
         tracing::warn!("reading from `{places}` through an emulated remote: {throttling}");
     }
-    Ok(sources.into_iter().map(|source| fetch::with_policies(source, &policies)).collect())
+    let signals = || Arc::new(Signals::new(metrics.clone()));
+    Ok(fields.into_iter().map(|replicas| fetch::with_policies(replicas, &policies, &signals())).collect())
+}
+
+/// Opens a field's replicas. One that cannot be reached is opened later, as long as another one is there.
+async fn replicas(specs: Vec<SourceSpec>, transport: Transport) -> Result<Vec<Arc<dyn Source>>> {
+    let opened = join_all(specs.iter().map(|spec| source::open_with(spec, &transport))).await;
+    let one_is_there = opened.iter().any(Result::is_ok);
+    let opened = specs.into_iter().zip(opened).map(|(spec, opened)| match opened {
+        Err(error) if one_is_there && error.kind() != ErrorKind::Invalid => {
+            tracing::warn!("going on without a replica: {}", error.report());
+            Ok(Arc::new(Lazy::new(spec, transport)) as Arc<dyn Source>)
+        }
+        opened => opened,
+    });
+    opened.collect()
 }
 
 /// What tells this dataset's manifest from others: where objects come from and how they are joined.
@@ -79,8 +100,9 @@ fn identity(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> String {
         .sources()
         .iter()
         .zip(sources)
-        .map(|((name, spec), source)| {
-            let options = serde_json::to_string(&spec.options.without_secrets()).unwrap_or_default();
+        .map(|((name, specs), source)| {
+            let options: Vec<_> = specs.iter().map(|spec| spec.options.without_secrets()).collect();
+            let options = serde_json::to_string(&options).unwrap_or_default();
             format!("{name}\n{}\n{options}", source.uri())
         })
         .collect();

@@ -1,6 +1,7 @@
 //! One dataset, described for another process.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,7 @@ pub(super) fn reopen(text: &str, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let config = DatasetConfig::from_json(&pinned.config)?;
     if let Some(manifest) = pinned.kept_manifest() {
         // Sources are connected on first use: a worker that never reads never asks.
-        return Ok(assemble(config, manifest, PerProcess::new()));
+        return Ok(assemble(config, manifest, Arc::default(), PerProcess::new()));
     }
     let dataset = Dataset::open(&config, interrupt)?;
     if dataset.order_fingerprint() != pinned.order_fingerprint {

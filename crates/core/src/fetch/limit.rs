@@ -1,27 +1,201 @@
-//! Not too much at once.
+//! Not too much at once, and not too little.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::delegate;
+use super::signals::Signals;
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{ObjectBytes, ObjectMeta, Page, ReadRequest, Source};
+use crate::metrics::Metric;
+use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source};
 
-/// Lets so many reads go on at once; the others wait for their turn in order.
+/// Requests under way at once to begin with: hides 30 ms of latency of objects of a few megabytes.
+const FIRST_LIMIT: usize = 16;
+/// Shorter than this, throughput is mostly chance.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(60);
+/// A higher limit is kept when throughput grew by this.
+const WORTH_IT: f64 = 1.08;
+/// Windows before a limit that was good is tried a little higher again.
+const WINDOWS_CONTENT: u32 = 16;
+/// After it was asked for fewer requests, the limit stays down for so long.
+const HUMBLE_FOR: Duration = Duration::from_secs(2);
+/// What a request costs besides its bytes, in bytes: so that throughput of small objects is counted in requests.
+const REQUEST_BYTES: u64 = 64 << 10;
+
+/// Lets so many reads go on at once; the others wait for their turn in order. How many is found out: the limit grows while that
+/// brings throughput, and shrinks by a third when the remote asks for fewer requests.
 #[derive(Debug)]
 pub struct Limit {
     inner: Arc<dyn Source>,
     turns: Semaphore,
+    pace: Mutex<Pace>,
+    waiting: AtomicUsize,
+    signals: Arc<Signals>,
+}
+
+/// How the limit is found.
+#[derive(Debug)]
+struct Pace {
+    limit: usize,
+    most: usize,
+    /// Permits to take away as they come back.
+    debt: usize,
+    window: Window,
+    /// Throughput before the last growth, and the limit it came with.
+    before: Option<(f64, usize)>,
+    content_for: u32,
+    throttles: u64,
+    humble_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    bytes: u64,
+    done: usize,
+}
+
+impl Window {
+    fn new(now: Instant) -> Self {
+        Self { began: now, bytes: 0, done: 0 }
+    }
+}
+
+impl Pace {
+    fn new(most: usize) -> Self {
+        let limit = most.clamp(1, FIRST_LIMIT);
+        let window = Window::new(Instant::now());
+        Self {
+            limit,
+            most: most.max(1),
+            debt: 0,
+            window,
+            before: None,
+            content_for: 0,
+            throttles: 0,
+            humble_until: None,
+        }
+    }
+
+    /// Takes note of a request that ended; the new limit, if there is one. Where nobody waits for a turn, a higher one would
+    /// change nothing.
+    fn ended(&mut self, now: Instant, bytes: Option<u64>, throttles: u64, is_full: bool) -> Option<usize> {
+        if throttles > self.throttles {
+            self.throttles = throttles;
+            if self.humble_until.is_none_or(|until| now >= until) {
+                self.humble_until = Some(now + HUMBLE_FOR);
+                self.before = None;
+                self.window = Window::new(now);
+                return self.change((self.limit * 2 / 3).max(1));
+            }
+            return None;
+        }
+        self.window.bytes += bytes.map_or(0, |bytes| bytes + REQUEST_BYTES);
+        self.window.done += 1;
+        let time = now - self.window.began;
+        if self.window.done < self.limit || time < SHORTEST_WINDOW {
+            return None;
+        }
+        let window = std::mem::replace(&mut self.window, Window::new(now));
+        if !is_full || self.humble_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.judge(window.bytes as f64 / time.as_secs_f64())
+    }
+
+    /// Grows, stays or goes back, by what throughput did.
+    fn judge(&mut self, rate: f64) -> Option<usize> {
+        match self.before {
+            Some((before, limit)) if rate < before * WORTH_IT => {
+                // No more than before: that limit was enough.
+                self.before = None;
+                self.content_for = WINDOWS_CONTENT;
+                return self.change(limit);
+            }
+            None if self.content_for > 0 => {
+                self.content_for -= 1;
+                return None;
+            }
+            _ => {}
+        }
+        self.before = Some((rate, self.limit));
+        self.change((self.limit + self.limit.div_ceil(2)).min(self.most))
+    }
+
+    fn change(&mut self, limit: usize) -> Option<usize> {
+        if limit == self.limit {
+            self.before = None;
+            return None;
+        }
+        self.limit = limit;
+        Some(limit)
+    }
 }
 
 impl Limit {
     /// Wraps a source.
-    pub fn new(inner: Arc<dyn Source>, max_concurrent: usize) -> Self {
-        Self { inner, turns: Semaphore::new(max_concurrent.max(1)) }
+    pub fn new(inner: Arc<dyn Source>, max_concurrent: usize, signals: Arc<Signals>) -> Self {
+        let pace = Pace::new(max_concurrent);
+        Self { inner, turns: Semaphore::new(pace.limit), pace: Mutex::new(pace), waiting: AtomicUsize::new(0), signals }
+    }
+
+    /// Requests that may be under way at present.
+    pub fn limit(&self) -> usize {
+        self.pace.lock().limit
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.turns.try_acquire() {
+            return Ok(turn);
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        let turn = self.turns.acquire().await;
+        turn.map_err(|cause| Error::new(ErrorKind::Internal, "read", self.uri()).caused_by(cause))
+    }
+
+    fn ended(&self, turn: SemaphorePermit<'_>, bytes: Option<u64>) {
+        let mut pace = self.pace.lock();
+        let before = pace.limit;
+        let is_full = self.waiting.load(Ordering::Relaxed) > 0;
+        if let Some(limit) = pace.ended(Instant::now(), bytes, self.signals.throttles(), is_full) {
+            self.signals.set(Metric::FetchConcurrency, limit as u64);
+            if limit > before {
+                let more = limit - before;
+                let repaid = more.min(pace.debt);
+                pace.debt -= repaid;
+                self.turns.add_permits(more - repaid);
+            } else {
+                let fewer = before - limit;
+                pace.debt += fewer - self.turns.forget_permits(fewer);
+            }
+        }
+        if pace.debt > 0 {
+            pace.debt -= 1;
+            turn.forget();
+        }
+    }
+}
+
+/// Counts who waits, for as long as they do.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -29,8 +203,8 @@ impl Limit {
 impl Source for Limit {
     delegate!();
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>> {
-        self.inner.list(prefix)
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        self.inner.page(prefix, token).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
@@ -38,8 +212,67 @@ impl Source for Limit {
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
-        let turn = self.turns.acquire().await;
-        let _turn = turn.map_err(|cause| Error::new(ErrorKind::Internal, "read", self.uri()).caused_by(cause))?;
-        self.inner.read(request, buffers).await
+        let turn = self.turn().await?;
+        let read = self.inner.read(request, buffers).await;
+        self.ended(turn, read.as_ref().ok().map(|object| object.bytes.len() as u64));
+        read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends requests as if the remote carried `capacity` bytes a second at most and each stream 1 MB/s.
+    fn settle(pace: &mut Pace, capacity: f64, windows: usize) -> usize {
+        let mut now = Instant::now();
+        for _ in 0..windows {
+            let limit = pace.limit;
+            let rate = capacity.min(limit as f64 * 1e6);
+            now += Duration::from_secs_f64(limit as f64 * 1e6 / rate).max(SHORTEST_WINDOW);
+            for _ in 0..limit {
+                pace.ended(now, Some(1_000_000), 0, true);
+            }
+        }
+        pace.limit
+    }
+
+    #[test]
+    fn grows_while_throughput_grows_and_no_further() {
+        for (streams, limits) in [(10, 8..=24), (40, 36..=81), (100, 81..=182), (10_000, 256..=256)] {
+            let limit = settle(&mut Pace::new(256), streams as f64 * 1e6, 200);
+            assert!(limits.contains(&limit), "{limit} for a remote that carries {streams} streams");
+        }
+    }
+
+    #[test]
+    fn is_never_over_what_was_allowed_nor_under_one() {
+        assert_eq!(settle(&mut Pace::new(4), 1e9, 100), 4);
+        let mut pace = Pace::new(0);
+        assert_eq!(pace.limit, 1);
+        let mut now = Instant::now();
+        for throttles in 1..20 {
+            now += HUMBLE_FOR;
+            pace.ended(now, None, throttles, true);
+        }
+        assert_eq!(pace.limit, 1);
+    }
+
+    #[test]
+    fn shrinks_once_for_a_burst_of_complaints_and_recovers() {
+        let mut pace = Pace::new(256);
+        let now = Instant::now();
+        for throttles in 1..=10 {
+            pace.ended(now, None, throttles, true);
+        }
+        assert_eq!(pace.limit, 10);
+        let mut later = now + HUMBLE_FOR;
+        for _ in 0..40 {
+            later += Duration::from_secs(1);
+            for _ in 0..pace.limit {
+                pace.ended(later, Some(1_000_000), 10, true);
+            }
+        }
+        assert!(pace.limit > 10, "{}", pace.limit);
     }
 }

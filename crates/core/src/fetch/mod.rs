@@ -1,61 +1,132 @@
 //! How sources are asked: policies around reading.
 //!
 //! Each policy wraps a [`Source`] and is one, so they stack in any order and a source never knows. [`with_policies`] is the
-//! stack every dataset uses. Local sources need none: a system call cannot be cancelled, and the page cache has no quota.
+//! stack every dataset uses, outermost first:
+//!
+//! | policy | what it does |
+//! |---|---|
+//! | [`Coalesce`] | neighbouring small ranges of an object become one request |
+//! | [`Parts`] | a large object becomes several ranges at once |
+//! | [`Limit`] | so many requests at once; how many is found out |
+//! | [`Retry`] | again, until a total deadline |
+//! | [`Failover`] | the next replica when one fails, is slow or lies; a breaker each |
+//! | [`Hedge`] | a second request when one takes unusually long |
+//! | [`Bandwidth`] | no faster than allowed |
+//!
+//! The limit is around the deadline, so that waiting for a turn does not count against it, and who pauses before trying again
+//! keeps the turn: a remote that is in trouble is asked less. Failing over comes before pausing: a dead replica costs its error.
+//! Local sources alone need none of it: a system call cannot be cancelled, and the page cache has no quota.
 
-mod deadline;
+mod bandwidth;
+mod breaker;
+mod coalesce;
+mod failover;
+mod hedge;
+mod latency;
+mod lazy;
 mod limit;
+mod parts;
+mod retry;
+mod signals;
 mod throttle;
 
 use std::sync::Arc;
 
-use crate::source::Source;
+use crate::source::{Source, Transport};
 
-pub use deadline::Deadline;
+pub use bandwidth::Bandwidth;
+pub use coalesce::{Coalesce, GAP_BYTES};
+pub use failover::Failover;
+pub use hedge::{HEDGE_BUDGET, Hedge};
+pub use lazy::Lazy;
 pub use limit::Limit;
+pub use parts::{PART_BYTES, Parts};
+pub use retry::{Patience, Retry};
+pub use signals::Signals;
 pub use throttle::{Throttle, Throttling};
 
-/// Requests under way at once per source. Enough to hide 30 ms of latency at 1,000 small objects a second.
-pub const MAX_CONCURRENCY: usize = 32;
+/// Requests under way at once per source, at most. Enough to hide 30 ms of latency at 8,000 small objects a second.
+pub const MAX_CONCURRENCY: usize = 256;
 
 /// Which policies to put around a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policies {
-    /// Requests under way at once per source.
+    /// How connections behave, and whether bytes are verified.
+    pub transport: Transport,
+    /// How long to try.
+    pub patience: Patience,
+    /// Requests under way at once per source, at most.
     pub max_concurrency: usize,
+    /// Second requests per request, at most; 0 for none.
+    pub hedge: f64,
+    /// Bytes per second of each replica, at most.
+    pub bandwidth: Option<u64>,
+    /// Bytes of the parts that large objects are read in; 0 reads them whole.
+    pub part_bytes: u64,
     /// The remote to emulate, if any.
     pub throttling: Option<Throttling>,
 }
 
 impl Default for Policies {
     fn default() -> Self {
-        Self { max_concurrency: MAX_CONCURRENCY, throttling: None }
+        Self {
+            transport: Transport::default(),
+            patience: Patience::default(),
+            max_concurrency: MAX_CONCURRENCY,
+            hedge: HEDGE_BUDGET,
+            bandwidth: None,
+            part_bytes: PART_BYTES,
+            throttling: None,
+        }
     }
 }
 
-/// The stack: the limit outside, so that waiting for a turn does not count against the deadline.
-pub fn with_policies(source: Arc<dyn Source>, policies: &Policies) -> Arc<dyn Source> {
+/// The stack around replicas of one place, in order of preference; there is at least one.
+pub fn with_policies(replicas: Vec<Arc<dyn Source>>, policies: &Policies, signals: &Arc<Signals>) -> Arc<dyn Source> {
+    if let [only] = &replicas[..]
+        && only.is_local()
+        && policies.throttling.is_none()
+    {
+        return only.clone();
+    }
+    let mut replicas: Vec<_> = replicas.into_iter().map(|source| around_replica(source, policies, signals)).collect();
+    let source =
+        if replicas.len() == 1 { replicas.swap_remove(0) } else { Arc::new(Failover::new(replicas, signals.clone())) };
+    let source = Arc::new(Retry::new(source, policies.patience, signals.clone()));
+    let source: Arc<dyn Source> = Arc::new(Limit::new(source, policies.max_concurrency, signals.clone()));
+    let source = match policies.part_bytes {
+        0 => source,
+        bytes => Arc::new(Parts::new(source, bytes, signals.clone())),
+    };
+    Arc::new(Coalesce::new(source, GAP_BYTES, signals.clone()))
+}
+
+fn around_replica(source: Arc<dyn Source>, policies: &Policies, signals: &Arc<Signals>) -> Arc<dyn Source> {
     let source: Arc<dyn Source> = match policies.throttling {
         Some(throttling) => Arc::new(Throttle::new(source, throttling)),
         None if source.is_local() => return source,
         None => source,
     };
-    Arc::new(Limit::new(Arc::new(Deadline::new(source)), policies.max_concurrency))
+    let source: Arc<dyn Source> = match policies.bandwidth {
+        Some(bandwidth) => Arc::new(Bandwidth::new(source, bandwidth)),
+        None => source,
+    };
+    if policies.hedge > 0.0 { Arc::new(Hedge::new(source, policies.hedge, signals.clone())) } else { source }
 }
 
-/// Everything but `list`, `head` and `read` is passed through.
+/// Everything but `page`, `head` and `read` is passed through. Whoever waits, waits: nothing is read on the calling thread.
 macro_rules! delegate {
     () => {
         fn uri(&self) -> &str {
             self.inner.uri()
         }
 
-        fn is_local(&self) -> bool {
-            self.inner.is_local()
+        fn is_pinned(&self) -> bool {
+            self.inner.is_pinned()
         }
 
-        fn read_blocking(&self, request: &ReadRequest, buffers: &BufferPool) -> Option<Result<ObjectBytes>> {
-            self.inner.read_blocking(request, buffers)
+        fn credentials(&self) -> String {
+            self.inner.credentials()
         }
 
         fn uri_of(&self, key: &str) -> String {

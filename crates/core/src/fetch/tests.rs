@@ -1,43 +1,73 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream::{self, BoxStream};
+use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::buffer::BufferPool;
-use crate::error::{ErrorKind, Result};
-use crate::source::{Memory, ObjectBytes, ObjectMeta, Page, ReadRequest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{Metric, Metrics};
+use crate::source::{Listed, Memory, ObjectBytes, ObjectMeta, ReadRequest, Version};
 
-/// A source that takes its time and counts who is in it.
-#[derive(Debug)]
-struct Slow {
+const HOUR: Duration = Duration::from_hours(1);
+
+/// What a scripted source does with a request.
+enum Act {
+    After(Duration),
+    Fail(Error),
+}
+
+type Script = Box<dyn Fn(usize, &ReadRequest) -> Act + Send + Sync>;
+
+/// Objects in memory behind a script: what happens to the n-th read.
+struct Scripted {
     inner: Memory,
-    delay: Duration,
+    script: Script,
+    reads: AtomicUsize,
     inside: AtomicUsize,
     most: AtomicUsize,
 }
 
-impl Slow {
-    fn new(delay: Duration) -> Arc<Self> {
-        let inner = Memory::new("slow");
+impl std::fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scripted")
+    }
+}
+
+impl Scripted {
+    fn new(name: &str, script: impl Fn(usize, &ReadRequest) -> Act + Send + Sync + 'static) -> Arc<Self> {
+        let inner = Memory::new(name);
         inner.put("small", vec![1; 10]);
-        inner.put("large", vec![1; 100_000_000]);
-        Arc::new(Self { inner, delay, inside: AtomicUsize::new(0), most: AtomicUsize::new(0) })
+        inner.put("large", (0..100_000_000_u32).map(|n| (n % 251) as u8).collect::<Vec<_>>());
+        let script = Box::new(script);
+        let (reads, inside, most) = <(AtomicUsize, AtomicUsize, AtomicUsize)>::default();
+        Arc::new(Self { inner, script, reads, inside, most })
+    }
+
+    fn slow(delay: Duration) -> Arc<Self> {
+        Self::new("slow", move |_, _| Act::After(delay))
+    }
+
+    fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
     }
 }
 
 #[async_trait]
-impl Source for Slow {
+impl Source for Scripted {
     fn uri(&self) -> &str {
         self.inner.uri()
     }
 
-    fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<Page>> {
-        stream::pending().boxed()
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        match (self.script)(usize::MAX, &ReadRequest::whole("")) {
+            Act::After(delay) => sleep(delay).await,
+            Act::Fail(error) => return Err(error),
+        }
+        self.inner.page(prefix, token).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
@@ -45,52 +75,428 @@ impl Source for Slow {
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        let number = self.reads.fetch_add(1, Ordering::SeqCst);
         self.most.fetch_max(self.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        tokio::time::sleep(self.delay).await;
+        let act = (self.script)(number, request);
+        if let Act::After(delay) = &act {
+            sleep(*delay).await;
+        }
         self.inside.fetch_sub(1, Ordering::SeqCst);
-        self.inner.read(request, buffers).await
+        match act {
+            Act::Fail(error) => Err(error),
+            Act::After(_) => self.inner.read(request, buffers).await,
+        }
     }
+}
+
+fn error(kind: ErrorKind, words: &str) -> Error {
+    Error::new(kind, "read", "it").because(words)
+}
+
+fn signals() -> (Arc<Metrics>, Arc<Signals>) {
+    let metrics = Arc::new(Metrics::default());
+    (metrics.clone(), Arc::new(Signals::new(metrics)))
+}
+
+fn counted(metrics: &Metrics, metric: Metric) -> u64 {
+    metrics.snapshot().raw(metric)
+}
+
+fn pool() -> BufferPool {
+    BufferPool::new(0)
+}
+
+fn sized(key: &str, size: u64) -> ReadRequest {
+    ReadRequest { size: Some(size), ..ReadRequest::whole(key) }
+}
+
+fn retry(inner: Arc<dyn Source>) -> Retry {
+    Retry::new(inner, Patience::default(), signals().1)
+}
+
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let began = Instant::now();
+    (work.await, began.elapsed())
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_never_ends_is_a_timeout_that_names_object_and_deadline() {
-    let source = Deadline::new(Slow::new(Duration::from_hours(1)));
-    let error = source.read(&ReadRequest::whole("small"), &BufferPool::new(0)).await.expect_err("too slow");
+    let source = retry(Scripted::slow(HOUR));
+    let error = source.read(&sized("small", 10), &pool()).await.expect_err("too slow");
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(error.to_string(), "cannot read `memory://slow/small`: not finished after 60 s, its deadline");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_object_gets_a_second_more_per_megabyte() {
-    let buffers = BufferPool::new(0);
-    let in_time = Deadline::new(Slow::new(Duration::from_secs(159)));
-    assert_eq!(in_time.read(&ReadRequest::whole("large"), &buffers).await.expect("in time").bytes.len(), 100_000_000);
-    let too_late = Deadline::new(Slow::new(Duration::from_secs(161)));
-    let error = too_late.read(&ReadRequest::whole("large"), &buffers).await.expect_err("too late");
-    assert!(error.to_string().contains("after 160 s"), "{error}");
+async fn a_large_object_gets_a_second_more_per_megabyte_whether_its_size_is_known_or_not() {
+    for request in [sized("large", 100_000_000), ReadRequest::whole("large")] {
+        let in_time = retry(Scripted::slow(Duration::from_secs(159)));
+        assert_eq!(in_time.read(&request, &pool()).await.expect("in time").bytes.len(), 100_000_000);
+        let too_late = retry(Scripted::slow(Duration::from_secs(161)));
+        let error = too_late.read(&request, &pool()).await.expect_err("too late");
+        assert!(error.to_string().contains("after 160 s"), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_listing_that_stalls_is_a_timeout() {
-    let source = Deadline::new(Slow::new(Duration::ZERO));
-    let pages: Vec<_> = source.list("").collect().await;
-    assert_eq!(pages.len(), 1);
-    assert_eq!(pages[0].as_ref().expect_err("stalls").kind(), ErrorKind::Timeout);
+    let error = retry(Scripted::slow(HOUR)).page("", None).await.expect_err("stalls");
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_pass_is_tried_again_after_pauses_that_grow() {
+    let failing = Scripted::new("flaky", |number, _| match number {
+        0..4 => Act::Fail(error(ErrorKind::Unavailable, "on purpose")),
+        _ => Act::After(Duration::ZERO),
+    });
+    let (metrics, signals) = signals();
+    let source = Retry::new(failing.clone(), Patience::default(), signals);
+    let (read, took) = timed(source.read(&sized("small", 10), &pool())).await;
+    assert_eq!(read.expect("at last").bytes.len(), 10);
+    // 100, 200, 400 and 800 ms, less up to half.
+    assert!((750..=1500).contains(&took.as_millis()), "{took:?}");
+    assert_eq!((failing.reads(), counted(&metrics, Metric::SourceRetries)), (5, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_will_not_pass_is_not_tried_again() {
+    for kind in [ErrorKind::NotFound, ErrorKind::Denied, ErrorKind::Changed, ErrorKind::Invalid, ErrorKind::OutOfRange]
+    {
+        let failing = Scripted::new("closed", move |_, _| Act::Fail(error(kind, "on purpose")));
+        let found = retry(failing.clone()).read(&sized("small", 10), &pool()).await.expect_err("closed");
+        assert_eq!((found.kind(), failing.reads()), (kind, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remote_that_says_when_to_come_back_is_believed() {
+    let busy = Scripted::new("busy", |number, _| match number {
+        0 => Act::Fail(error(ErrorKind::Unavailable, "busy").throttled(Some(Duration::from_secs(7)))),
+        _ => Act::After(Duration::ZERO),
+    });
+    let (metrics, signals) = signals();
+    let source = Retry::new(busy, Patience::default(), signals);
+    let (read, took) = timed(source.read(&sized("small", 10), &pool())).await;
+    assert!(read.is_ok() && took.as_secs() == 7, "{took:?}");
+    assert_eq!(counted(&metrics, Metric::SourceThrottled), 1);
+    // One that asks for more than there is time is an error at once.
+    let closed = Scripted::new("busy", |_, _| {
+        Act::Fail(error(ErrorKind::Unavailable, "busy").throttled(Some(Duration::from_mins(2))))
+    });
+    let (read, took) = timed(retry(closed).read(&sized("small", 10), &pool())).await;
+    assert!(read.is_err() && took.is_zero(), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_after_several_attempts_tells_of_them() {
+    let failing = Scripted::new("flaky", |number, _| match number {
+        0 => Act::Fail(error(ErrorKind::Unavailable, "reset")),
+        1 => Act::Fail(error(ErrorKind::Timeout, "stalled")),
+        _ => Act::After(HOUR),
+    });
+    let text = retry(failing).read(&sized("small", 10), &pool()).await.expect_err("never").to_string();
+    let words =
+        ["not finished after 60 s", "attempt 1: cannot read `it`: reset", "attempt 2: cannot read `it`: stalled"];
+    assert!(words.iter().all(|words| text.contains(words)), "{text}");
+    let failing = Scripted::new("down", |_, _| Act::Fail(error(ErrorKind::Unavailable, "down")));
+    let (read, took) = timed(retry(failing.clone()).read(&sized("small", 10), &pool())).await;
+    let text = read.expect_err("down").to_string();
+    assert!(text.contains("down: the last of 9 attempts") && took < Duration::from_mins(1), "{text}, {took:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_more_reads_go_on_at_once_than_allowed() {
-    let slow = Slow::new(Duration::from_secs(1));
-    let source = Limit::new(slow.clone(), 4);
-    let (buffers, request) = (BufferPool::new(0), ReadRequest::whole("small"));
-    let reads = join_all((0..20).map(|_| source.read(&request, &buffers))).await;
+    let slow = Scripted::slow(Duration::from_secs(1));
+    let source = Limit::new(slow.clone(), 4, signals().1);
+    let (buffers, request) = (pool(), ReadRequest::whole("small"));
+    let reads = join_all((0..40).map(|_| source.read(&request, &buffers))).await;
     assert!(reads.iter().all(Result::is_ok));
     assert_eq!(slow.most.load(Ordering::SeqCst), 4);
 }
 
-async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
-    let began = tokio::time::Instant::now();
-    (work.await, began.elapsed())
+#[tokio::test(start_paused = true)]
+async fn a_limit_grows_with_throughput_and_shrinks_when_the_remote_complains() {
+    let slow = Scripted::slow(Duration::from_millis(100));
+    let (_, signals) = signals();
+    let source = Limit::new(slow.clone(), 64, signals.clone());
+    let (buffers, request) = (pool(), ReadRequest::whole("small"));
+    join_all((0..2000).map(|_| source.read(&request, &buffers))).await;
+    assert_eq!(slow.most.load(Ordering::SeqCst), 64, "more streams carry more, so all are used");
+    assert_eq!(source.limit(), 64);
+    signals.throttled();
+    join_all((0..64).map(|_| source.read(&request, &buffers))).await;
+    assert_eq!(source.limit(), 42);
+    slow.most.store(0, Ordering::SeqCst);
+    join_all((0..42).map(|_| source.read(&request, &buffers))).await;
+    join_all((0..200).map(|_| source.read(&request, &buffers))).await;
+    assert!(slow.most.load(Ordering::SeqCst) <= 42, "{}", slow.most.load(Ordering::SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedging_cuts_the_rare_long_waits_and_costs_few_requests() {
+    // 2 of 100 requests stall for a second; the others take 10 to 20 ms.
+    let script = |number: usize, _: &ReadRequest| {
+        let hash = xxhash_rust::xxh3::xxh3_64(&number.to_le_bytes());
+        Act::After(if hash % 50 == 0 { Duration::from_secs(1) } else { Duration::from_millis(10 + hash / 50 % 10) })
+    };
+    let requests = 4000;
+    let mut p99 = Vec::new();
+    for share in [0.0, HEDGE_BUDGET] {
+        let stalling = Scripted::new("stalling", script);
+        let source = Hedge::new(stalling.clone(), share, signals().1);
+        let mut took = Vec::new();
+        for _ in 0..requests {
+            took.push(timed(source.read(&sized("small", 10), &pool())).await.1);
+        }
+        took.sort_unstable();
+        p99.push(took[requests * 99 / 100]);
+        let extra = stalling.reads() - requests;
+        assert!(extra <= requests * 6 / 100, "{extra} further requests");
+    }
+    assert!(p99[1] < p99[0] / 5, "{p99:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_slow_altogether_is_not_asked_twice_as_much() {
+    let slow =
+        Scripted::new("slow", |number, _| Act::After(Duration::from_millis(if number < 100 { 10 } else { 500 })));
+    let source = Hedge::new(slow.clone(), HEDGE_BUDGET, signals().1);
+    for _ in 0..300 {
+        source.read(&sized("small", 10), &pool()).await.expect("read");
+    }
+    assert!(slow.reads() <= 300 + 15 + 1, "{}", slow.reads());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_first_request_does_not_take_the_second_with_it() {
+    let script = |number: usize, _: &ReadRequest| match number {
+        100 => Act::After(Duration::from_millis(300)),
+        101 => Act::Fail(error(ErrorKind::Unavailable, "the second one")),
+        _ => Act::After(Duration::from_millis(10)),
+    };
+    let source = Hedge::new(Scripted::new("flaky", script), HEDGE_BUDGET, signals().1);
+    for _ in 0..101 {
+        source.read(&sized("small", 10), &pool()).await.expect("one of the two");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bandwidth_is_what_was_allowed() {
+    let source = Bandwidth::new(Scripted::slow(Duration::ZERO), 100_000_000);
+    let request = sized("large", 100_000_000);
+    let (_, took) = timed(async {
+        for _ in 0..5 {
+            source.read(&request, &pool()).await.expect("read");
+        }
+    })
+    .await;
+    assert!((3700..=4000).contains(&took.as_millis()), "the last of five begins when four have come: {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_object_is_read_in_parts_of_one_version() {
+    let slow = Scripted::new("parts", |_, request| {
+        let bytes = request.range.as_ref().map_or(100_000_000, |range| range.end - range.start);
+        Act::After(Duration::from_millis(bytes / 100_000))
+    });
+    let (metrics, signals) = signals();
+    let source = Parts::new(slow.clone(), PART_BYTES, signals);
+    let whole = slow.inner.read(&ReadRequest::whole("large"), &pool()).await.expect("read");
+    let request = ReadRequest { version: whole.meta.version.clone(), ..sized("large", 100_000_000) };
+    let (read, took) = timed(source.read(&request, &pool())).await;
+    let read = read.expect("read");
+    assert!(read.bytes == whole.bytes && read.meta == whole.meta);
+    assert!(took < Duration::from_millis(90), "all parts at once: {took:?}");
+    assert_eq!((slow.reads(), counted(&metrics, Metric::SourceReadsInParts)), (12, 1));
+    // Where no version is asked for, the first part says which.
+    let read = source.read(&sized("large", 100_000_000), &pool()).await.expect("read");
+    assert!(read.bytes == whole.bytes);
+    let part = ReadRequest { range: Some(5..60_000_005), ..request };
+    assert!(source.read(&part, &pool()).await.expect("read").bytes == whole.bytes.slice(5..60_000_005));
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_two_versions_are_never_joined() {
+    let slow = Scripted::slow(Duration::from_millis(10));
+    let source = Parts::new(slow.clone(), PART_BYTES, signals().1);
+    let replacing = async {
+        sleep(Duration::from_millis(15)).await;
+        slow.inner.put("large", vec![9; 100_000_000]);
+    };
+    let request = sized("large", 100_000_000);
+    let buffers = pool();
+    let (read, ()) = futures_util::future::join(source.read(&request, &buffers), replacing).await;
+    assert_eq!(read.expect_err("replaced").kind(), ErrorKind::Changed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_without_ranges_is_asked_for_the_whole() {
+    let plain = Scripted::new("plain", |_, request| match request.range {
+        Some(_) => Act::Fail(error(ErrorKind::Unsupported, "no ranges here")),
+        None => Act::After(Duration::ZERO),
+    });
+    let source = Parts::new(plain, PART_BYTES, signals().1);
+    assert_eq!(source.read(&sized("large", 100_000_000), &pool()).await.expect("whole").bytes.len(), 100_000_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn neighbouring_ranges_become_one_request_and_far_ones_do_not() {
+    let slow = Scripted::slow(Duration::from_millis(10));
+    let (metrics, signals) = signals();
+    let source = Coalesce::new(slow.clone(), GAP_BYTES, signals);
+    let ranges = [0..100, 50..150, 200..300, 70_000..70_100, 90_000_000..90_000_100];
+    let requests: Vec<_> =
+        ranges.iter().map(|range| ReadRequest { range: Some(range.clone()), ..ReadRequest::whole("large") }).collect();
+    let buffers = pool();
+    let reads = join_all(requests.iter().map(|request| source.read(request, &buffers))).await;
+    let whole = slow.inner.read(&ReadRequest::whole("large"), &pool()).await.expect("read").bytes;
+    for (range, read) in ranges.iter().zip(reads) {
+        assert!(read.expect("read").bytes == whole.slice(range.start as usize..range.end as usize), "{range:?}");
+    }
+    assert_eq!((slow.reads(), counted(&metrics, Metric::SourceRangesCoalesced)), (3, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_that_is_wrong_spoils_no_neighbour_and_a_caller_who_leaves_none_either() {
+    let slow = Scripted::slow(Duration::from_millis(10));
+    let source = Coalesce::new(slow, GAP_BYTES, signals().1);
+    let ask = |range| ReadRequest { range: Some(range), ..ReadRequest::whole("small") };
+    let (good, bad, buffers) = (ask(0..5), ask(5..50), pool());
+    let (first, second) = futures_util::future::join(source.read(&good, &buffers), source.read(&bad, &buffers)).await;
+    assert_eq!(first.expect("fine").bytes.len(), 5);
+    assert_eq!(second.expect_err("beyond").kind(), ErrorKind::OutOfRange);
+    let leaver = tokio::time::timeout(Duration::from_micros(100), source.read(&good, &buffers));
+    let (left, stayed) = futures_util::future::join(leaver, source.read(&good, &buffers)).await;
+    assert!(left.is_err());
+    assert_eq!(stayed.expect("asks by itself").bytes.len(), 5);
+}
+
+fn replicas(of: &[&Arc<Scripted>]) -> (Arc<Metrics>, Arc<dyn Source>) {
+    let (metrics, signals) = signals();
+    let sources = of.iter().map(|&source| source.clone() as Arc<dyn Source>).collect();
+    let policies = Policies { hedge: 0.0, ..Policies::default() };
+    (metrics, with_policies(sources, &policies, &signals))
+}
+
+/// A source that can be switched off.
+fn switched(name: &str) -> (Arc<AtomicBool>, Arc<Scripted>) {
+    let is_off = Arc::new(AtomicBool::new(false));
+    let switch = is_off.clone();
+    let source = Scripted::new(name, move |_, _| match switch.load(Ordering::SeqCst) {
+        true => Act::Fail(error(ErrorKind::Unavailable, "connection refused")),
+        false => Act::After(Duration::from_millis(10)),
+    });
+    (is_off, source)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_dies_costs_next_to_nothing_and_is_read_again_when_it_is_back() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    let (metrics, source) = replicas(&[&first, &second]);
+    let buffers = pool();
+    let read = |times: usize| {
+        let (source, buffers) = (source.clone(), buffers.clone());
+        async move {
+            for _ in 0..times {
+                source.read(&sized("small", 10), &buffers).await.expect("read");
+            }
+        }
+    };
+    read(50).await;
+    assert_eq!((first.reads(), second.reads()), (50, 0));
+    is_off.store(true, Ordering::SeqCst);
+    let (_, took) = timed(read(500)).await;
+    assert!(took < Duration::from_millis(5500), "500 reads of 10 ms: {took:?}");
+    let tried = first.reads() - 50;
+    assert!((3..=10).contains(&tried), "left alone but for a try now and then: {tried}");
+    assert_eq!((counted(&metrics, Metric::ReplicaBreakerOpened), counted(&metrics, Metric::ReplicasOpen)), (1, 1));
+    is_off.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(30)).await;
+    let before = first.reads();
+    read(20).await;
+    assert_eq!(first.reads() - before, 20, "the first is preferred again");
+    assert_eq!(counted(&metrics, Metric::ReplicasOpen), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_hangs_is_outrun_and_then_left_alone() {
+    let is_off = Arc::new(AtomicBool::new(false));
+    let switch = is_off.clone();
+    let first = Scripted::new("first", move |_, _| {
+        Act::After(if switch.load(Ordering::SeqCst) { HOUR } else { Duration::from_millis(10) })
+    });
+    let (_, second) = switched("second");
+    let (metrics, source) = replicas(&[&first, &second]);
+    let read = async |times: usize| {
+        for _ in 0..times {
+            source.read(&sized("small", 10), &pool()).await.expect("read");
+        }
+    };
+    read(50).await;
+    is_off.store(true, Ordering::SeqCst);
+    let (_, took) = timed(read(200)).await;
+    assert!(took < Duration::from_secs(4), "200 reads of 10 ms and less than 2 s of waiting: {took:?}");
+    assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_with_other_content_is_refused() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    let (metrics, source) = replicas(&[&first, &second]);
+    let buffers = pool();
+    for size in [10, 11] {
+        source.read(&sized("small", 10), &buffers).await.expect("from the first");
+        second.inner.put("small", vec![9; size]);
+        is_off.store(true, Ordering::SeqCst);
+        let error = source.read(&sized("small", 10), &buffers).await.expect_err("other content");
+        assert!(error.to_string().contains("the replica serves other"), "{error}");
+        is_off.store(false, Ordering::SeqCst);
+        sleep(Duration::from_mins(1)).await;
+    }
+    assert!(counted(&metrics, Metric::ReplicaRefused) >= 2);
+    // It may be the first that is wrong: the other one is taken.
+    first.inner.put("small", vec![7; 12]);
+    second.inner.put("small", vec![1; 10]);
+    let read = source.read(&sized("small", 10), &buffers).await.expect("from the second");
+    assert_eq!(read.bytes, vec![1; 10]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_replica_lacks_another_may_have_and_all_failures_are_told() {
+    let ((first_off, first), (second_off, second)) = (switched("first"), switched("second"));
+    let (_, source) = replicas(&[&first, &second]);
+    let buffers = pool();
+    second.inner.put("more", vec![1; 10]);
+    assert_eq!(source.read(&sized("more", 10), &buffers).await.expect("from the second").bytes.len(), 10);
+    let error = source.read(&sized("nowhere", 10), &buffers).await.expect_err("nowhere");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    for place in ["memory://first/nowhere", "memory://second/nowhere"] {
+        assert!(error.to_string().contains(place), "{error}");
+    }
+    first_off.store(true, Ordering::SeqCst);
+    second_off.store(true, Ordering::SeqCst);
+    let (read, took) = timed(source.read(&sized("small", 10), &buffers)).await;
+    let error = read.expect_err("both are down");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(took < Duration::from_secs(61) && error.to_string().contains("every replica failed"), "{took:?} {error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_keep_to_versions_of_their_own() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    // The same bytes under another version.
+    second.inner.put("small", vec![1; 10]);
+    let (_, source) = replicas(&[&first, &second]);
+    let listed = source.page("", None).await.expect("listed");
+    let small = listed.objects.iter().find(|object| object.key == "small").expect("there").clone();
+    let request = ReadRequest { version: small.version, ..sized("small", 10) };
+    assert_eq!(source.read(&request, &pool()).await.expect("from the first").bytes.len(), 10);
+    is_off.store(true, Ordering::SeqCst);
+    assert_eq!(source.read(&request, &pool()).await.expect("from the second").bytes.len(), 10);
+    // Listed by the second, an object has no version that the first could be asked for.
+    let listed = source.page("", None).await.expect("listed by the second");
+    assert!(listed.objects.iter().all(|object| object.version == Version::Unknown));
 }
 
 fn ten_megabytes() -> Arc<Memory> {

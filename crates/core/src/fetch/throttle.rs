@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use crate::buffer::BufferPool;
 use crate::error::Result;
-use crate::source::{ObjectBytes, ObjectMeta, Page, ReadRequest, Source};
+use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source};
 
 /// How slow to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,8 +82,8 @@ impl Source for Throttle {
         self.inner.uri_of(key)
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>> {
-        self.inner.list(prefix)
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        self.inner.page(prefix, token).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {

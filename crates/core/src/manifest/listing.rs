@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use super::strings::Strings;
 use super::versions::Versions;
 use crate::error::Result;
-use crate::source::{ObjectMeta, Source};
+use crate::source::{ObjectMeta, Source, list};
 
 /// The objects of one source that some decoder reads, and how many others there were.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ impl Listing {
     /// Those of the source.
     pub async fn collect(source: &dyn Source, readable: fn(&str) -> bool) -> Result<Self> {
         let mut listing = Self::default();
-        let mut pages = source.list("");
+        let mut pages = list(source, "");
         while let Some(page) = pages.next().await {
             for object in page? {
                 if readable(&object.key) && !is_hidden(&object.key) {

@@ -59,6 +59,18 @@ metrics! {
     SourceErrors "source_errors_total" Counter "requests" / 1 "Requests to a source that failed.";
     SourceBytes "source_read_bytes_total" Counter "bytes" / 1 "Bytes read from sources, as stored.";
     SourceSeconds "source_read_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent reading from sources, summed over requests.";
+    SourceRetries "source_retries_total" Counter "requests" / 1 "Further tries after a failure that may pass.";
+    SourceTimeouts "source_timeouts_total" Counter "requests" / 1 "Requests given up at their deadline.";
+    SourceThrottled "source_throttled_total" Counter "requests" / 1 "Answers that asked for fewer requests.";
+    SourceHedges "source_hedges_total" Counter "requests" / 1 "Second requests for what took unusually long.";
+    SourceHedgesWon "source_hedges_won_total" Counter "requests" / 1 "Those whose answer came first.";
+    SourceReadsInParts "source_reads_in_parts_total" Counter "objects" / 1 "Large objects read as several ranges at once.";
+    SourceRangesCoalesced "source_ranges_coalesced_total" Counter "requests" / 1 "Requests saved by asking for neighbouring ranges together.";
+    FetchConcurrency "fetch_concurrency" Gauge "requests" / 1 "Requests that the source asked last may have under way at present.";
+    ReplicaFailovers "replica_failovers_total" Counter "requests" / 1 "Objects asked of a further replica because one failed or was slow.";
+    ReplicaRefused "replica_refused_total" Counter "objects" / 1 "Objects that a replica served with other content than was listed or read first.";
+    ReplicaBreakerOpened "replica_breaker_opened_total" Counter "replicas" / 1 "Times that a replica was left alone for a while.";
+    ReplicasOpen "replica_breakers_open" Gauge "replicas" / 1 "Replicas that are left alone at present.";
     DecodeBytes "decoded_bytes_total" Counter "bytes" / 1 "Tensor bytes that decoding produced.";
     DecodeSeconds "decode_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent decompressing and decoding, summed over objects.";
     DecodeErrors "decode_errors_total" Counter "objects" / 1 "Objects that did not decode.";

@@ -13,11 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::stream::{self, BoxStream, StreamExt};
-use tokio::sync::mpsc;
 
 use super::{
-    Kind, ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
+    Kind, Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
     check_version, unusable,
 };
 use crate::buffer::BufferPool;
@@ -26,13 +24,10 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const KIND: Kind = Kind {
     schemes: &["", "file"],
     example: "a path, file:///path",
-    open: |spec| Box::pin(async { Ok(Arc::new(Local::open(&path_in(&spec.uri, &spec.options)?)?) as Arc<dyn Source>) }),
+    open: |spec, _| {
+        Box::pin(async { Ok(Arc::new(Local::open(&path_in(&spec.uri, &spec.options)?)?) as Arc<dyn Source>) })
+    },
 };
-
-/// As large as a page of S3.
-const PAGE_OBJECTS: usize = 1000;
-/// Pages the walk may be ahead of whoever lists.
-const PAGES_AHEAD: usize = 4;
 
 /// Objects are the regular files below a directory.
 #[derive(Debug, Clone)]
@@ -108,19 +103,9 @@ impl Source for Local {
         true
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>> {
-        let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
-        let (source, prefix) = (self.clone(), prefix.trim_end_matches('/').to_owned());
-        tokio::task::spawn_blocking(move || {
-            let mut walk = Walk { pages: &sender, page: Vec::new(), ancestors: Vec::new() };
-            let result =
-                source.begin(&prefix).and_then(|folder| walk.folder(&folder, &prefix)).and_then(|()| walk.flush());
-            // A listener that left needs no news.
-            if let Err(Stop::Failed(error)) = result {
-                let _ = sender.blocking_send(Err(error));
-            }
-        });
-        stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|page| (page, receiver)) }).boxed()
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        let folder = token.unwrap_or(prefix.trim_end_matches('/')).to_owned();
+        self.off_thread(move |this| this.folder(&folder)).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
@@ -146,12 +131,43 @@ impl Source for Local {
 }
 
 impl Local {
-    fn begin(&self, prefix: &str) -> Result<PathBuf, Stop> {
-        if prefix.is_empty() {
-            return Ok(self.root.clone());
+    /// The files of one folder, and the folders in it as further pages.
+    fn folder(&self, folder: &str) -> Result<Listed> {
+        let path = if folder.is_empty() { self.root.clone() } else { self.path_of(folder)? };
+        let failed = |cause| Error::io("list", path.display(), cause);
+        let mut listed = Listed::default();
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                tracing::warn!("passed over `{}`: its name is not UTF-8", entry.path().display());
+                continue;
+            };
+            let metadata = match fs::metadata(entry.path()) {
+                Ok(metadata) => metadata,
+                // Gone since the folder was read, or a link to nowhere.
+                Err(cause) if is_no_target(&cause) => continue,
+                Err(cause) => return Err(Error::io("list", entry.path().display(), cause)),
+            };
+            let key = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+            if !metadata.is_dir() {
+                listed.objects.extend(meta_of(&key, &metadata));
+            } else if !leads_back(&entry, &metadata, &path, &self.root) {
+                listed.next.push(key);
+            }
         }
-        self.path_of(prefix).map_err(Stop::Failed)
+        Ok(listed)
     }
+}
+
+/// Whether a folder is a link to one that it lies in, so that following it would never end.
+fn leads_back(entry: &fs::DirEntry, target: &Metadata, folder: &Path, root: &Path) -> bool {
+    if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+        return false;
+    }
+    let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+    let within = folder.ancestors().take_while(|above| above.starts_with(root));
+    within.filter_map(|above| fs::metadata(above).ok()).any(|above| identity(&above) == identity(target))
 }
 
 pub(super) fn path_in(uri: &str, options: &SourceOptions) -> Result<PathBuf> {
@@ -163,62 +179,6 @@ pub(super) fn path_in(uri: &str, options: &SourceOptions) -> Result<PathBuf> {
     let plain = parsed.query().is_none() && parsed.fragment().is_none();
     let path = if plain { parsed.to_file_path().ok() } else { None };
     path.ok_or_else(|| unusable(uri, format_args!("expected file:///path, with `?` and `#` written %3F and %23")))
-}
-
-/// Why a walk ended early.
-enum Stop {
-    Failed(Error),
-    NobodyListens,
-}
-
-/// A depth-first walk that sends pages as it goes.
-struct Walk<'a> {
-    pages: &'a mpsc::Sender<Result<Page>>,
-    page: Page,
-    /// Device and inode of the folders above, so that a link back to one of them is not followed for ever.
-    ancestors: Vec<(u64, u64)>,
-}
-
-impl Walk<'_> {
-    fn folder(&mut self, path: &Path, prefix: &str) -> Result<(), Stop> {
-        let failed = |cause| Stop::Failed(Error::io("list", path.display(), cause));
-        let metadata = fs::metadata(path).map_err(failed)?;
-        let identity = (metadata.dev(), metadata.ino());
-        if self.ancestors.contains(&identity) {
-            return Ok(());
-        }
-        self.ancestors.push(identity);
-        for entry in fs::read_dir(path).map_err(failed)? {
-            self.entry(&entry.map_err(failed)?, prefix)?;
-        }
-        self.ancestors.pop();
-        Ok(())
-    }
-
-    fn entry(&mut self, entry: &fs::DirEntry, prefix: &str) -> Result<(), Stop> {
-        let path = entry.path();
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            tracing::warn!("passed over `{}`: its name is not UTF-8", path.display());
-            return Ok(());
-        };
-        let metadata = match fs::metadata(&path) {
-            Ok(metadata) => metadata,
-            // Gone since the folder was read, or a link to nowhere.
-            Err(cause) if is_no_target(&cause) => return Ok(()),
-            Err(cause) => return Err(Stop::Failed(Error::io("list", path.display(), cause))),
-        };
-        let key = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-        if metadata.is_dir() {
-            return self.folder(&path, &key);
-        }
-        self.page.extend(meta_of(&key, &metadata));
-        if self.page.len() >= PAGE_OBJECTS { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), Stop> {
-        self.pages.blocking_send(Ok(std::mem::take(&mut self.page))).map_err(|_| Stop::NobodyListens)
-    }
 }
 
 /// Whether a name leads nowhere: gone, or a link to nothing or to itself.

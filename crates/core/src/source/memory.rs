@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
 use parking_lot::RwLock;
 
-use super::{ObjectBytes, ObjectMeta, Page, ReadRequest, Source, Version, check_key, check_range, check_version};
+use super::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Version, check_key, check_range, check_version};
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -67,19 +65,19 @@ impl Source for Memory {
         &self.uri
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>> {
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
         let folder = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_end_matches('/')) };
         let objects = self.objects.read();
-        let below = objects.iter().filter(|(key, _)| key.starts_with(&folder));
-        let all: Vec<_> = below
-            .map(|(key, (bytes, version))| ObjectMeta {
-                key: key.clone(),
-                size: bytes.len() as u64,
-                version: version.clone(),
-            })
-            .collect();
-        let pages: Vec<Result<Page>> = all.chunks(self.page_objects).map(|page| Ok(page.to_vec())).collect();
-        stream::iter(pages).boxed()
+        let after = token.unwrap_or_default();
+        let mut below = objects.iter().filter(|(key, _)| key.starts_with(&folder) && key.as_str() > after);
+        let meta = |(key, (bytes, version)): (&String, &(Bytes, Version))| ObjectMeta {
+            key: key.clone(),
+            size: bytes.len() as u64,
+            version: version.clone(),
+        };
+        let page: Vec<_> = below.by_ref().take(self.page_objects).map(meta).collect();
+        let last = page.last().map(|object| object.key.clone()).filter(|_| below.next().is_some());
+        Ok(Listed { objects: page, next: last.into_iter().collect(), passed_over: 0 })
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {

@@ -1,16 +1,20 @@
 //! Places where objects are listed and read.
 //!
-//! A [`Source`] names objects by keys below a root, the root being its URI. It lists in pages, reads whole objects or
+//! A [`Source`] names objects by keys below a root, the root being its URI. It lists in pages ([`list()`]), reads whole objects or
 //! ranges, tells each object's [`Version`], and reads on condition that the version is still the expected one. One file
 //! per kind; [`open`] is the register. Retries, limits and deadlines are not a source's business: those are wrappers in
 //! `fetch`, which are sources themselves. Conformance is one suite for all kinds (`headwater_testkit::conformance`).
 
+mod azure;
+mod gcs;
+mod hub;
+mod list;
 mod local;
 mod memory;
 mod options;
+mod remote;
 mod s3;
-mod s3_error;
-mod s3_listing;
+mod web;
 
 use std::fmt::{self, Debug};
 use std::ops::Range;
@@ -20,15 +24,15 @@ use std::sync::{Arc, Once};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, StreamExt};
 
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
+pub use list::{Listed, list, list_sorted};
 pub use local::Local;
 pub use memory::Memory;
-pub use options::{SourceOptions, SourceSpec};
-pub use s3::S3;
+pub use options::{Credentials, CredentialsProvider, SourceOptions, SourceSpec};
+pub use remote::Transport;
 
 /// What tells two contents of one key apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -62,6 +66,8 @@ pub struct ReadRequest {
     pub range: Option<Range<u64>>,
     /// Refuse with `Changed` when the object's version is another. `Unknown` takes any.
     pub version: Version,
+    /// The whole object's size, where it is known. Policies plan by it, and an object of another size is refused.
+    pub size: Option<u64>,
 }
 
 impl ReadRequest {
@@ -89,9 +95,10 @@ pub trait Source: Debug + Send + Sync {
     /// The root's URI, without a trailing slash and without any secret.
     fn uri(&self) -> &str;
 
-    /// Lists every object whose key starts with the folder `prefix` (empty for all), recursively, in pages of any order.
-    /// A folder that does not exist is `NotFound` where the source can tell, empty where it cannot.
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>>;
+    /// A page of the listing of every object whose key starts with the folder `prefix` (empty for all), recursively: the first
+    /// one, or the one that `token` of an earlier page names. [`list()`] gives all of them. A folder that does not exist is
+    /// `NotFound` where the source can tell, empty where it cannot.
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed>;
 
     /// Size and version of one object.
     async fn head(&self, key: &str) -> Result<ObjectMeta>;
@@ -114,6 +121,16 @@ pub trait Source: Debug + Send + Sync {
         false
     }
 
+    /// Whether what lies there cannot change, so that a manifest of it holds for ever.
+    fn is_pinned(&self) -> bool {
+        false
+    }
+
+    /// Which credentials it uses, in words and without them.
+    fn credentials(&self) -> String {
+        "none needed".to_owned()
+    }
+
     /// URI of an object, for messages.
     fn uri_of(&self, key: &str) -> String {
         format!("{}/{key}", self.uri())
@@ -129,20 +146,28 @@ struct Kind {
     schemes: &'static [&'static str],
     /// For messages: what to write.
     example: &'static str,
-    open: fn(&SourceSpec) -> Opening<'_>,
+    open: for<'a> fn(&'a SourceSpec, &'a Transport) -> Opening<'a>,
 }
 
 /// Every kind, one line each.
-static KINDS: &[Kind] = &[local::KIND, s3::KIND];
+static KINDS: &[Kind] = &[local::KIND, s3::KIND, gcs::KIND, azure::KIND, hub::KIND, web::KIND];
 
 /// Opens the source that a URI names, and makes sure that it is there.
 ///
 /// # Errors
 /// `Invalid` for a malformed URI, an unknown scheme or option; `NotFound`, `Denied`, `Unavailable` from the place itself.
 pub async fn open(spec: &SourceSpec) -> Result<Arc<dyn Source>> {
+    open_with(spec, &Transport::default()).await
+}
+
+/// The same, over connections of this kind.
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn open_with(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
     let scheme = scheme_of(&spec.uri)?;
     match KINDS.iter().find(|kind| kind.schemes.contains(&scheme)) {
-        Some(kind) => (kind.open)(spec).await,
+        Some(kind) => (kind.open)(spec, transport).await,
         None => Err(unusable(&spec.uri, format_args!("unknown scheme `{scheme}:`; known are {}", examples()))),
     }
 }
@@ -198,17 +223,6 @@ pub(crate) fn install_tls() {
     static ONCE: Once = Once::new();
     // Fails only when the program that embeds us has chosen already, which is as good.
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-}
-
-/// Lists everything below `prefix` whose key `wanted` accepts, sorted by key (bytewise).
-pub async fn list_sorted(source: &dyn Source, prefix: &str, wanted: impl Fn(&str) -> bool) -> Result<Page> {
-    let mut objects = Vec::new();
-    let mut pages = source.list(prefix);
-    while let Some(page) = pages.next().await {
-        objects.extend(page?.into_iter().filter(|object| wanted(&object.key)));
-    }
-    objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    Ok(objects)
 }
 
 /// Refuses keys that could name something outside the root, or name one object in two ways.

@@ -2,13 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
 
+use futures_util::future::BoxFuture;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Options whose values are credentials: never printed, never kept.
-const SECRET: &[&str] = &["access_key_id", "secret_access_key", "token", "password", "secret", "key", "credential"];
+use crate::error::{Error, ErrorKind, Result};
+
+/// Options whose values are credentials, or contain such a word: never printed, never kept.
+const SECRET: &[&str] = &["access_key", "key", "credential"];
+const SECRET_WORDS: &[&str] =
+    &["access_key", "account_key", "secret", "token", "password", "customer_key", "sas", "service_account_key"];
+
+/// An option: its name, and others that it is known by elsewhere.
+pub(super) type Known = (&'static str, &'static [&'static str]);
 
 /// A source's URI and options. In configuration it is a string, or a table with `uri` and the options beside it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +51,7 @@ impl From<&str> for SourceSpec {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SourceOptions {
     values: BTreeMap<String, String>,
+    credentials: Option<CredentialsProvider>,
 }
 
 impl SourceOptions {
@@ -54,6 +65,42 @@ impl SourceOptions {
         self.values.insert(name.as_ref().to_ascii_lowercase(), value.into());
     }
 
+    /// The function that gives credentials, if that is how they are given.
+    pub fn credentials(&self) -> Option<CredentialsProvider> {
+        self.credentials.clone()
+    }
+
+    /// Has credentials given by a function.
+    pub fn set_credentials(&mut self, provider: CredentialsProvider) {
+        self.credentials = Some(provider);
+    }
+
+    /// Whether an option that is true or false is true.
+    pub(super) fn is_on(&self, name: &str) -> Result<bool> {
+        self.get(name).map_or(Ok(false), |value| flag(name, value))
+    }
+
+    /// The same under the names that a kind of source knows them by.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the option that is not known and those that are.
+    pub(super) fn known(&self, uri: &str, known: &[Known]) -> Result<Self> {
+        let mut options = Self { values: BTreeMap::new(), credentials: self.credentials.clone() };
+        for (name, value) in &self.values {
+            let found = known.iter().find(|(known, others)| known == name || others.contains(&name.as_str()));
+            let (found, _) = found.ok_or_else(|| {
+                let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+                Error::new(ErrorKind::Invalid, "use option", name).because(format_args!(
+                    "`{}` knows {}",
+                    without_userinfo(uri),
+                    names.join(", ")
+                ))
+            })?;
+            options.values.insert((*found).to_owned(), value.clone());
+        }
+        Ok(options)
+    }
+
     /// Names and values, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
@@ -61,32 +108,88 @@ impl SourceOptions {
 
     /// Whether any of them is a credential.
     pub fn has_secrets(&self) -> bool {
-        self.values.iter().any(|(name, value)| is_secret(name) || without_userinfo(value) != *value)
+        self.credentials.is_some()
+            || self.values.iter().any(|(name, value)| is_secret(name) || without_userinfo(value) != *value)
     }
 
     /// The others.
     pub fn without_secrets(&self) -> Self {
         let open = self.values.iter().filter(|(name, _)| !is_secret(name));
-        Self { values: open.map(|(name, value)| (name.clone(), without_userinfo(value))).collect() }
+        Self { values: open.map(|(name, value)| (name.clone(), without_userinfo(value))).collect(), credentials: None }
     }
 
     /// These options, and those of `defaults` that are not among them.
     pub fn merged(&self, defaults: &Self) -> Self {
         let mut values = defaults.values.clone();
         values.extend(self.values.clone());
-        Self { values }
+        Self { values, credentials: self.credentials.clone().or_else(|| defaults.credentials.clone()) }
     }
 }
 
 /// Whether an option's value must not be seen.
 fn is_secret(name: &str) -> bool {
-    let name = name.strip_prefix("aws_").unwrap_or(name);
-    SECRET.contains(&name) || ["secret", "token", "password", "customer_key"].iter().any(|word| name.contains(word))
+    SECRET.contains(&name) || SECRET_WORDS.iter().any(|word| name.contains(word))
 }
+
+/// The first of these environment variables that is set to something.
+pub(super) fn env(names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
+}
+
+/// An option that is true or false.
+pub(super) fn flag(name: &str, value: &str) -> Result<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(Error::new(ErrorKind::Invalid, "use option", name).because("it is true or false")),
+    }
+}
+
+/// What a user's function returned: credentials by the names of options, and how long they hold.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// `access_key_id`, `secret_access_key`, `token`, … as the kind of source knows them.
+    pub values: SourceOptions,
+    /// When to ask for others. `None`: when these are refused.
+    pub expires_at: Option<SystemTime>,
+}
+
+/// A user's function that returns credentials, and is asked again when they expire.
+#[derive(Clone)]
+pub struct CredentialsProvider(Arc<dyn Fn() -> BoxFuture<'static, Result<Credentials>> + Send + Sync>);
+
+impl CredentialsProvider {
+    /// Wraps a function. It is called from several threads.
+    pub fn new(provide: impl Fn() -> BoxFuture<'static, Result<Credentials>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(provide))
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn provide(&self) -> Result<Credentials> {
+        (self.0)().await
+    }
+}
+
+impl fmt::Debug for CredentialsProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialsProvider")
+    }
+}
+
+impl PartialEq for CredentialsProvider {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for CredentialsProvider {}
 
 /// A URL without the user and password in front of its host, also one whose slashes were forgotten; paths and other values as they
 /// are.
-pub(super) fn without_userinfo(value: &str) -> String {
+pub(crate) fn without_userinfo(value: &str) -> String {
     let Some((before, host)) = value.rsplit_once('@') else { return value.to_owned() };
     let is_path = value.starts_with(['/', '.', '~']) || value.starts_with("file:");
     match before.split_once("://") {

@@ -1,288 +1,270 @@
 //! Amazon S3, and every server that speaks its protocol.
-//!
-//! Requests, signing and credential chains are `object_store`'s; naming, paging, versions, distrust and error messages are
-//! ours. A body goes straight into a pooled buffer. The server is not believed: its entity tag, range and length are
-//! compared with what was asked for, since some servers ignore `If-Match` or answer a range with the whole object.
 
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key};
-use object_store::client::ClientOptions;
-use object_store::list::{PaginatedListOptions, PaginatedListStore};
-use object_store::path::Path;
-use object_store::{ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
-
-use super::options::without_userinfo;
-use super::s3_error::{Access, ended_early};
-use super::s3_listing::{PassedOver, Sieving};
-use super::{
-    Kind, ObjectBytes, ObjectMeta, Page, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
-    check_version, unusable,
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use reqsign_aws_v4::{
+    AssumeRoleWithWebIdentityCredentialProvider, Credential, ECSCredentialProvider, EnvCredentialProvider,
+    IMDSv2CredentialProvider, ProcessCredentialProvider, ProfileCredentialProvider, RequestSigner,
+    SSOCredentialProvider, StaticCredentialProvider,
 };
-use crate::buffer::BufferPool;
+
+use super::options::{Known, env, flag};
+use super::remote::credentials::{Link, Signer};
+use super::remote::request::{bucket_and_prefix, expect_tag, http_url, request, tag_in};
+use super::remote::{Answer, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, header_value, text};
+use super::{Kind, Source, SourceOptions, SourceSpec, Version};
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) const KIND: Kind = Kind {
-    schemes: &["s3"],
-    example: "s3://bucket/prefix",
-    open: |spec| Box::pin(async { Ok(Arc::new(S3::open(&spec.uri, &spec.options).await?) as Arc<dyn Source>) }),
-};
+pub(super) const KIND: Kind =
+    Kind { schemes: &["s3"], example: "s3://bucket/prefix", open: |spec, transport| Box::pin(open(spec, transport)) };
 
-/// Options beside `object_store`'s own keys, and what they are called there.
-const SHORT_NAMES: &[(&str, &str)] = &[("anonymous", "skip_signature"), ("allow_http", "aws_allow_http")];
-/// A server that does not accept a connection in this time is not there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// No byte for this long means the transfer is dead. The total time is the business of `fetch::deadline`.
-const NO_PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
-/// Three more tries over at most half a minute ride out a restarting gateway without hiding an outage.
-const RETRIES: usize = 3;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+const OPTIONS: &[Known] = &[
+    ("endpoint", &["aws_endpoint", "aws_endpoint_url", "endpoint_url"]),
+    ("region", &["aws_region", "aws_default_region", "default_region"]),
+    ("anonymous", &["skip_signature", "aws_skip_signature"]),
+    ("path_style", &[]),
+    ("profile", &["aws_profile"]),
+    ("access_key_id", &["aws_access_key_id"]),
+    ("secret_access_key", &["aws_secret_access_key"]),
+    ("token", &["session_token", "aws_session_token", "aws_token"]),
+    ("request_payer", &["aws_request_payer"]),
+    ("virtual_hosted_style_request", &["aws_virtual_hosted_style_request"]),
+    ("allow_http", &["aws_allow_http"]),
+];
+/// Where a server does not care.
+const DEFAULT_REGION: &str = "us-east-1";
 
 /// A bucket, or a folder in one.
 #[derive(Debug)]
-pub struct S3 {
-    store: AmazonS3,
+struct S3 {
+    place: Place,
+    /// URL of the bucket, without a trailing slash.
+    bucket_url: String,
     /// Folder within the bucket: empty, or ending in a slash.
     prefix: String,
-    uri: String,
-    access: Arc<Access>,
+    signer: Signer<Credential>,
+    request_payer: bool,
+    verify: bool,
 }
 
-/// One page of a listing.
-struct Listed {
-    page: Page,
-    /// Objects that were left out because of their keys.
-    passed_over: u64,
-    /// What the next page is asked for with.
-    next: Option<String>,
+async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
+    let options = spec.options.known(&spec.uri, OPTIONS)?;
+    let (bucket, prefix) = bucket_and_prefix(&spec.uri, "s3", "s3://bucket/prefix")?;
+    let endpoint =
+        options.get("endpoint").map(str::to_owned).or_else(|| env(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
+    let profile = options.get("profile").map(str::to_owned).or_else(|| env(&["AWS_PROFILE"]));
+    let region = options.get("region").map(str::to_owned).or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
+    let region = match region {
+        Some(region) => region,
+        None => region_of(profile.as_deref().unwrap_or("default")).await.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+    };
+    let bucket_url = bucket_url(bucket, endpoint.as_deref(), &region, &options)?;
+    let uri = format!("s3://{bucket}/{prefix}").trim_end_matches('/').to_owned();
+    let protocol = S3 {
+        place: Place { uri, container: format!("bucket `{bucket}`"), endpoint },
+        bucket_url,
+        prefix: prefix.to_owned(),
+        signer: signer(&options, profile, &region, transport)?,
+        request_payer: options.get("request_payer").is_some_and(|value| flag("request_payer", value).unwrap_or(true)),
+        verify: transport.verify,
+    };
+    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
 }
 
-impl S3 {
-    /// Connects to `s3://bucket/prefix` and asks for one object name, so that a wrong bucket, key or endpoint shows now.
-    ///
-    /// # Errors
-    /// `Invalid` for a URI without bucket or an unknown option, `NotFound`, `Denied`, `Unavailable`.
-    pub async fn open(uri: &str, options: &SourceOptions) -> Result<Self> {
-        let rest = uri.strip_prefix("s3://").unwrap_or_default();
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.is_empty() {
-            return Err(unusable(uri, format_args!("expected s3://bucket/prefix")));
-        }
-        if let Some(found) = rest.find(['?', '#', '@']) {
-            let odd = &rest[found..=found];
-            return Err(unusable(uri, format_args!("`{odd}` does not belong in an s3 URI; give options beside it")));
-        }
-        let prefix = prefix.trim_matches('/');
-        let uri = format!("s3://{bucket}/{prefix}").trim_end_matches('/').to_owned();
-        let builder = configure(bucket, &uri, options)?;
-        let access = Arc::new(Access::new(&uri, &builder, options));
-        // Nothing is asked of anyone here: what fails is an option's value.
-        let store = builder.build().map_err(|cause| Error::new(ErrorKind::Invalid, "open", &uri).because(cause))?;
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let source = Self { store, prefix, uri, access };
-        source.page("", Some(1), None).await?;
-        Ok(source)
+/// Servers of one's own are asked in path style, unless told otherwise; Amazon's own is asked by the bucket's name.
+fn bucket_url(bucket: &str, endpoint: Option<&str>, region: &str, options: &SourceOptions) -> Result<String> {
+    let virtual_hosted =
+        options.get("virtual_hosted_style_request").map(|value| flag("path_style", value)).transpose()?;
+    let path_style = match options.get("path_style").map(|value| flag("path_style", value)).transpose()? {
+        Some(path_style) => path_style,
+        // A dot in the name would not match the server's certificate.
+        None => virtual_hosted.map_or(endpoint.is_some() || bucket.contains('.'), |hosted| !hosted),
+    };
+    let base = match endpoint {
+        Some(endpoint) => http_url(endpoint)?,
+        None => http_url(&format!("https://s3.{region}.amazonaws.com"))?,
+    };
+    let base = base.as_str().trim_end_matches('/');
+    if path_style {
+        return Ok(format!("{base}/{}", text::component(bucket)));
     }
+    let (scheme, rest) = base.split_once("://").unwrap_or(("https", base));
+    Ok(format!("{scheme}://{bucket}.{rest}"))
+}
 
-    fn path_of(&self, key: &str) -> Result<Path> {
-        let key = check_key(&self.uri, key)?;
-        Path::parse(format!("{}{key}", self.prefix))
-            .map_err(|cause| Error::new(ErrorKind::Invalid, "read", self.uri_of(key)).caused_by(cause))
+/// The region that a profile is in.
+#[allow(clippy::disallowed_methods)] // profiles are kept in a file
+async fn region_of(profile: &str) -> Option<String> {
+    let path = env(&["AWS_CONFIG_FILE"]).or_else(|| env(&["HOME"]).map(|home| format!("{home}/.aws/config")))?;
+    let profile = profile.to_owned();
+    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path).ok());
+    let config = read.await.ok()??;
+    let heads = [format!("[profile {profile}]"), format!("[{profile}]")];
+    let section = config.lines().map(str::trim).skip_while(|line| !heads.iter().any(|head| head == line)).skip(1);
+    let mut pairs = section.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once('='));
+    pairs.find(|(name, _)| name.trim() == "region").map(|(_, region)| region.trim().to_owned())
+}
+
+fn signer(
+    options: &SourceOptions,
+    profile: Option<String>,
+    region: &str,
+    transport: &Transport,
+) -> Result<Signer<Credential>> {
+    if options.is_on("anonymous")? {
+        return Ok(Signer::anonymous());
     }
-
-    async fn page(&self, folder: &str, max: Option<usize>, token: Option<String>) -> Result<Listed> {
-        let prefix = format!("{}{folder}", self.prefix);
-        let prefix = (!prefix.is_empty()).then_some(prefix.as_str());
-        let options = PaginatedListOptions { max_keys: max, page_token: token, ..PaginatedListOptions::default() };
-        let listed = self
-            .store
-            .list_paginated(prefix, options)
-            .await
-            .map_err(|cause| self.access.error("list", &self.uri, cause))?;
-        let relative = |meta: object_store::ObjectMeta| {
-            let key = meta.location.as_ref().strip_prefix(&*self.prefix)?.to_owned();
-            Some(ObjectMeta { key, size: meta.size, version: version_of(meta.e_tag) })
+    let sign = RequestSigner::new("s3", region);
+    let links = if let Some(provider) = options.credentials() {
+        let convert = |values: &SourceOptions, expires_in| {
+            Ok(given(&values.known("the credentials", OPTIONS)?).map(|given| Credential { expires_in, ..given }))
         };
-        let PassedOver(passed_over) = listed.result.extensions.get().copied().unwrap_or_default();
-        let page = listed.result.objects.into_iter().filter_map(relative).collect();
-        Ok(Listed { page, passed_over, next: listed.page_token })
-    }
-}
-
-/// A builder with everything but the first request done.
-fn configure(bucket: &str, uri: &str, options: &SourceOptions) -> Result<AmazonS3Builder> {
-    super::install_tls();
-    let client = ClientOptions::new()
-        .with_timeout_disabled()
-        .with_read_timeout(NO_PROGRESS_TIMEOUT)
-        .with_connect_timeout(CONNECT_TIMEOUT);
-    let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
-    let mut builder = AmazonS3Builder::from_env()
-        .with_client_options(client)
-        .with_http_connector(Sieving)
-        .with_retry(retry)
-        .with_bucket_name(bucket);
-    if let Some(endpoint) = builder.get_config_value(&Key::S3Endpoint) {
-        builder = builder.with_endpoint(endpoint);
-    }
-    for (name, value) in options.iter().filter(|(name, _)| *name != "path_style") {
-        builder = with_option(builder, uri, name, value)?;
-    }
-    // From the options or the environment, by whichever of its names.
-    let endpoint = builder.get_config_value(&Key::Endpoint);
-    if let Some(endpoint) = &endpoint {
-        // Whoever writes http:// into the endpoint means it. The second name would win over the first.
-        let allowed = if is_plain_http(endpoint)? { builder.with_allow_http(true) } else { builder };
-        builder = allowed.with_config(Key::S3Endpoint, endpoint);
-    }
-    let path_style = options.get("path_style").map(|value| flag("path_style", value)).transpose()?;
-    Ok(builder.with_virtual_hosted_style_request(!path_style.unwrap_or(endpoint.is_some())))
-}
-
-fn with_option(builder: AmazonS3Builder, uri: &str, name: &str, value: &str) -> Result<AmazonS3Builder> {
-    let known = SHORT_NAMES.iter().find(|(short, _)| *short == name).map_or(name, |(_, known)| known);
-    let key = Key::from_str(known).map_err(|_| {
-        Error::new(ErrorKind::Invalid, "use option", name).because(format_args!(
-            "`{uri}` knows endpoint, region, anonymous, path_style, access_key_id, secret_access_key, token, allow_http"
-        ))
-    })?;
-    Ok(match key {
-        Key::S3Endpoint => builder.with_endpoint(value),
-        Key::SkipSignature | Key::Client(ClientConfigKey::AllowHttp) => {
-            builder.with_config(key, flag(name, value)?.to_string())
+        vec![Link::callable(provider, convert)]
+    } else if let Some(credential) = given(options) {
+        let provider = StaticCredentialProvider::new(&credential.access_key_id, &credential.secret_access_key);
+        let provider = match &credential.session_token {
+            Some(token) => provider.with_session_token(token),
+            None => provider,
+        };
+        vec![Link::new("the keys in the source's options", provider)]
+    } else {
+        if options.get("access_key_id").is_some() || options.get("secret_access_key").is_some() {
+            return Err(Error::new(ErrorKind::Invalid, "use option", "access_key_id")
+                .because("access_key_id and secret_access_key belong together"));
         }
-        key => builder.with_config(key, value),
+        standard(profile)
+    };
+    Signer::new(links, sign, transport)
+}
+
+fn given(options: &SourceOptions) -> Option<Credential> {
+    Some(Credential {
+        access_key_id: options.get("access_key_id")?.to_owned(),
+        secret_access_key: options.get("secret_access_key")?.to_owned(),
+        session_token: options.get("token").map(str::to_owned),
+        expires_in: None,
     })
 }
 
-fn flag(name: &str, value: &str) -> Result<bool> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(Error::new(ErrorKind::Invalid, "use option", name).because("it is true or false")),
-    }
-}
-
-/// Whether an endpoint is an `http://` URL; anything but an HTTP URL with a host is refused.
-fn is_plain_http(endpoint: &str) -> Result<bool> {
-    let parsed = url::Url::parse(endpoint).ok().filter(url::Url::has_host);
-    match parsed.as_ref().map(url::Url::scheme) {
-        Some("http") => Ok(true),
-        Some("https") => Ok(false),
-        _ => Err(Error::new(ErrorKind::Invalid, "use endpoint", without_userinfo(endpoint))
-            .because("expected a URL like http://host:9000 or https://host")),
-    }
-}
-
-fn version_of(tag: Option<String>) -> Version {
-    tag.map_or(Version::Unknown, Version::ETag)
+/// The standard chain, in the order of Amazon's own tools. A profile that was asked for by name goes before the environment.
+fn standard(profile: Option<String>) -> Vec<Link<Credential>> {
+    let is_named = profile.is_some();
+    let name = profile.unwrap_or_else(|| "default".to_owned());
+    let mut links = vec![
+        Link::new("AWS_ACCESS_KEY_ID of the environment", EnvCredentialProvider::new()),
+        Link::new("web identity (AWS_WEB_IDENTITY_TOKEN_FILE)", AssumeRoleWithWebIdentityCredentialProvider::new()),
+    ];
+    let from_profile = vec![
+        Link::new("the profile in ~/.aws", ProfileCredentialProvider::new().with_profile(&name)),
+        Link::new("single sign-on of the profile", SSOCredentialProvider::new().with_profile(&name)),
+        Link::new("the profile's credential_process", ProcessCredentialProvider::new().with_profile(&name)),
+    ];
+    let at = if is_named { 0 } else { links.len() };
+    links.splice(at..at, from_profile);
+    links.push(Link::new("container credentials", ECSCredentialProvider::new()));
+    links.push(Link::new("instance metadata", IMDSv2CredentialProvider::new()));
+    links
 }
 
 #[async_trait]
-impl Source for S3 {
-    fn uri(&self) -> &str {
-        &self.uri
+impl Protocol for S3 {
+    fn place(&self) -> &Place {
+        &self.place
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Page>> {
-        let folder = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_end_matches('/')) };
-        // The state is the token of the next page and the count so far; the outer `None` ends the stream after the last.
-        stream::unfold(Some((folder, None, 0)), move |state| async move {
-            let (folder, token, passed_over) = state?;
-            match self.page(&folder, None, token).await {
-                Ok(listed) => {
-                    let passed_over = passed_over + listed.passed_over;
-                    if listed.next.is_none() && passed_over > 0 {
-                        self.warn_of(passed_over);
-                    }
-                    Some((Ok(listed.page), listed.next.map(|token| (folder, Some(token), passed_over))))
-                }
-                Err(error) => Some((Err(error), None)),
-            }
+    fn page(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Parts> {
+        let prefix = format!("{}{prefix}", self.prefix);
+        let max = max.map(|max| max.to_string());
+        let mut pairs = vec![("list-type", "2"), ("prefix", &*prefix)];
+        pairs.extend(max.as_deref().map(|max| ("max-keys", max)));
+        pairs.extend(token.map(|token| ("continuation-token", token)));
+        pairs.sort_unstable();
+        self.request(Method::GET, &format!("{}/?{}", self.bucket_url, text::query(&pairs)))
+    }
+
+    fn parse(&self, _: &str, _: Option<&str>, answer: &Answer) -> Result<Parsed, String> {
+        let (mut next, mut is_truncated) = (None, false);
+        let (mut objects, mut object) = (Vec::new(), (String::new(), None, None));
+        text::walk_xml(&answer.body, "ListBucketResult", |open, words| match open {
+            [_, name] => match name.as_str() {
+                "NextContinuationToken" => next = Some(words.to_owned()),
+                "IsTruncated" => is_truncated = words == "true",
+                "Contents" => objects.push(std::mem::take(&mut object)),
+                _ => {}
+            },
+            [_, parent, name] if parent == "Contents" => match name.as_str() {
+                "Key" => words.clone_into(&mut object.0),
+                "Size" => object.1 = words.parse().ok(),
+                "ETag" => object.2 = Some(words.to_owned()),
+                _ => {}
+            },
+            _ => {}
+        })?;
+        let mut parsed = Parsed::with_next(next.filter(|_| is_truncated));
+        for (key, size, tag) in objects {
+            let Some(key) = key.strip_prefix(&self.prefix) else { continue };
+            let size = size.ok_or_else(|| text::no_listing(&answer.body))?;
+            parsed.add(key, Some(size), tag.map_or(Version::Unknown, Version::ETag));
+        }
+        Ok(parsed)
+    }
+
+    fn object(&self, method: Method, key: &str) -> Result<Parts> {
+        self.request(method, &format!("{}/{}{}", self.bucket_url, text::path(&self.prefix), text::path(key)))
+    }
+
+    fn expect(&self, request: &mut Parts, version: &Version) {
+        expect_tag(request, version);
+    }
+
+    fn ask_for_digest(&self, request: &mut Parts) {
+        if self.verify {
+            request.headers.insert("x-amz-checksum-mode", http::HeaderValue::from_static("ENABLED"));
+        }
+    }
+
+    fn version(&self, headers: &HeaderMap) -> Version {
+        tag_in(headers)
+    }
+
+    fn digest(&self, headers: &HeaderMap) -> Option<Digest> {
+        use super::remote::Algorithm::{Crc32, Crc32c, Crc64Nvme, Sha256};
+        let of = |(name, algorithm)| Digest::from_base64(algorithm, headers.get(name)?.to_str().ok()?);
+        let names = [
+            ("x-amz-checksum-crc64nvme", Crc64Nvme),
+            ("x-amz-checksum-crc32c", Crc32c),
+            ("x-amz-checksum-crc32", Crc32),
+            ("x-amz-checksum-sha256", Sha256),
+        ];
+        // Of parts, it is none of the bytes.
+        let is_composite = headers.get("x-amz-checksum-type").is_some_and(|kind| kind == "COMPOSITE");
+        names.into_iter().filter(|_| self.verify && !is_composite).find_map(of)
+    }
+
+    async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
+        self.signer.sign(request).await.map_err(|words| {
+            format!("{words}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anonymous = true for a public bucket")
         })
-        .boxed()
     }
 
-    async fn head(&self, key: &str) -> Result<ObjectMeta> {
-        let path = self.path_of(key)?;
-        let meta =
-            self.store.head(&path).await.map_err(|cause| self.access.error("look at", &self.uri_of(key), cause))?;
-        Ok(ObjectMeta { key: key.to_owned(), size: meta.size, version: version_of(meta.e_tag) })
+    fn renew(&self) -> bool {
+        self.signer.renew()
     }
 
-    async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
-        let name = self.uri_of(&request.key);
-        let path = self.path_of(&request.key)?;
-        if let Some(range) = request.range.as_ref().filter(|range| range.start >= range.end) {
-            // No HTTP range is empty: only the version and size can be asked for.
-            let meta = self.head(&request.key).await?;
-            check_version(&name, &request.version, &meta.version)?;
-            check_range(&name, Some(range), meta.size)?;
-            return Ok(ObjectBytes { bytes: bytes::Bytes::new(), meta });
-        }
-        let mut options = GetOptions { range: request.range.clone().map(GetRange::Bounded), ..GetOptions::default() };
-        if let Version::ETag(tag) = &request.version {
-            options.if_match = Some(tag.clone());
-        }
-        let answer = match self.store.get_opts(&path, options).await {
-            Ok(answer) => answer,
-            Err(cause) => return Err(self.explain(request, &name, cause).await),
-        };
-        let version = version_of(answer.meta.e_tag.clone());
-        let meta = ObjectMeta { key: request.key.clone(), size: answer.meta.size, version };
-        check_version(&name, &request.version, &meta.version)?;
-        let range = check_range(&name, request.range.as_ref(), meta.size)?;
-        if answer.range != range {
-            return Err(Error::new(ErrorKind::Unavailable, "read", &name)
-                .because(format_args!("asked for bytes {range:?}, the server sent {:?}", answer.range)));
-        }
-        let mut buffer = buffers.take((range.end - range.start) as usize);
-        let mut filled = 0;
-        let mut body = answer.into_stream();
-        while let Some(chunk) = body.next().await {
-            let chunk = match chunk {
-                Err(cause) if ended_early(&cause) => break,
-                chunk => chunk.map_err(|cause| self.access.error("read", &name, cause))?,
-            };
-            let Some(slot) = buffer.get_mut(filled..filled + chunk.len()) else {
-                return Err(wrong_length(&name, buffer.len()).because("it went on after that"));
-            };
-            slot.copy_from_slice(&chunk);
-            filled += chunk.len();
-        }
-        if filled != buffer.len() {
-            return Err(wrong_length(&name, buffer.len()).because(format_args!("it ended after {filled}")));
-        }
-        Ok(ObjectBytes { bytes: buffer.freeze(), meta })
+    fn credentials(&self) -> String {
+        self.signer.described()
     }
 }
 
 impl S3 {
-    fn warn_of(&self, passed_over: u64) {
-        tracing::warn!(
-            "passed over {passed_over} objects of `{}`: their keys have an empty, `.` or `..` component, or a control character",
-            self.uri
-        );
-    }
-
-    /// A refused range is told from other refusals by the object's size: servers do not agree on how they say it.
-    async fn explain(&self, request: &ReadRequest, name: &str, cause: object_store::Error) -> Error {
-        if request.range.is_some()
-            && matches!(cause, object_store::Error::Generic { .. })
-            && let Ok(meta) = self.head(&request.key).await
-            && let Err(error) = check_range(name, request.range.as_ref(), meta.size)
-        {
-            return error;
+    fn request(&self, method: Method, url: &str) -> Result<Parts> {
+        let mut parts = request(method, url)?;
+        if self.request_payer {
+            parts.headers.insert("x-amz-request-payer", header_value("requester")?);
         }
-        self.access.error("read", name, cause)
+        Ok(parts)
     }
-}
-
-fn wrong_length(name: &str, expected: usize) -> Error {
-    Error::new(ErrorKind::Unavailable, "read", name).because(format_args!("the body should have {expected} bytes"))
 }

@@ -5,6 +5,7 @@ mod decoders;
 mod interleavings;
 mod layers;
 mod loader;
+mod places;
 mod pt;
 mod sources;
 

@@ -10,9 +10,8 @@ use headwater::source::{self, Local, Memory, Source, SourceSpec};
 use headwater::{Error, ErrorKind};
 use headwater_testkit::conformance::{self, Fixture};
 use headwater_testkit::server::{BUCKET, Server, Speed};
-use object_store::ObjectStoreExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::path::Path;
+
+use crate::places::{OnServer, Writer};
 
 /// The server that `tests/servers/rgw.py` started.
 const SERVER: &str = "HEADWATER_TEST_S3";
@@ -66,33 +65,6 @@ impl Fixture for InMemory {
     }
 }
 
-struct OnS3 {
-    source: Arc<dyn Source>,
-    store: AmazonS3,
-    prefix: String,
-}
-
-impl OnS3 {
-    fn path(&self, key: &str) -> Path {
-        Path::parse(format!("{}/{key}", self.prefix)).expect("a path")
-    }
-}
-
-#[async_trait]
-impl Fixture for OnS3 {
-    fn source(&self) -> Arc<dyn Source> {
-        self.source.clone()
-    }
-
-    async fn put(&self, key: &str, bytes: Bytes) {
-        self.store.put(&self.path(key), bytes.into()).await.expect("put");
-    }
-
-    async fn remove(&self, key: &str) {
-        self.store.delete(&self.path(key)).await.expect("deleted");
-    }
-}
-
 /// The server's description, or `None` where none is needed.
 fn server() -> Option<serde_json::Value> {
     let Ok(text) = env::var(SERVER) else {
@@ -128,23 +100,12 @@ fn memory_conforms() {
 
 /// The suite against a server and the options to reach it.
 fn s3_conforms_on(server: &serde_json::Value) {
-    let given = server.clone();
-    let text = move |name: &str| given[name].as_str().expect("text").to_owned();
     let prefix = format!("conformance-{}", std::process::id());
-    let spec = spec(server, &format!("s3://{}/{prefix}/", text("bucket")), &[]);
+    let spec = spec(server, &format!("s3://{}/{prefix}/", server["bucket"].as_str().expect("text")), &[]);
+    let writer = Writer::s3(server, &prefix);
     block_on(async move {
-        // Opening a source first also chooses the cryptography behind both clients.
         let source = source::open(&spec).await.expect("opens");
-        let store = AmazonS3Builder::new()
-            .with_endpoint(text("endpoint"))
-            .with_allow_http(true)
-            .with_region(text("region"))
-            .with_bucket_name(text("bucket"))
-            .with_access_key_id(text("access_key_id"))
-            .with_secret_access_key(text("secret_access_key"))
-            .build()
-            .expect("store");
-        conformance::source(&OnS3 { source, store, prefix }).await;
+        conformance::source(&OnServer { source, writer }).await;
     });
 }
 

@@ -1,0 +1,96 @@
+//! Whether a replica is worth asking.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Failures in a row before a replica is left alone.
+const FAILURES: u32 = 3;
+/// How long it is left alone at first; twice as long each time it fails again, up to the longest.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// Opens after failures in a row, and lets one request try from time to time until one succeeds.
+#[derive(Debug, Default)]
+pub(super) struct Breaker(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    failures: u32,
+    rests: u32,
+    /// While open: when one request may try.
+    open_until: Option<Instant>,
+}
+
+impl Breaker {
+    /// Whether to ask now. While open, true for one caller at a time, who tries.
+    pub(super) fn allows(&self) -> bool {
+        let mut state = self.0.lock();
+        match state.open_until {
+            None => true,
+            Some(until) if Instant::now() < until => false,
+            Some(_) => {
+                // Whoever comes meanwhile waits for what this one finds.
+                state.rest();
+                true
+            }
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.0.lock().open_until.is_some()
+    }
+
+    /// Notes a success; whether that closed it.
+    pub(super) fn succeeded(&self) -> bool {
+        let mut state = self.0.lock();
+        let was_open = state.open_until.is_some();
+        *state = State::default();
+        was_open
+    }
+
+    /// Notes a failure; whether that opened it.
+    pub(super) fn failed(&self) -> bool {
+        let mut state = self.0.lock();
+        state.failures += 1;
+        let opens = state.open_until.is_none() && state.failures >= FAILURES;
+        if opens {
+            state.rest();
+        }
+        opens
+    }
+}
+
+impl State {
+    fn rest(&mut self) {
+        let rest = FIRST_REST.saturating_mul(1 << self.rests.min(10)).min(LONGEST_REST);
+        self.rests += 1;
+        self.open_until = Some(Instant::now() + rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_after_failures_in_a_row_and_closes_when_one_try_succeeds() {
+        let breaker = Breaker::default();
+        assert!(!breaker.failed() && !breaker.failed());
+        breaker.succeeded();
+        assert!(!breaker.failed() && !breaker.failed() && breaker.failed());
+        assert!(breaker.is_open() && !breaker.allows());
+        advance(Duration::from_millis(1001)).await;
+        assert!(breaker.allows(), "one may try");
+        assert!(!breaker.allows(), "the others wait for it");
+        assert!(!breaker.failed());
+        advance(Duration::from_millis(1001)).await;
+        assert!(!breaker.allows(), "the second rest is longer");
+        advance(Duration::from_secs(1)).await;
+        assert!(breaker.allows() && breaker.succeeded());
+        assert!(!breaker.is_open() && breaker.allows() && breaker.allows());
+    }
+}

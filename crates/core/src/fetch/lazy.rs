@@ -1,0 +1,50 @@
+//! A replica that could not be reached at first.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use crate::buffer::BufferPool;
+use crate::error::Result;
+use crate::source::{self, Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, SourceSpec, Transport};
+
+/// Opens a source when it is asked for something, again and again until that succeeds.
+#[derive(Debug)]
+pub struct Lazy {
+    spec: SourceSpec,
+    transport: Transport,
+    uri: String,
+    opened: OnceCell<Arc<dyn Source>>,
+}
+
+impl Lazy {
+    /// Asks nothing yet.
+    pub fn new(spec: SourceSpec, transport: Transport) -> Self {
+        let uri = spec.shown_uri().trim_end_matches('/').to_owned();
+        Self { spec, transport, uri, opened: OnceCell::new() }
+    }
+
+    async fn source(&self) -> Result<&Arc<dyn Source>> {
+        self.opened.get_or_try_init(|| source::open_with(&self.spec, &self.transport)).await
+    }
+}
+
+#[async_trait]
+impl Source for Lazy {
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        self.source().await?.page(prefix, token).await
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        self.source().await?.head(key).await
+    }
+
+    async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        self.source().await?.read(request, buffers).await
+    }
+}

@@ -1,0 +1,229 @@
+//! Google Cloud Storage, through its JSON API.
+//!
+//! Of its two APIs this one tells generations and checksums in listings, and is the one that other servers have; the XML one
+//! would be a second S3. A version is an object's generation: a number that every write raises.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use reqsign_google::{
+    Credential, EnvCredentialProvider, FileCredentialProvider, RequestSigner, StaticCredentialProvider,
+    TokenCredentialProvider, VmMetadataCredentialProvider, WellKnownCredentialProvider,
+};
+use serde::Deserialize;
+
+use super::options::{Known, env};
+use super::remote::credentials::{Link, Signer};
+use super::remote::request::{bucket_and_prefix, http_url, request};
+use super::remote::{Algorithm, Answer, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, text};
+use super::{Kind, Source, SourceOptions, SourceSpec, Version};
+use crate::error::Result;
+
+pub(super) const KIND: Kind =
+    Kind { schemes: &["gs"], example: "gs://bucket/prefix", open: |spec, transport| Box::pin(open(spec, transport)) };
+
+const OPTIONS: &[Known] = &[
+    ("endpoint", &["google_base_url", "base_url"]),
+    ("anonymous", &["skip_signature", "google_skip_signature"]),
+    ("token", &["google_token", "access_token"]),
+    (
+        "service_account",
+        &[
+            "google_service_account",
+            "google_service_account_path",
+            "service_account_path",
+            "google_application_credentials",
+        ],
+    ),
+    ("service_account_key", &["google_service_account_key"]),
+    ("user_project", &[]),
+    ("allow_http", &["google_allow_http"]),
+];
+const ENDPOINT: &str = "https://storage.googleapis.com";
+const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_only";
+
+/// A bucket, or a folder in one.
+#[derive(Debug)]
+struct Gcs {
+    place: Place,
+    /// URL of the bucket's objects, without a trailing slash.
+    objects_url: String,
+    prefix: String,
+    signer: Signer<Credential>,
+    user_project: Option<String>,
+    verify: bool,
+}
+
+async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
+    let options = spec.options.known(&spec.uri, OPTIONS)?;
+    let (bucket, prefix) = bucket_and_prefix(&spec.uri, "gs", "gs://bucket/prefix")?;
+    let emulator =
+        env(&["STORAGE_EMULATOR_HOST"]).map(|host| if host.contains("://") { host } else { format!("http://{host}") });
+    let is_emulated = emulator.is_some() && options.get("endpoint").is_none();
+    let endpoint = options.get("endpoint").map(str::to_owned).or(emulator);
+    let base = http_url(endpoint.as_deref().unwrap_or(ENDPOINT))?;
+    let base = base.as_str().trim_end_matches('/');
+    let anonymous = options.is_on("anonymous")? || is_emulated;
+    let protocol = Gcs {
+        objects_url: format!("{base}/storage/v1/b/{}/o", text::component(bucket)),
+        place: Place {
+            uri: format!("gs://{bucket}/{prefix}").trim_end_matches('/').to_owned(),
+            container: format!("bucket `{bucket}`"),
+            endpoint,
+        },
+        prefix: prefix.to_owned(),
+        signer: if anonymous { Signer::anonymous() } else { signer(&options, transport)? },
+        user_project: options.get("user_project").map(str::to_owned),
+        verify: transport.verify,
+    };
+    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+}
+
+fn signer(options: &SourceOptions, transport: &Transport) -> Result<Signer<Credential>> {
+    let links = if let Some(provider) = options.credentials() {
+        vec![Link::callable(provider, |values, expires_at| {
+            let token = values.known("the credentials", OPTIONS)?.get("token").map(str::to_owned);
+            Ok(token.map(|access_token| Credential::with_token(reqsign_google::Token { access_token, expires_at })))
+        })]
+    } else if let Some(token) = options.get("token") {
+        vec![Link::new("the token in the source's options", TokenCredentialProvider::new(token))]
+    } else if let Some(key) = options.get("service_account_key") {
+        vec![Link::new("the key in the source's options", StaticCredentialProvider::new(key).with_scope(SCOPE))]
+    } else if let Some(path) = options.get("service_account") {
+        vec![Link::new(
+            "the service account file in the source's options",
+            FileCredentialProvider::new(path).with_scope(SCOPE),
+        )]
+    } else {
+        vec![
+            Link::new("GOOGLE_APPLICATION_CREDENTIALS", EnvCredentialProvider::new().with_scope(SCOPE)),
+            Link::new("gcloud's application default credentials", WellKnownCredentialProvider::new().with_scope(SCOPE)),
+            Link::new("the metadata server", VmMetadataCredentialProvider::new().with_scope(SCOPE)),
+        ]
+    };
+    Signer::new(links, RequestSigner::new("storage").with_scope(SCOPE), transport)
+}
+
+/// An object as listings and metadata tell of it.
+#[derive(Deserialize)]
+struct Item {
+    name: String,
+    size: String,
+    generation: String,
+}
+
+#[derive(Deserialize)]
+struct ItemPage {
+    kind: String,
+    #[serde(default)]
+    items: Vec<Item>,
+    #[serde(rename = "nextPageToken")]
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    error: FailedBody,
+}
+
+#[derive(Deserialize)]
+struct FailedBody {
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    errors: Vec<FailedItem>,
+}
+
+#[derive(Deserialize)]
+struct FailedItem {
+    reason: Option<String>,
+}
+
+#[async_trait]
+impl Protocol for Gcs {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn page(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Parts> {
+        let prefix = format!("{}{prefix}", self.prefix);
+        let max = max.unwrap_or(1000).to_string();
+        let mut pairs = vec![
+            ("prefix", &*prefix),
+            ("maxResults", &*max),
+            ("fields", "kind,nextPageToken,items(name,size,generation)"),
+        ];
+        pairs.extend(token.map(|token| ("pageToken", token)));
+        self.request(Method::GET, &format!("{}?{}", self.objects_url, text::query(&pairs)))
+    }
+
+    fn parse(&self, _: &str, _: Option<&str>, answer: &Answer) -> Result<Parsed, String> {
+        let page: ItemPage = serde_json::from_slice(&answer.body).map_err(|_| text::no_listing(&answer.body))?;
+        if page.kind != "storage#objects" {
+            return Err(text::no_listing(&answer.body));
+        }
+        let mut parsed = Parsed::with_next(page.next);
+        for item in page.items {
+            let Some(key) = item.name.strip_prefix(&self.prefix) else { continue };
+            let size = item.size.parse().map_err(|_| text::no_listing(&answer.body))?;
+            parsed.add(key, Some(size), Version::ETag(item.generation));
+        }
+        Ok(parsed)
+    }
+
+    fn object(&self, method: Method, key: &str) -> Result<Parts> {
+        let name = text::component(&format!("{}{key}", self.prefix));
+        self.request(method, &format!("{}/{name}?alt=media", self.objects_url))
+    }
+
+    fn expect(&self, request: &mut Parts, version: &Version) {
+        if let Version::ETag(generation) = version {
+            let uri = format!("{}&ifGenerationMatch={}", request.uri, text::component(generation));
+            if let Ok(uri) = uri.parse() {
+                request.uri = uri;
+            }
+        }
+    }
+
+    fn version(&self, headers: &HeaderMap) -> Version {
+        let generation = headers.get("x-goog-generation").and_then(|value| value.to_str().ok());
+        generation.map_or(Version::Unknown, |generation| Version::ETag(generation.to_owned()))
+    }
+
+    fn digest(&self, headers: &HeaderMap) -> Option<Digest> {
+        let hashes = headers.get_all("x-goog-hash").iter().filter(|_| self.verify);
+        let mut hashes = hashes.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        let crc = hashes.find_map(|hash| hash.trim().strip_prefix("crc32c="))?;
+        Digest::from_base64(Algorithm::Crc32c, crc)
+    }
+
+    async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
+        self.signer.sign(request).await.map_err(|words| {
+            format!("{words}; run `gcloud auth application-default login`, or set anonymous = true for a public bucket")
+        })
+    }
+
+    fn renew(&self) -> bool {
+        self.signer.renew()
+    }
+
+    fn credentials(&self) -> String {
+        self.signer.described()
+    }
+
+    fn reason(&self, _: &HeaderMap, body: &[u8]) -> (Option<String>, Option<String>) {
+        let Ok(Failed { error }) = serde_json::from_slice::<Failed>(body) else { return (None, None) };
+        (error.errors.into_iter().find_map(|item| item.reason), error.message.map(|words| text::shortened(&words)))
+    }
+}
+
+impl Gcs {
+    fn request(&self, method: Method, url: &str) -> Result<Parts> {
+        match &self.user_project {
+            Some(project) => request(method, &format!("{url}&userProject={}", text::component(project))),
+            None => request(method, url),
+        }
+    }
+}

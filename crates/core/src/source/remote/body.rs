@@ -1,0 +1,83 @@
+//! Bodies of answers: into a buffer of the right size, or not at all.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use reqwest::Response;
+
+use super::Digest;
+use super::wire::transport;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What is no object is not read beyond this: a page of a listing is a few hundred KB.
+const MAX_COLLECTED: usize = 64 << 20;
+
+/// The length that the headers name.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The range that was sent, and the size of the whole: `bytes 0-9/100`.
+pub(super) fn sent_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    let (range, total) = text.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    Some((first..last.checked_add(1)?, total.parse().ok()?))
+}
+
+/// Reads a body of exactly the buffer's length, and checks it against its checksum.
+pub(super) async fn fill(mut answer: Response, buffer: &mut [u8], name: &str, digest: Option<Digest>) -> Result<()> {
+    let expected = buffer.len();
+    let mut filled = 0;
+    let mut digest = digest.map(Digest::begin);
+    loop {
+        let chunk = match answer.chunk().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            // How a body ends before its time.
+            Err(cause) if !cause.is_timeout() => {
+                return Err(wrong_length(name, expected).because(format_args!("it broke off after {filled}")));
+            }
+            Err(cause) => {
+                let so_far = format!(" after {filled} of {expected} bytes");
+                return Err(transport("read", name, &cause, &so_far));
+            }
+        };
+        let Some(slot) = buffer.get_mut(filled..filled + chunk.len()) else {
+            return Err(wrong_length(name, expected).because("it went on after that"));
+        };
+        slot.copy_from_slice(&chunk);
+        if let Some(digest) = &mut digest {
+            digest.update(slot);
+        }
+        filled += chunk.len();
+    }
+    if filled != expected {
+        return Err(wrong_length(name, expected).because(format_args!("it ended after {filled}")));
+    }
+    match digest.map(super::digest::Running::finish) {
+        Some(Err(words)) => Err(Error::new(ErrorKind::Unavailable, "read", name).because(words)),
+        _ => Ok(()),
+    }
+}
+
+/// Reads what is no object.
+pub(super) async fn collect(mut answer: Response, name: &str) -> Result<Bytes> {
+    let broke = |cause| transport("read", name, &cause, "");
+    let mut body = BytesMut::new();
+    while let Some(chunk) = answer.chunk().await.map_err(broke)? {
+        if body.len() + chunk.len() > MAX_COLLECTED {
+            return Err(Error::new(ErrorKind::Unavailable, "read", name)
+                .because(format_args!("the answer has more than {MAX_COLLECTED} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+fn wrong_length(name: &str, expected: usize) -> Error {
+    Error::new(ErrorKind::Unavailable, "read", name).because(format_args!("the body should have {expected} bytes"))
+}

@@ -1,0 +1,394 @@
+//! What the sources that speak HTTP share: everything but the words of their protocol.
+//!
+//! A [`Protocol`] says how a page of a listing and an object are asked for, how an answer is read and how a request is
+//! signed. [`Remote`] makes a [`Source`] of it: it follows pages, keeps to versions, reads bodies into pooled buffers, and
+//! distrusts. Servers ignore conditions, answer a range with the whole object, send login pages for objects, end early or
+//! go on; so what an answer says of itself is compared with what was asked for, its length with the object's, and its bytes
+//! with a checksum where the server names a cheap one.
+//!
+//! Retries, hedges and deadlines are policies (`fetch`): here one request is one request, but for redirects and for
+//! credentials that have expired.
+
+mod body;
+pub(super) mod credentials;
+mod digest;
+mod refusal;
+pub(super) mod request;
+pub(super) mod text;
+mod token;
+mod wire;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use http::header::RANGE;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Version, check_key, check_range, check_version};
+use crate::buffer::BufferPool;
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) use digest::{Algorithm, Digest};
+pub(super) use refusal::Place;
+use refusal::Refusal;
+pub(super) use token::Token;
+pub use wire::Transport;
+pub(super) use wire::Wire;
+
+/// Objects whose size a listing did not tell are asked for it, so many at once.
+const HEADS_AT_ONCE: usize = 16;
+
+/// How one kind of remote is spoken to.
+#[async_trait]
+pub(super) trait Protocol: Debug + Send + Sync + 'static {
+    /// How it is reached, for messages.
+    fn place(&self) -> &Place;
+
+    /// Asks for a page of everything below `prefix` (empty, or ending in a slash): the first, or the one that `token` names.
+    fn page(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Parts>;
+
+    /// Reads a page. What it says is not believed to be a page at all.
+    fn parse(&self, prefix: &str, token: Option<&str>, answer: &Answer) -> Result<Parsed, String>;
+
+    /// Asks for an object's bytes, or with HEAD for what is known of them.
+    fn object(&self, method: Method, key: &str) -> Result<Parts>;
+
+    /// Has the server refuse other versions.
+    fn expect(&self, request: &mut Parts, version: &Version);
+
+    /// Asks for the object's checksum, for a read of the whole.
+    fn ask_for_digest(&self, request: &mut Parts) {
+        let _ = request;
+    }
+
+    /// The version that an answer is of.
+    fn version(&self, headers: &HeaderMap) -> Version;
+
+    /// The object's checksum, if the answer names a cheap one.
+    fn digest(&self, headers: &HeaderMap) -> Option<Digest> {
+        let _ = headers;
+        None
+    }
+
+    /// Signs a request.
+    ///
+    /// # Errors
+    /// Why there are no credentials, in words.
+    async fn authorize(&self, request: &mut Parts) -> Result<(), String>;
+
+    /// Forgets credentials that were refused as expired; whether there may be others.
+    fn renew(&self) -> bool {
+        false
+    }
+
+    /// Which credentials are used, in words and without them.
+    fn credentials(&self) -> String;
+
+    /// Whether answers may point elsewhere.
+    fn follows_redirects(&self) -> bool {
+        false
+    }
+
+    /// Whether every answer for an object has a version, so that one without is not from the store.
+    fn always_has_versions(&self) -> bool {
+        true
+    }
+
+    /// Whether what lies there cannot change.
+    fn is_pinned(&self) -> bool {
+        false
+    }
+
+    /// Code and words of an answer that is no success.
+    fn reason(&self, headers: &HeaderMap, body: &[u8]) -> (Option<String>, Option<String>) {
+        let _ = headers;
+        text::xml_reason(body)
+    }
+}
+
+/// An answer that was read whole.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Where it came from, after redirects.
+    pub(super) url: url::Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// What a page of a listing says.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    listed: Listed,
+    /// Keys whose sizes the page does not tell.
+    unsized_keys: Vec<String>,
+}
+
+impl Parsed {
+    /// Nothing yet but how to go on.
+    pub(super) fn with_next(next: impl IntoIterator<Item = String>) -> Self {
+        Self { listed: Listed { next: next.into_iter().collect(), ..Listed::default() }, unsized_keys: Vec::new() }
+    }
+
+    /// Adds an object by its key below the source, unless that is no key.
+    pub(super) fn add(&mut self, key: &str, size: Option<u64>, version: Version) {
+        if key.is_empty() || key.ends_with('/') && !key.contains("//") {
+            // The mark that some tools leave for a folder.
+        } else if !is_nameable(key) {
+            self.listed.passed_over += 1;
+        } else if let Some(size) = size {
+            self.listed.objects.push(ObjectMeta { key: key.to_owned(), size, version });
+        } else {
+            self.unsized_keys.push(key.to_owned());
+        }
+    }
+
+    /// Adds a folder, which is a page of its own.
+    pub(super) fn add_folder(&mut self, key: String) {
+        if is_nameable(key.trim_end_matches('/')) {
+            self.listed.next.push(key);
+        } else {
+            self.listed.passed_over += 1;
+        }
+    }
+}
+
+/// Whether a key names one object in one way, to us and to every server.
+fn is_nameable(key: &str) -> bool {
+    check_key("", key).is_ok() && !key.chars().any(char::is_control)
+}
+
+/// A source made of a protocol.
+#[derive(Debug)]
+pub(super) struct Remote<P> {
+    protocol: P,
+    wire: Wire,
+    uri: String,
+}
+
+impl<P: Protocol> Remote<P> {
+    pub(super) fn new(protocol: P, wire: Wire) -> Self {
+        let uri = protocol.place().uri.clone();
+        Self { protocol, wire, uri }
+    }
+
+    /// Asks for one object's name, so that a wrong place, key or endpoint shows now.
+    pub(super) async fn checked(self) -> Result<Self> {
+        self.listed("", None, Some(1)).await?;
+        Ok(self)
+    }
+
+    /// Asks for anything at all, so that a wrong host shows now; what the answer says of the root matters later.
+    pub(super) async fn reached(&self) -> Result<()> {
+        let answer = self.send("open", &self.uri, || self.protocol.page("", None, Some(1))).await;
+        let is_elsewhere = |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid);
+        match answer {
+            // A folder that is not listed is refused by some servers as if it were secret.
+            Err(error) if error.kind() == ErrorKind::Denied && !error.to_string().contains("(status 401)") => Ok(()),
+            Err(error) if is_elsewhere(&error) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn listed(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Listed> {
+        let answer = self.send("list", &self.uri, || self.protocol.page(prefix, token, max)).await?;
+        let answer = self.whole("list", answer).await?;
+        let Parsed { mut listed, unsized_keys } = self.protocol.parse(prefix, token, &answer).map_err(|words| {
+            Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.protocol.place().at())
+        })?;
+        for some in unsized_keys.chunks(HEADS_AT_ONCE) {
+            listed.objects.extend(try_join_all(some.iter().map(|key| self.head(key))).await?);
+        }
+        Ok(listed)
+    }
+
+    async fn send(
+        &self,
+        op: &'static str,
+        name: &str,
+        request: impl Fn() -> Result<Parts> + Sync,
+    ) -> Result<reqwest::Response> {
+        send(&self.protocol, &self.wire, op, name, request).await
+    }
+
+    async fn whole(&self, op: &'static str, answer: reqwest::Response) -> Result<Answer> {
+        let (url, headers) = (answer.url().clone(), answer.headers().clone());
+        let body = body::collect(answer, &self.uri).await.map_err(|error| error.renamed(op))?;
+        Ok(Answer { url, headers, body })
+    }
+
+    fn object(&self, method: &Method, request: &ReadRequest) -> Result<Parts> {
+        let mut parts = self.protocol.object(method.clone(), &request.key)?;
+        self.protocol.expect(&mut parts, &request.version);
+        match &request.range {
+            Some(range) => {
+                let range = format!("bytes={}-{}", range.start, range.end - 1);
+                parts.headers.insert(RANGE, header_value(&range)?);
+            }
+            None => self.protocol.ask_for_digest(&mut parts),
+        }
+        Ok(parts)
+    }
+
+    /// Size and version as an answer for an object tells them.
+    fn meta(&self, name: &str, key: &str, headers: &HeaderMap, size: Option<u64>) -> Result<ObjectMeta> {
+        let version = self.protocol.version(headers);
+        let strange = |words: &str| {
+            Error::new(ErrorKind::Unavailable, "read", name).because(format_args!("{words}{}", self.at()))
+        };
+        if version == Version::Unknown && self.protocol.always_has_versions() {
+            let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("unknown");
+            return Err(strange(&format!("the answer has no version, it is not the store's (content type {kind})")));
+        }
+        let size = size.ok_or_else(|| strange("the answer does not tell the object's size"))?;
+        Ok(ObjectMeta { key: key.to_owned(), size, version })
+    }
+
+    fn at(&self) -> String {
+        self.protocol.place().at()
+    }
+
+    /// A refused range is told from other refusals by the object's size: servers do not agree on how they say it.
+    async fn explain(&self, request: &ReadRequest, name: &str, error: Error) -> Error {
+        let may_be_range = matches!(error.kind(), ErrorKind::OutOfRange | ErrorKind::Unavailable);
+        if request.range.is_some()
+            && may_be_range
+            && !error.is_throttled()
+            && let Ok(meta) = self.head(&request.key).await
+            && let Err(error) = check_range(name, request.range.as_ref(), meta.size)
+        {
+            return error;
+        }
+        error
+    }
+}
+
+/// Sends what `request` makes, anew once when the credentials have expired. What is no success is an error.
+async fn send(
+    protocol: &impl Protocol,
+    wire: &Wire,
+    op: &'static str,
+    name: &str,
+    request: impl Fn() -> Result<Parts> + Sync,
+) -> Result<reqwest::Response> {
+    let mut is_second = false;
+    loop {
+        let mut parts = request()?;
+        protocol.authorize(&mut parts).await.map_err(|words| {
+            let tried = protocol.credentials();
+            Error::new(ErrorKind::Denied, op, name).because(format_args!("{words}; credentials tried: {tried}"))
+        })?;
+        let sent = wire.send(parts, protocol.follows_redirects()).await;
+        let answer = sent.map_err(|failure| failure.into_error(op, name, protocol.place()))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let refusal = Refusal::read(answer, |headers, body| protocol.reason(headers, body)).await;
+        if refusal.may_be_expired() && !is_second && protocol.renew() {
+            is_second = true;
+            continue;
+        }
+        return Err(refusal.into_error(op, name, protocol.place(), &protocol.credentials()));
+    }
+}
+
+/// Asks a protocol's server for a JSON document, while a source is being opened.
+pub(super) async fn get_json<T: DeserializeOwned>(protocol: &impl Protocol, wire: &Wire, url: &str) -> Result<T> {
+    let uri = &protocol.place().uri;
+    let answer = send(protocol, wire, "open", uri, || request::request(Method::GET, url)).await?;
+    let body = body::collect(answer, uri).await?;
+    serde_json::from_slice(&body).map_err(|_| {
+        let words = format!("the answer is not what was asked for{}", protocol.place().at());
+        Error::new(ErrorKind::Unavailable, "open", uri).because(words)
+    })
+}
+
+#[async_trait]
+impl<P: Protocol> Source for Remote<P> {
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.protocol.is_pinned()
+    }
+
+    fn credentials(&self) -> String {
+        self.protocol.credentials()
+    }
+
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        self.listed(&request::folder(prefix), token, None).await
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        check_key(&self.uri, key)?;
+        let name = self.uri_of(key);
+        let answer = self.send("look at", &name, || self.protocol.object(Method::HEAD, key)).await?;
+        let size = body::length(answer.headers());
+        self.meta(&name, key, answer.headers(), size)
+    }
+
+    async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        check_key(&self.uri, &request.key)?;
+        let name = self.uri_of(&request.key);
+        if let Some(range) = request.range.as_ref().filter(|range| range.start >= range.end) {
+            // No HTTP range is empty: only the version and size can be asked for.
+            let meta = self.head(&request.key).await?;
+            check_version(&name, &request.version, &meta.version)?;
+            check_range(&name, Some(range), meta.size)?;
+            return Ok(ObjectBytes { bytes: Bytes::new(), meta });
+        }
+        let answer = match self.send("read", &name, || self.object(&Method::GET, request)).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.explain(request, &name, error).await),
+        };
+        let headers = answer.headers();
+        let sent = body::sent_range(headers);
+        let total = match &request.range {
+            Some(_) => sent.as_ref().map(|(_, total)| *total),
+            None => body::length(headers).or(request.size),
+        };
+        if let Some(range) = &request.range
+            && answer.status() != StatusCode::PARTIAL_CONTENT
+        {
+            return Err(Error::new(ErrorKind::Unsupported, "read", &name)
+                .because(format_args!("asked for bytes {range:?}, the server sent the whole object{}", self.at())));
+        }
+        let digest = if request.range.is_none() { self.protocol.digest(headers) } else { None };
+        let meta = self.meta(&name, &request.key, headers, total)?;
+        check_version(&name, &request.version, &meta.version)?;
+        let range = check_range(&name, request.range.as_ref(), meta.size)?;
+        if let Some((sent, _)) = sent.filter(|(sent, _)| *sent != range) {
+            return Err(Error::new(ErrorKind::Unavailable, "read", &name)
+                .because(format_args!("asked for bytes {range:?}, the server sent {sent:?}")));
+        }
+        check_size(&name, request, &meta)?;
+        let mut buffer = buffers.take((range.end - range.start) as usize);
+        body::fill(answer, &mut buffer, &name, digest).await?;
+        Ok(ObjectBytes { bytes: buffer.freeze(), meta })
+    }
+}
+
+/// Refuses an object of another size than the listed one: replaced, or where the version is the listed one, not whole.
+fn check_size(name: &str, request: &ReadRequest, found: &ObjectMeta) -> Result<()> {
+    let Some(listed) = request.size.filter(|&size| size != found.size) else { return Ok(()) };
+    let is_same = request.version != Version::Unknown && request.version == found.version;
+    let (kind, words) = if is_same {
+        (ErrorKind::Unavailable, "the answer is not whole")
+    } else {
+        (ErrorKind::Changed, "it was replaced")
+    };
+    Err(Error::new(kind, "read", name)
+        .because(format_args!("{words}: {} bytes instead of the listed {listed}", found.size)))
+}
+
+/// A header's value that we made ourselves.
+pub(super) fn header_value(text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text).map_err(|_| {
+        Error::new(ErrorKind::Invalid, "send", "header").because("it has a character that headers cannot have")
+    })
+}

@@ -1,0 +1,148 @@
+//! Answers that are no success, in words that help.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use reqwest::Response;
+
+use super::text::shortened;
+use crate::error::{Error, ErrorKind};
+use crate::source::options::without_userinfo;
+
+/// Of an error document.
+const MAX_DOCUMENT: usize = 64 << 10;
+/// A server that asks for more patience than this is not waited for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(10);
+/// Codes with which servers refuse credentials, whatever the status.
+const DENYING: &[&str] = &[
+    "AccessDenied",
+    "AuthenticationFailed",
+    "AuthorizationFailure",
+    "AuthorizationHeaderMalformed",
+    "InvalidAccessKeyId",
+    "InvalidAuthenticationInfo",
+    "InvalidSecurity",
+    "SignatureDoesNotMatch",
+];
+/// Those that new credentials may help against.
+const EXPIRED: &[&str] =
+    &["ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"];
+/// Codes for a bucket, container or repository that is not there.
+const NO_CONTAINER: &[&str] = &[
+    "NoSuchBucket",
+    "ContainerNotFound",
+    "RepoNotFound",
+    "RevisionNotFound",
+    "ResourceNotFound",
+    "FilesystemNotFound",
+];
+
+/// How a source is reached: what an error message has to tell.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Its URI.
+    pub(crate) uri: String,
+    /// What holds the objects: "bucket `b`".
+    pub(crate) container: String,
+    /// The server, unless the kind has only one.
+    pub(crate) endpoint: Option<String>,
+}
+
+impl Place {
+    /// ` at http://…`, or nothing.
+    pub(crate) fn at(&self) -> String {
+        self.endpoint.as_ref().map(|endpoint| format!(" at {}", without_userinfo(endpoint))).unwrap_or_default()
+    }
+}
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    code: Option<String>,
+    words: Option<String>,
+    retry_after: Option<Duration>,
+    headers: HeaderMap,
+}
+
+impl Refusal {
+    /// Reads what the server says, which is not much.
+    pub(super) async fn read(
+        mut answer: Response,
+        reason: impl Fn(&HeaderMap, &[u8]) -> (Option<String>, Option<String>),
+    ) -> Self {
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let mut document = Vec::new();
+        while let Ok(Some(chunk)) = answer.chunk().await {
+            document.extend_from_slice(&chunk);
+            if document.len() > MAX_DOCUMENT {
+                break;
+            }
+        }
+        let (code, words) = reason(&headers, &document);
+        let is_page = document.trim_ascii_start().starts_with(b"<") || document.is_empty();
+        let words = words.or_else(|| (!is_page).then(|| shortened(&String::from_utf8_lossy(&document))));
+        let seconds = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = seconds.map(Duration::from_secs).map(|pause: Duration| pause.min(LONGEST_RETRY_AFTER));
+        Self { status, code, words, retry_after, headers }
+    }
+
+    /// Whether other credentials might not be refused.
+    pub(super) fn may_be_expired(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED || self.has_code(EXPIRED)
+    }
+
+    /// The region that the bucket is in, if that is what is wrong.
+    pub(crate) fn region(&self) -> Option<&str> {
+        self.headers.get("x-amz-bucket-region")?.to_str().ok()
+    }
+
+    fn has_code(&self, codes: &[&str]) -> bool {
+        self.code.as_deref().is_some_and(|code| codes.contains(&code))
+    }
+
+    fn kind(&self) -> ErrorKind {
+        if self.has_code(DENYING) || self.has_code(EXPIRED) {
+            return ErrorKind::Denied;
+        }
+        match self.status.as_u16() {
+            401 | 403 | 407 => ErrorKind::Denied,
+            404 | 410 => ErrorKind::NotFound,
+            412 => ErrorKind::Changed,
+            416 => ErrorKind::OutOfRange,
+            408 | 425 | 429 | 500..=599 => ErrorKind::Unavailable,
+            300..=399 => ErrorKind::Unavailable,
+            _ => ErrorKind::Invalid,
+        }
+    }
+
+    /// Puts it into our words, without the server's page of XML.
+    pub(crate) fn into_error(self, op: &'static str, name: &str, place: &Place, credentials: &str) -> Error {
+        let kind = self.kind();
+        let (at, code) = (place.at(), self.code.as_deref());
+        let in_brackets = code.map(|code| format!(" ({code})")).unwrap_or_default();
+        let lacks_container = self.has_code(NO_CONTAINER) || kind == ErrorKind::NotFound && op == "list";
+        let error = match kind {
+            _ if lacks_container => {
+                Error::new(ErrorKind::NotFound, op, name).because(format_args!("there is no {}{at}", place.container))
+            }
+            ErrorKind::Denied => Error::new(kind, op, name)
+                .because(format_args!("access denied{in_brackets}{at}; credentials used: {credentials}")),
+            ErrorKind::NotFound => Error::new(kind, op, name).because("no such object"),
+            ErrorKind::Changed => Error::new(kind, op, name).because("it was replaced since it was listed"),
+            _ => {
+                let status = self.status.as_u16();
+                let region =
+                    self.region().map(|region| format!("; the bucket is in region {region}")).unwrap_or_default();
+                let words = match (code, &self.words) {
+                    (Some(code), _) => code.to_owned(),
+                    (None, Some(words)) if !words.is_empty() => words.clone(),
+                    _ => self.status.canonical_reason().unwrap_or("no reason given").to_owned(),
+                };
+                Error::new(kind, op, name).because(format_args!("{words} (status {status}){region}{at}"))
+            }
+        };
+        let is_throttled = matches!(self.status.as_u16(), 429 | 503) || code == Some("SlowDown");
+        if is_throttled { error.throttled(self.retry_after) } else { error.retried_after(self.retry_after) }
+    }
+}

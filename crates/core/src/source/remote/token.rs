@@ -1,0 +1,100 @@
+//! A token in a header: what the Hub and plain HTTP take for credentials.
+
+use std::fmt::{self, Debug};
+use std::time::SystemTime;
+
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use parking_lot::Mutex;
+
+use crate::source::options::CredentialsProvider;
+
+/// A bearer token, a user and password, or neither.
+pub(crate) struct Token {
+    name: &'static str,
+    kind: Kind,
+}
+
+enum Kind {
+    None,
+    /// The header's value.
+    Fixed(HeaderValue),
+    Callable {
+        provider: CredentialsProvider,
+        kept: Mutex<Option<(HeaderValue, Option<SystemTime>)>>,
+    },
+}
+
+impl Token {
+    pub(crate) fn none() -> Self {
+        Self { name: "none (anonymous)", kind: Kind::None }
+    }
+
+    /// A bearer token.
+    pub(crate) fn fixed(name: &'static str, token: &str) -> Self {
+        Self { name, kind: bearer(token).map_or(Kind::None, Kind::Fixed) }
+    }
+
+    /// A user and password.
+    pub(crate) fn basic(name: &'static str, user: &str, password: &str) -> Self {
+        let pair = reqsign_core::hash::base64_encode(format!("{user}:{password}").as_bytes());
+        Self { name, kind: secret(&format!("Basic {pair}")).map_or(Kind::None, Kind::Fixed) }
+    }
+
+    /// Whatever `token` the user's function returns.
+    pub(crate) fn callable(provider: CredentialsProvider) -> Self {
+        Self { name: "the function in the source's options", kind: Kind::Callable { provider, kept: Mutex::new(None) } }
+    }
+
+    pub(crate) async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
+        let value = match &self.kind {
+            Kind::None => return Ok(()),
+            Kind::Fixed(value) => value.clone(),
+            Kind::Callable { provider, kept } => {
+                let is_fresh = |until: &Option<SystemTime>| until.is_none_or(|until| until > SystemTime::now());
+                let found = kept.lock().clone().filter(|(_, until)| is_fresh(until));
+                match found {
+                    Some((value, _)) => value,
+                    None => {
+                        let given = provider.provide().await.map_err(|error| error.report())?;
+                        let token = given.values.get("token").ok_or("the function returned no `token`")?;
+                        let value = bearer(token).ok_or("the token has a character that headers cannot have")?;
+                        *kept.lock() = Some((value.clone(), given.expires_at));
+                        value
+                    }
+                }
+            }
+        };
+        request.headers.insert(AUTHORIZATION, value);
+        Ok(())
+    }
+
+    /// Asks for another one next time; whether there can be one.
+    pub(crate) fn renew(&self) -> bool {
+        match &self.kind {
+            Kind::Callable { kept, .. } => kept.lock().take().is_some(),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn described(&self) -> String {
+        self.name.to_owned()
+    }
+}
+
+impl Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Token").field(&self.name).finish()
+    }
+}
+
+fn bearer(token: &str) -> Option<HeaderValue> {
+    secret(&format!("Bearer {token}"))
+}
+
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
