@@ -66,6 +66,8 @@ mon data avail crit = 0
 # A proposal waits a second by default, and creating the gateway's pools takes a dozen of them.
 paxos propose interval = 0.05
 paxos min wait = 0.01
+# A client that comes before the OSD is up asks for news only at its next tick, by default after five seconds.
+objecter tick interval = 0.1
 [mon.a]
 mon data = {folder}/mon
 [osd.0]
