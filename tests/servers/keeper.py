@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from . import azurite, fake_gcs, nginx, rclone, rgw
-from .process import Server, StartError, die_with, started
+from .process import Daemons, Server, StartError, die_with
 
 SERVERS: dict[str, Server] = {
     "s3": rgw.SERVER,
@@ -47,7 +47,7 @@ class Keepers:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         for name in names:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "servers.keeper", name],
+                [sys.executable, "-P", "-m", "servers.keeper", name, str(os.getpid())],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -66,18 +66,18 @@ class Keepers:
         return next((name for name, process in self.processes.items() if process.poll() is not None), None)
 
     def stop(self) -> None:
-        """Ends all; a keeper whose stdin closes takes down what it keeps."""
+        """Ends all; each keeper takes down what it keeps."""
         for process in self.processes.values():
-            assert process.stdin is not None
-            process.stdin.close()
+            process.terminate()
         for process in self.processes.values():
             try:
                 process.wait(STOP_DEADLINE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
 
 
 @contextlib.contextmanager
@@ -102,11 +102,11 @@ def wait_until_unwanted(dead: Callable[[], str | None]) -> str | None:
     return name
 
 
-def end_in_order() -> None:
-    """Lets SIGTERM and SIGINT unwind this process, and sends it SIGTERM when the one that started it ends."""
+def end_in_order(parent: int) -> None:
+    """Lets SIGTERM and SIGINT unwind this process, and sends it SIGTERM when `parent`, which started it, ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
-    die_with(os.getppid(), signal.SIGTERM)
+    die_with(parent, signal.SIGTERM)
 
 
 def leave(number: int, _frame: FrameType | None) -> None:
@@ -116,22 +116,24 @@ def leave(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def keep(name: str) -> int:
-    """Starts a server, prints the line that describes it, and keeps it until stdin closes."""
-    end_in_order()
+def keep(name: str, parent: int) -> int:
+    """Starts a server, writes the line that describes it, and keeps it until stdin closes."""
+    end_in_order(parent)
+    daemons = Daemons(name)
     try:
-        daemons, described = started(name, SERVERS[name])
-    except StartError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    try:
-        print(json.dumps(described), flush=True)
+        line = json.dumps(SERVERS[name].start(daemons)) + "\n"
+        # Whoever is no longer there to read it has closed our stdin, too.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(sys.stdout.fileno(), line.encode())
         if dead := wait_until_unwanted(daemons.dead):
             print(f"{name}: {dead} has stopped\n{daemons.log_tails()}", file=sys.stderr)
         return 1 if dead else 0
+    except StartError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
     finally:
         daemons.stop()
 
 
 if __name__ == "__main__":
-    sys.exit(keep(sys.argv[1]))
+    sys.exit(keep(sys.argv[1], int(sys.argv[2])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from typing import TypedDict
 
-from .process import Daemons, Server, ask, find, free_ports
+from .process import Daemons, Server, ask, find
 
 # One process: a master that is killed leaves its workers, and as root they would be a user who may not read the folder.
 CONFIGURATION = """\
@@ -57,7 +57,7 @@ def missing() -> list[str]:
 
 def start(daemons: Daemons) -> HttpServer:
     """Starts the server; returns when it has shown its folder."""
-    (port,) = free_ports(1)
+    (port,) = daemons.ports(1)
     folder, user, password = daemons.folder, "reader", secrets.token_hex(10)
     data = folder / "root/data"
     data.mkdir(parents=True)

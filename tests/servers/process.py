@@ -23,6 +23,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,7 @@ class Daemons:
     def __init__(self, name: str, deadline_s: float = START_DEADLINE_S) -> None:
         """Makes the folder. Nothing runs yet, but the clock does."""
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.reserved: list[socket.socket] = []
         self.folder = Path(tempfile.mkdtemp(prefix=f"headwater-{name}-"))
         self.reaper = subprocess.Popen(
             ["/bin/sh", "-c", REAPER, str(self.folder)],
@@ -73,6 +75,24 @@ class Daemons:
             start_new_session=True,
         )
         self.deadline = time.monotonic() + deadline_s
+
+    def ports(self, count: int) -> list[int]:
+        """Ports of loopback that are ours from here on.
+
+        Two servers that get the same port do not merely fail: Ceph waits until it is free, and meanwhile one's OSD joins the
+        other's monitor. So the port stays bound. Who asks the kernel for any port gets another; who asks for this very one
+        with SO_REUSEADDR, as servers do, gets it, because we do not listen.
+        """
+        listeners = [socket.socket() for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        numbers = [int(listener.getsockname()[1]) for listener in listeners]
+        for listener in listeners:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform != "linux":  # where the kernel sees that otherwise, there remains a race
+                listener.close()
+        self.reserved += listeners
+        return numbers
 
     def run(self, name: str, command: Sequence[str | Path]) -> None:
         """Runs a program to its end."""
@@ -148,31 +168,10 @@ class Daemons:
             daemon.wait()
         self.running.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+        for listener in self.reserved:
+            listener.close()
         self.reaper.kill()
         self.reaper.communicate()
-
-
-def started(name: str, server: Server, attempts: int = 3) -> tuple[Daemons, Mapping[str, object]]:
-    """Starts a server, again on other ports when somebody took one between choosing and binding it."""
-    for attempt in range(attempts):
-        daemons = Daemons(name)
-        try:
-            return daemons, server.start(daemons)
-        except BaseException as error:
-            daemons.stop()
-            port_taken = isinstance(error, StartError) and "address already in use" in str(error).lower()
-            if not port_taken or attempt == attempts - 1:
-                raise
-    raise AssertionError("no attempt was asked for")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listened on a moment ago."""
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def find(program: str) -> str | None:

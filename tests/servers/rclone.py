@@ -12,7 +12,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import TypedDict
 
-from .process import BUCKET, Daemons, Server, ask, find, free_ports
+from .process import BUCKET, Daemons, Server, ask, find
 
 
 class RcloneServer(TypedDict):
@@ -33,7 +33,7 @@ def missing() -> list[str]:
 
 def start(daemons: Daemons) -> RcloneServer:
     """Starts the server; returns when it has shown the bucket, which is but a folder, to whoever signs for it."""
-    (port,) = free_ports(1)
+    (port,) = daemons.ports(1)
     root = daemons.folder / "root"
     info = RcloneServer(
         endpoint=f"http://127.0.0.1:{port}",

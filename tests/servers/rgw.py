@@ -17,7 +17,7 @@ import uuid
 from email.utils import formatdate
 from typing import TypedDict
 
-from .process import BUCKET, Daemons, Server, ask, find, free_ports
+from .process import BUCKET, Daemons, Server, ask, find
 
 PROGRAMS = {
     "ceph-mon": "ceph-mon",
@@ -96,7 +96,7 @@ def missing() -> list[str]:
 
 def start(daemons: Daemons) -> S3Server:
     """Starts the cluster and makes the bucket, which proves that keys, index pool and data path work."""
-    mon_port, s3_port = free_ports(2)
+    mon_port, s3_port = daemons.ports(2)
     info = S3Server(
         endpoint=f"http://127.0.0.1:{s3_port}",
         access_key_id=secrets.token_hex(10).upper(),

@@ -28,8 +28,9 @@ EXIT_MISSING = 69  # EX_UNAVAILABLE: a program is not installed
 
 def main(arguments: Sequence[str]) -> int:
     """The command line: `[--only names] [-- command args…]`."""
+    parent = os.getppid()
     names, command = understood(arguments)
-    end_in_order()
+    end_in_order(parent)
     wanted = [name for name in names if not os.environ.get(SERVERS[name].variable)]
     absent = {name: missing for name in wanted if (missing := SERVERS[name].missing())}
     strict = os.environ.get("CI") == "true" or not command
