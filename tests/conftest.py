@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from servers import rgw
+from servers.azurite import AzureServer
+from servers.fake_gcs import GcsServer
+from servers.keeper import SERVERS, serving
+from servers.nginx import HttpServer
+from servers.rclone import RcloneServer
+from servers.rgw import S3Server
 
 
 def absent(what: str) -> None:
@@ -26,13 +32,43 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[rgw.S3Server]:
-    """A Ceph RADOS Gateway: the one named in HEADWATER_TEST_S3, else one for this session."""
-    if given := os.environ.get(rgw.ENVIRONMENT):
+def server(name: str) -> Iterator[Any]:
+    """The server that a variable describes, else one for this session."""
+    kind = SERVERS[name]
+    if given := os.environ.get(kind.variable):
         yield json.loads(given)
         return
-    if missing := rgw.missing_programs():
-        absent(f"no S3 server: {', '.join(missing)} not installed, `make test-servers` installs them")
-    with rgw.serving() as server:
-        yield server
+    if missing := kind.missing():
+        absent(f"no {name} server: {', '.join(missing)} not installed, `make test-servers` installs them")
+    with serving(name) as keepers:
+        yield keepers.described[name]
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A Ceph RADOS Gateway."""
+    yield from server("s3")
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[AzureServer]:
+    """Azurite."""
+    yield from server("azure")
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GcsServer]:
+    """fake-gcs-server."""
+    yield from server("gcs")
+
+
+@pytest.fixture(scope="session")
+def http_server() -> Iterator[HttpServer]:
+    """Nginx over a folder."""
+    yield from server("http")
+
+
+@pytest.fixture(scope="session")
+def rclone_server() -> Iterator[RcloneServer]:
+    """Rclone's S3 over a folder."""
+    yield from server("rclone")

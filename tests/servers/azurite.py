@@ -1,0 +1,60 @@
+"""Azure Blob Storage as its makers emulate it: Azurite, in memory, with the account and the key that every emulator has."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from email.utils import formatdate
+from typing import TypedDict
+
+from .process import BUCKET, ROOT, Daemons, Server, ask, find
+
+PROGRAM = ROOT / "target/servers/node_modules/azurite/dist/src/blob/main.js"
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+VERSION = "2021-08-06"
+
+
+class AzureServer(TypedDict):
+    """What a client needs to reach the container."""
+
+    endpoint: str
+    account: str
+    key: str
+    container: str
+
+
+def missing() -> list[str]:
+    """What is not installed."""
+    node = [] if find("node") else ["node (of Node.js, with npm)"]
+    return node if PROGRAM.exists() else [*node, "azurite (npm)"]
+
+
+def start(daemons: Daemons) -> AzureServer:
+    """Starts the server and makes the container, which proves that signatures are understood."""
+    (port,) = daemons.ports(1)
+    daemons.spawn(
+        "azurite",
+        [
+            *(find("node") or "node", PROGRAM, "--blobHost", "127.0.0.1", "--blobPort", str(port)),
+            # Clients may be newer than the emulator; and it would report to its makers.
+            *("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"),
+        ],
+    )
+    daemons.wait_for("make a container", lambda: put_container(port), 201)
+    return AzureServer(endpoint=f"http://127.0.0.1:{port}/{ACCOUNT}", account=ACCOUNT, key=KEY, container=BUCKET)
+
+
+def put_container(port: int) -> int:
+    """Sends one signed request that makes the container; returns the status."""
+    date = formatdate(usegmt=True)
+    # The empty lines are headers that are not sent. The account is named twice: it is in the path, and the path follows it.
+    resource = f"/{ACCOUNT}/{ACCOUNT}/{BUCKET}\nrestype:container"
+    words = "PUT" + "\n" * 12 + f"x-ms-date:{date}\nx-ms-version:{VERSION}\n{resource}"
+    signature = base64.b64encode(hmac.digest(base64.b64decode(KEY), words.encode(), hashlib.sha256)).decode()
+    headers = {"x-ms-date": date, "x-ms-version": VERSION, "Authorization": f"SharedKey {ACCOUNT}:{signature}"}
+    return ask(port, "PUT", f"/{ACCOUNT}/{BUCKET}?restype=container", headers)
+
+
+SERVER = Server("HEADWATER_TEST_AZURE", missing, start)
