@@ -13,9 +13,6 @@ use headwater_testkit::server::{BUCKET, Server, Speed};
 
 use crate::places::{OnServer, Writer};
 
-/// The server that `tests/servers/rgw.py` started.
-const SERVER: &str = "HEADWATER_TEST_S3";
-
 fn block_on<F: Future<Output: Send + 'static> + Send + 'static>(future: F) -> F::Output {
     Engine::current().expect("engine").block_on("the test", future, uninterrupted()).expect("no panic")
 }
@@ -65,13 +62,23 @@ impl Fixture for InMemory {
     }
 }
 
-/// The server's description, or `None` where none is needed.
-fn server() -> Option<serde_json::Value> {
-    let Ok(text) = env::var(SERVER) else {
-        assert!(env::var("CI").as_deref() != Ok("true"), "no S3 server: {SERVER} is not set");
+/// The description of a server that `tests/servers/run.py` started, or `None` where none is needed.
+fn described(variable: &str) -> Option<serde_json::Value> {
+    let Ok(text) = env::var(variable) else {
+        assert!(env::var("CI").as_deref() != Ok("true"), "no server: {variable} is not set");
         return None;
     };
     Some(serde_json::from_str(&text).expect("JSON"))
+}
+
+fn server() -> Option<serde_json::Value> {
+    described("HEADWATER_TEST_S3")
+}
+
+/// A URI with options out of a server's description: option name, name there.
+fn spec_of(server: &serde_json::Value, uri: &str, options: &[(&str, &str)]) -> SourceSpec {
+    let options = options.iter().map(|(name, there)| (*name, server[*there].as_str().expect("text")));
+    SourceSpec { uri: uri.to_owned(), options: options.collect() }
 }
 
 fn spec(server: &serde_json::Value, place: &str, change: &[(&str, &str)]) -> SourceSpec {
@@ -100,19 +107,86 @@ fn memory_conforms() {
 
 /// The suite against a server and the options to reach it.
 fn s3_conforms_on(server: &serde_json::Value) {
-    let prefix = format!("conformance-{}", std::process::id());
-    let spec = spec(server, &format!("s3://{}/{prefix}/", server["bucket"].as_str().expect("text")), &[]);
-    let writer = Writer::s3(server, &prefix);
-    block_on(async move {
-        let source = source::open(&spec).await.expect("opens");
-        conformance::source(&OnServer { source, writer }).await;
-    });
+    let spec = spec(server, &format!("s3://{}/{}/", server["bucket"].as_str().expect("text"), folder()), &[]);
+    conforms(spec, Writer::s3(server, &folder()));
 }
 
 #[test]
 fn s3_conforms() {
     if let Some(server) = server() {
         s3_conforms_on(&server);
+    }
+}
+
+fn conforms(spec: SourceSpec, writer: Writer) {
+    block_on(async move {
+        let source = source::open(&spec).await.expect("opens");
+        conformance::source(&OnServer { source, writer }).await;
+    });
+}
+
+fn folder() -> String {
+    format!("conformance-{}", std::process::id())
+}
+
+#[test]
+fn azure_conforms() {
+    let Some(server) = described("HEADWATER_TEST_AZURE") else { return };
+    let uri = format!("az://{}/{}", server["container"].as_str().expect("text"), folder());
+    let options = [("endpoint", "endpoint"), ("account", "account"), ("access_key", "key")];
+    conforms(spec_of(&server, &uri, &options), Writer::azure(&server, &folder()));
+}
+
+/// Its JSON API: the one that tells generations and checksums in listings, and that a server other than Google's speaks whole.
+#[test]
+fn gcs_conforms() {
+    let Some(server) = described("HEADWATER_TEST_GCS") else { return };
+    let uri = format!("gs://{}/{}", server["bucket"].as_str().expect("text"), folder());
+    let mut spec = spec_of(&server, &uri, &[("endpoint", "endpoint")]);
+    spec.options.set("anonymous", "true");
+    conforms(spec, Writer::gcs(&server, &folder()));
+}
+
+/// nginx over a directory, whose entity tags are of size and second.
+struct BehindNginx {
+    source: Arc<dyn Source>,
+    disk: OnDisk,
+}
+
+#[async_trait]
+impl Fixture for BehindNginx {
+    fn source(&self) -> Arc<dyn Source> {
+        self.source.clone()
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) {
+        if bytes == "other" {
+            tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        }
+        self.disk.put(key, bytes).await;
+    }
+
+    async fn remove(&self, key: &str) {
+        self.disk.remove(key).await;
+    }
+
+    fn listing_tells_versions(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn http_conforms() {
+    let Some(server) = described("HEADWATER_TEST_HTTP") else { return };
+    for (place, options) in [("url", &[][..]), ("private", &[("user", "user"), ("password", "password")])] {
+        let root = PathBuf::from(server["folder"].as_str().expect("text")).join(format!("{}-{place}", folder()));
+        fs::create_dir_all(&root).expect("folder");
+        let uri = format!("{}/{}-{place}", server[place].as_str().expect("text"), folder());
+        let spec = spec_of(&server, &uri, options);
+        block_on(async move {
+            let source = source::open(&spec).await.expect("opens");
+            conformance::source(&BehindNginx { source, disk: OnDisk { root } }).await;
+        });
     }
 }
 
