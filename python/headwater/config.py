@@ -47,15 +47,32 @@ class Throttle:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
-    """How sources are asked.
+    """How sources are asked. Times are seconds or like ``"30s"``, sizes bytes or like ``"8MB"``.
 
     Args:
-        max_concurrency: requests under way at once per source; 32 by default.
+        max_concurrency: requests under way at once per source, at most; how many is found out below that. 256 by default.
+        deadline: for one object in all, further tries included, and a second more per megabyte; 60 s by default.
+        connect_timeout: for a connection; 5 s by default.
+        no_progress_timeout: for the next byte of an answer; 15 s by default.
+        retries: further tries after the first, within the deadline; 8 by default.
+        hedge: second requests for what takes longer than 95 of 100 others did, as a share of all requests; 0.05 by default, 0
+            for none.
+        max_bandwidth: bytes per second of each replica, at most; unlimited by default.
+        part_size: of the parts that objects of four parts and more are read in; 8 MiB by default, 0 reads everything whole.
+        verify: ``"auto"`` checks whole objects against the checksums that servers name, where that is cheap; or ``"never"``.
         throttle: a remote to emulate.
 
     """
 
     max_concurrency: int | None = None
+    deadline: Span | None = None
+    connect_timeout: Span | None = None
+    no_progress_timeout: Span | None = None
+    retries: int | None = None
+    hedge: float | None = None
+    max_bandwidth: Size | None = None
+    part_size: Size | None = None
+    verify: Literal["auto", "never"] | None = None
     throttle: Throttle | None = None
 
 
@@ -72,6 +89,8 @@ def as_json(config: dict[str, Any]) -> str:
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {inner: _plain(f"{name}.{inner}", setting) for inner, setting in value.items()}
+    if isinstance(value, list) and name.startswith(("source", "fields")):  # replicas
+        return [_plain(name, item) for item in value]
     # A number of numpy or torch, as such code computes them.
     if hasattr(value, "item") and not getattr(value, "ndim", 1):
         value = value.item()

@@ -23,6 +23,7 @@ else:
     _MapStyle = object
 
 Place: TypeAlias = "str | os.PathLike[str] | Source"
+Places: TypeAlias = "Place | Sequence[Place]"
 Sample: TypeAlias = dict[str, Any]
 
 
@@ -33,11 +34,13 @@ class StreamingDataset(_MapStyle):
     spawn, samplers, ``Subset``.
 
     Args:
-        fields: field name → path, URI or :class:`Source`; or one of those alone, whose sub-folders are the fields.
+        fields: field name → path, URI or :class:`Source`, or a list of those that hold the same objects, in order of
+            preference; or one of those alone, whose sub-folders are the fields.
         storage_options: options by field name or URI scheme, used where a source does not give them itself.
         cache: what is kept of what was read.
         fetch: how sources are asked.
         pairs: field name → pattern of its file names with one ``*`` for the key, such as ``"latent_*"``.
+        rename: field name → what it is called in samples, such as ``{"latents": "latent_conditions"}``.
         transform: called with each sample; what it returns is the sample.
         on_missing: ``"error"``, or ``"skip"`` to leave out samples that lack an object.
         on_changed: ``"error"``, or ``"reload"`` to read objects that were replaced since they were listed.
@@ -53,12 +56,13 @@ class StreamingDataset(_MapStyle):
 
     def __init__(
         self,
-        fields: Mapping[str, Place] | Place,
+        fields: Mapping[str, Places] | Places,
         *,
         storage_options: Mapping[str, Mapping[str, Option]] | None = None,
         cache: CacheConfig | None = None,
         fetch: FetchConfig | None = None,
         pairs: Mapping[str, str] | None = None,
+        rename: Mapping[str, str] | None = None,
         transform: Callable[[Sample], Any] | None = None,
         on_missing: Literal["error", "skip"] = "error",
         on_changed: Literal["error", "reload"] = "error",
@@ -67,10 +71,10 @@ class StreamingDataset(_MapStyle):
     ) -> None:
         config: dict[str, Any] = {"on_missing": on_missing, "on_changed": on_changed, "manifest_max_age": manifest_max_age}
         if isinstance(fields, Mapping):
-            config["fields"] = {name: _place(place) for name, place in fields.items()}
+            config["fields"] = {name: _places(places) for name, places in fields.items()}
         else:
-            config["source"] = _place(fields)
-        config["pairs"] = dict(pairs or {})
+            config["source"] = _places(fields)
+        config["pairs"], config["rename"] = dict(pairs or {}), dict(rename or {})
         config["cache"], config["fetch"] = given(cache), given(fetch)
         config["storage_options"] = {name: dict(options) for name, options in (storage_options or {}).items()}
         self._framework, made = framework_of(framework)
@@ -187,6 +191,12 @@ class StreamingDataset(_MapStyle):
 def _reopen(pinned: str, framework: FrameworkName, transform: Callable[[Sample], Any] | None) -> StreamingDataset:
     native = _headwater.Dataset.reopen(pinned, framework_of(framework)[1])
     return StreamingDataset._around(native, framework, transform)
+
+
+def _places(places: Places) -> Any:
+    if isinstance(places, list | tuple):
+        return [_place(place) for place in places]
+    return _place(places)  # type: ignore[arg-type]
 
 
 def _place(place: Place) -> str | dict[str, Option]:

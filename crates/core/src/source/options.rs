@@ -17,6 +17,9 @@ const SECRET: &[&str] = &["access_key", "key", "credential"];
 const SECRET_WORDS: &[&str] =
     &["access_key", "account_key", "secret", "token", "password", "customer_key", "sas", "service_account_key"];
 
+/// Options of several kinds that are true or false.
+const FLAGS: &[&str] = &["allow_http", "anonymous", "path_style", "virtual_hosted_style_request"];
+
 /// An option: its name, and others that it is known by elsewhere.
 pub(super) type Known = (&'static str, &'static [&'static str]);
 
@@ -96,6 +99,9 @@ impl SourceOptions {
                     names.join(", ")
                 ))
             })?;
+            if FLAGS.contains(found) {
+                flag(name, value)?;
+            }
             options.values.insert((*found).to_owned(), value.clone());
         }
         Ok(options)

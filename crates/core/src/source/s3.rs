@@ -22,7 +22,7 @@ pub(super) const KIND: Kind =
     Kind { schemes: &["s3"], example: "s3://bucket/prefix", open: |spec, transport| Box::pin(open(spec, transport)) };
 
 const OPTIONS: &[Known] = &[
-    ("endpoint", &["aws_endpoint", "aws_endpoint_url", "endpoint_url"]),
+    ("endpoint", &["aws_endpoint", "aws_endpoint_url", "aws_endpoint_url_s3", "endpoint_url"]),
     ("region", &["aws_region", "aws_default_region", "default_region"]),
     ("anonymous", &["skip_signature", "aws_skip_signature"]),
     ("path_style", &[]),
@@ -54,7 +54,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     let options = spec.options.known(&spec.uri, OPTIONS)?;
     let (bucket, prefix) = bucket_and_prefix(&spec.uri, "s3", "s3://bucket/prefix")?;
     let endpoint =
-        options.get("endpoint").map(str::to_owned).or_else(|| env(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
+        options.get("endpoint").map(str::to_owned).or_else(|| env(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]));
     let profile = options.get("profile").map(str::to_owned).or_else(|| env(&["AWS_PROFILE"]));
     let region = options.get("region").map(str::to_owned).or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
     let region = match region {

@@ -80,8 +80,7 @@ impl Refusal {
             }
         }
         let (code, words) = reason(&headers, &document);
-        let is_page = document.trim_ascii_start().starts_with(b"<") || document.is_empty();
-        let words = words.or_else(|| (!is_page).then(|| shortened(&String::from_utf8_lossy(&document))));
+        let words = words.or_else(|| Some(shortened(&String::from_utf8_lossy(&document))));
         let seconds = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let retry_after = seconds.map(Duration::from_secs).map(|pause: Duration| pause.min(LONGEST_RETRY_AFTER));
         Self { status, code, words, retry_after, headers }
