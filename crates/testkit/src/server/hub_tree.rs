@@ -10,13 +10,11 @@ use serde_json::{Value, json};
 use super::State;
 use super::answer::{self, Answer};
 use super::hub::is_large;
-use super::object::{Object, hex};
+use super::object::{Object, blob_id, hex};
 use super::page::{Entry, page};
 use super::protocol::Asked;
 use super::store::{Commit, Map};
 
-/// The bytes that git keeps in place of a large file.
-const POINTER_BYTES: usize = 134;
 /// What cannot stand in the path of a link.
 const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%').add(b'#').add(b'?').add(b'<').add(b'>');
 
@@ -104,10 +102,14 @@ fn directory(path: &str) -> Value {
     json!({"type": "directory", "oid": hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, path.as_bytes()).as_ref()), "size": 0, "path": path})
 }
 
+/// Git knows a large file by the pointer that it keeps in its place.
 fn file(path: &str, object: &Object) -> Value {
-    let mut row = json!({"type": "file", "oid": object.blob(), "size": object.bytes.len(), "path": path});
-    if is_large(path, object) {
-        row["lfs"] = json!({"oid": object.sha256(), "size": object.bytes.len(), "pointerSize": POINTER_BYTES});
+    let len = object.bytes.len();
+    if !is_large(path, object) {
+        return json!({"type": "file", "oid": object.blob(), "size": len, "path": path});
     }
-    row
+    let sha256 = object.sha256();
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len}\n");
+    let lfs = json!({"oid": sha256, "size": len, "pointerSize": pointer.len()});
+    json!({"type": "file", "oid": blob_id(pointer.as_bytes()), "size": len, "path": path, "lfs": lfs})
 }

@@ -25,8 +25,6 @@ mod protocol;
 mod s3;
 mod script;
 mod store;
-#[cfg(test)]
-mod tests;
 mod wire;
 
 use std::io;

@@ -41,7 +41,7 @@ impl Object {
 
     /// The same version told as so much shorter: a server that lost the end and does not know.
     pub(super) fn shortened(&self, less: usize) -> Self {
-        let whole = |digest: &str| OnceLock::from(digest.to_owned());
+        let whole = |digest: &str| OnceLock::from(digest.to_owned()); // as a server that knows no better
         Self {
             bytes: self.bytes.slice(..self.bytes.len().saturating_sub(less)),
             generation: self.generation,
@@ -79,15 +79,18 @@ impl Object {
         self.sha256.get_or_init(|| hex(ring::digest::digest(&SHA256, &self.bytes).as_ref()))
     }
 
-    /// The SHA-1 that git gives a file of this content.
+    /// The name that git gives a small file.
     pub(super) fn blob(&self) -> &str {
-        self.blob.get_or_init(|| {
-            let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-            context.update(format!("blob {}\0", self.bytes.len()).as_bytes());
-            context.update(&self.bytes);
-            hex(context.finish().as_ref())
-        })
+        self.blob.get_or_init(|| blob_id(&self.bytes))
     }
+}
+
+/// The SHA-1 that git gives a file of this content.
+pub(super) fn blob_id(content: &[u8]) -> String {
+    let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(format!("blob {}\0", content.len()).as_bytes());
+    context.update(content);
+    hex(context.finish().as_ref())
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

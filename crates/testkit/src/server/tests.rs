@@ -1,1 +1,0 @@
-//! Each fault on the wire.
