@@ -53,8 +53,10 @@ struct S3 {
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
     let options = spec.options.known(&spec.uri, OPTIONS)?;
     let (bucket, prefix) = bucket_and_prefix(&spec.uri, "s3", "s3://bucket/prefix")?;
-    let endpoint =
-        options.get("endpoint").map(str::to_owned).or_else(|| env(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]));
+    let endpoint = options
+        .get("endpoint")
+        .map(str::to_owned)
+        .or_else(|| env(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]));
     let profile = options.get("profile").map(str::to_owned).or_else(|| env(&["AWS_PROFILE"]));
     let region = options.get("region").map(str::to_owned).or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
     let region = match region {

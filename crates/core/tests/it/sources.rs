@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use headwater::buffer::BufferPool;
 use headwater::engine::{Engine, uninterrupted};
-use headwater::source::{self, Local, Memory, Source, SourceSpec};
+use headwater::source::{self, Listed, Local, Memory, ObjectBytes, ObjectMeta, ReadRequest, Source, SourceSpec};
 use headwater::{Error, ErrorKind};
 use headwater_testkit::conformance::{self, Fixture};
-use headwater_testkit::server::{BUCKET, Server, Speed};
+use headwater_testkit::server::{BUCKET, DATASET, Server, Speed, TOKEN};
 
 use crate::places::{OnServer, Writer};
 
@@ -190,14 +191,99 @@ fn http_conforms() {
     }
 }
 
+/// Where the objects of a fault server are, as each kind of remote sees them.
+pub(crate) fn specs_of(server: &Server, folder: &str) -> Vec<(&'static str, SourceSpec)> {
+    let made = |kind, uri: String, options: &[(&str, &str)]| {
+        (kind, SourceSpec { uri, options: options.iter().copied().collect() })
+    };
+    let endpoint = server.endpoint();
+    let keys = [("endpoint", &*endpoint), ("access_key_id", "a"), ("secret_access_key", "b"), ("region", "test")];
+    vec![
+        made("S3", format!("s3://{BUCKET}/{folder}"), &keys),
+        made("GCS", format!("gs://{BUCKET}/{folder}"), &[("endpoint", &server.gcs()), ("token", "t")]),
+        made("Azure", format!("az://{BUCKET}/{folder}"), &[("endpoint", &server.azure()), ("token", "t")]),
+        made("HF", format!("hf://datasets/{DATASET}/{folder}"), &[("endpoint", &server.hub()), ("token", TOKEN)]),
+        made("HTTP", format!("{}/{folder}", server.http()), &[]),
+    ]
+}
+
+/// Opens a source anew for every request, as the Hub's commit is fixed when a source is opened.
+#[derive(Debug)]
+struct Reopening {
+    spec: SourceSpec,
+    uri: String,
+}
+
+#[async_trait]
+impl Source for Reopening {
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    fn uri_of(&self, key: &str) -> String {
+        key.to_owned()
+    }
+
+    async fn page(&self, prefix: &str, token: Option<&str>) -> headwater::Result<Listed> {
+        source::open(&self.spec).await?.page(prefix, token).await
+    }
+
+    async fn head(&self, key: &str) -> headwater::Result<ObjectMeta> {
+        source::open(&self.spec).await?.head(key).await
+    }
+
+    async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> headwater::Result<ObjectBytes> {
+        source::open(&self.spec).await?.read(request, buffers).await
+    }
+}
+
+/// The fault server's objects, put straight into its map.
+struct OnFaultServer {
+    server: Arc<Server>,
+    source: Arc<dyn Source>,
+    kind: &'static str,
+    folder: &'static str,
+}
+
+#[async_trait]
+impl Fixture for OnFaultServer {
+    fn source(&self) -> Arc<dyn Source> {
+        self.source.clone()
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) {
+        self.server.put(&format!("{}{key}", self.folder), bytes);
+    }
+
+    async fn remove(&self, key: &str) {
+        assert!(self.server.remove(&format!("{}{key}", self.folder)));
+    }
+
+    fn listing_tells_versions(&self) -> bool {
+        self.kind != "HTTP"
+    }
+}
+
 /// So what is measured and tried against the server in memory holds for real ones.
 #[test]
-fn s3_from_memory_conforms() {
-    let speed = Speed { total_rate: Some(500_000_000), ..Speed::default() };
-    let server = Server::start(speed).expect("starts");
-    s3_conforms_on(&serde_json::json!({
-        "endpoint": server.endpoint(), "bucket": BUCKET, "region": "test", "access_key_id": "a", "secret_access_key": "b",
-    }));
+fn every_kind_of_remote_conforms_against_the_fault_server() {
+    for number in 0..5 {
+        let server =
+            Arc::new(Server::start(Speed { total_rate: Some(500_000_000), ..Speed::default() }).expect("starts"));
+        // The Hub has no empty folders, but empty repositories.
+        let folder = if number == 3 { "" } else { "x/" };
+        let (kind, spec) = specs_of(&server, folder).swap_remove(number);
+        block_on(async move {
+            let source: Arc<dyn Source> = if kind == "HF" {
+                let uri = spec.uri.clone();
+                Arc::new(Reopening { spec, uri })
+            } else {
+                source::open(&spec).await.unwrap_or_else(|error| panic!("{kind}: {}", error.report()))
+            };
+            conformance::source(&OnFaultServer { server, source, kind, folder }).await;
+        });
+        println!("{kind} conforms");
+    }
 }
 
 #[test]

@@ -120,13 +120,15 @@ impl Refusal {
         let kind = self.kind();
         let (at, code) = (place.at(), self.code.as_deref());
         let in_brackets = code.map(|code| format!(" ({code})")).unwrap_or_default();
-        let lacks_container = self.has_code(NO_CONTAINER) || kind == ErrorKind::NotFound && op == "list";
+        let is_absent_folder = kind == ErrorKind::NotFound && op == "list";
+        let lacks_container = self.has_code(NO_CONTAINER) || is_absent_folder && !self.has_code(&["EntryNotFound"]);
         let error = match kind {
             _ if lacks_container => {
                 Error::new(ErrorKind::NotFound, op, name).because(format_args!("there is no {}{at}", place.container))
             }
             ErrorKind::Denied => Error::new(kind, op, name)
                 .because(format_args!("access denied{in_brackets}{at}; credentials used: {credentials}")),
+            ErrorKind::NotFound if is_absent_folder => Error::new(kind, op, name).because("no such folder"),
             ErrorKind::NotFound => Error::new(kind, op, name).because("no such object"),
             ErrorKind::Changed => Error::new(kind, op, name).because("it was replaced since it was listed"),
             _ => {
