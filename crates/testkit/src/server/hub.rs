@@ -86,7 +86,7 @@ impl<'a> Named<'a> {
 
 /// Whether a file is kept as a large one.
 pub(super) fn is_large(key: &str, object: &Object) -> bool {
-    object.bytes.len() >= LARGE_BYTES || key.ends_with(".lfs")
+    object.bytes.len() >= LARGE_BYTES || key.strip_suffix(".lfs").is_some()
 }
 
 impl Protocol for Hub {
