@@ -51,7 +51,7 @@ pub(crate) fn ask(server: &Server, lines: &[&str], body: &[u8]) -> Heard {
     let address = server.endpoint().replace("http://", "");
     let mut stream = TcpStream::connect(&address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
-    let (first, rest) = (lines[0], lines[1..].iter().map(|line| format!("{line}\r\n")).collect::<String>());
+    let (first, rest) = (lines[0], lines[1..].iter().flat_map(|line| [line, "\r\n"]).collect::<String>());
     let length = body.len();
     let request =
         format!("{first} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{rest}Content-Length: {length}\r\n\r\n");
