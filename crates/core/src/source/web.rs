@@ -1,9 +1,9 @@
 //! Plain HTTP and HTTPS servers.
 //!
 //! Objects are what lies below a URL. They are listed from the index pages that servers make of folders — HTML as of nginx,
-//! Apache, Caddy or Python, or nginx's and Caddy's JSON —; sizes that a page rounds or leaves out are asked for. A version is
-//! the strong entity tag, else the time of the last change, which index pages do not tell: reads are held to what a manifest
-//! knows.
+//! Apache, Caddy or Python, or nginx's and Caddy's JSON. Those round sizes and know no versions, so every object is asked for
+//! both: a request each, once, which a published manifest saves. A version is the strong entity tag, else the time of the
+//! last change.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -45,7 +45,6 @@ struct Web {
 #[derive(Deserialize)]
 struct Entry {
     name: String,
-    size: Option<u64>,
     #[serde(rename = "type", default)]
     kind: String,
     #[serde(default)]
@@ -98,9 +97,9 @@ impl Protocol for Web {
             Err(_) => of_html(&answer.body, &answer.url).ok_or_else(|| text::no_listing(&answer.body))?,
         };
         let mut parsed = Parsed::default();
-        for (name, size) in entries {
+        for name in entries {
             let key = format!("{folder}{name}");
-            if name.ends_with('/') { parsed.add_folder(key) } else { parsed.add(&key, size, Version::Unknown) }
+            if name.ends_with('/') { parsed.add_folder(key) } else { parsed.add(&key, None, Version::Unknown) }
         }
         Ok(parsed)
     }
@@ -166,44 +165,27 @@ fn modified(headers: &HeaderMap) -> Option<Version> {
     u64::try_from(since.as_nanos()).ok().map(Version::Modified)
 }
 
-/// Name and size of an entry; names of folders end in a slash.
-fn of_json(entry: Entry) -> (String, Option<u64>) {
-    let name = entry.name.trim_start_matches("./").to_owned();
-    if entry.is_dir || entry.kind == "directory" {
-        return (format!("{}/", name.trim_end_matches('/')), None);
-    }
-    (name, entry.size)
+/// Name of an entry; names of folders end in a slash.
+fn of_json(entry: Entry) -> String {
+    let name = entry.name.trim_start_matches("./").trim_end_matches('/');
+    if entry.is_dir || entry.kind == "directory" { format!("{name}/") } else { name.to_owned() }
 }
 
-/// Names and sizes in an index page: its links to what lies directly below it, and a number of digits behind a link.
-fn of_html(body: &[u8], page: &Url) -> Option<Vec<(String, Option<u64>)>> {
+/// Names in an index page: its links to what lies directly below it.
+fn of_html(body: &[u8], page: &Url) -> Option<Vec<String>> {
     let text = std::str::from_utf8(body).ok()?;
     let lower = text.to_ascii_lowercase();
-    if !lower.contains("<html") && !lower.contains("<!doctype html")
-        || !lower.contains("index of") && !lower.contains("directory listing")
-    {
+    let is_page = lower.contains("<html") || lower.contains("<!doctype html");
+    if !is_page || !lower.contains("index of") && !lower.contains("directory listing") {
         return None;
     }
-    let mut entries: Vec<(String, Option<u64>)> = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.to_ascii_lowercase().find("<a ") {
-        rest = &rest[at + 3..];
-        let tag_end = rest.find('>')?;
-        let (tag, behind) = rest.split_at(tag_end);
-        rest = behind;
-        let Some(name) = href(tag).and_then(|link| below(page, &link)) else { continue };
-        if entries.iter().any(|(known, _)| *known == name) {
-            continue;
-        }
-        let line = behind.find("</a>").map_or("", |end| &behind[end + 4..]);
-        let line = &line[..line.to_ascii_lowercase().find("<a ").unwrap_or(line.len())];
-        let line = line.lines().next().unwrap_or_default();
-        let size = line.split(|c: char| c.is_whitespace() || c == '<' || c == '>').rfind(|word| !word.is_empty());
-        let size =
-            size.filter(|size| size.bytes().all(|digit| digit.is_ascii_digit())).and_then(|size| size.parse().ok());
-        entries.push((name, size));
-    }
-    Some(entries)
+    let tags = lower.match_indices("<a ").map(|(at, _)| &text[at + 3..]);
+    let links = tags.filter_map(|tag| href(&tag[..tag.find('>')?]));
+    let mut names: Vec<_> = links.filter_map(|link| below(page, &link)).collect();
+    // Icons link to what the names beside them link to.
+    names.sort_unstable();
+    names.dedup();
+    Some(names)
 }
 
 fn href(tag: &str) -> Option<String> {
@@ -243,7 +225,7 @@ fn below(page: &Url, link: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn listed(html: &str) -> Vec<(String, Option<u64>)> {
+    fn listed(html: &str) -> Vec<String> {
         of_html(html.as_bytes(), &Url::parse("http://host/data/run/").expect("a URL")).expect("a listing")
     }
 
@@ -252,14 +234,21 @@ mod tests {
         let nginx = "<html><head><title>Index of /data/run/</title></head><body><h1>Index of /data/run/</h1><hr><pre>\
             <a href=\"../\">../</a>\n<a href=\"b/\">b/</a>   01-Jan-2026 00:00    -\n\
             <a href=\"a%20b.pt\">a b.pt</a>   01-Jan-2026 00:00     1234\n</pre></body></html>";
-        assert_eq!(listed(nginx), [("b/".to_owned(), None), ("a b.pt".to_owned(), Some(1234))]);
+        assert_eq!(listed(nginx), ["a b.pt", "b/"]);
         let apache = "<!DOCTYPE HTML><html><title>Index of /data/run</title><table><tr><th><a href=\"?C=N;O=D\">Name</a></th></tr>\
             <tr><td><a href=\"/data/\">Parent Directory</a></td></tr>\
-            <tr><td><a href=\"x.pt\">x.pt</a></td><td align=\"right\">2026-01-01 00:00  </td><td>1.2M</td></tr></table></html>";
-        assert_eq!(listed(apache), [("x.pt".to_owned(), None)]);
+            <tr><td><a href=\"x.pt\"><img></a></td><td><a href=\"x.pt\">x.pt</a></td><td>1.2M</td></tr></table></html>";
+        assert_eq!(listed(apache), ["x.pt"]);
         let python = "<!DOCTYPE HTML><html><title>Directory listing for /data/run/</title><ul>\
             <li><a href=\"a%26b.pt\">a&amp;b.pt</a></li>\n<li><a href=\"sub/\">sub/</a></li>\n</ul></html>";
-        assert_eq!(listed(python), [("a&b.pt".to_owned(), None), ("sub/".to_owned(), None)]);
+        assert_eq!(listed(python), ["a&b.pt", "sub/"]);
+    }
+
+    #[test]
+    fn a_page_that_points_elsewhere_lists_nothing_of_it() {
+        let page = "<html><title>Index of /data/run/</title><a href=\"http://elsewhere/x.pt\">x</a><a href=\"/data/y.pt\">y</a>\
+            <a href=\"z.pt?token=1\">z</a><a href=\"..%2f..%2fetc\">w</a><a href=\"sub/deep.pt\">v</a></html>";
+        assert_eq!(listed(page), [""; 0]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) enum Body {
 
 #[derive(Debug)]
 pub(super) struct Steps {
-    steps: VecDeque<Step>,
+    ahead: VecDeque<Step>,
     pace: Option<Pace>,
     control: Arc<Control>,
     sent: usize,
@@ -47,8 +47,8 @@ pub(super) struct Steps {
 
 impl Body {
     pub(super) fn of_steps(steps: impl Into<VecDeque<Step>>, pace: Option<Pace>, control: Arc<Control>) -> Self {
-        let steps = steps.into();
-        Self::Steps(Box::new(Steps { steps, pace, control, sent: 0, chunk: None, sleep: None, breaking_since: None }))
+        let ahead = steps.into();
+        Self::Steps(Box::new(Steps { ahead, pace, control, sent: 0, chunk: None, sleep: None, breaking_since: None }))
     }
 }
 
@@ -86,9 +86,9 @@ impl Steps {
             if let Some(chunk) = self.chunk.take() {
                 return Poll::Ready(Some(Ok(chunk)));
             }
-            match self.steps.front_mut() {
+            match self.ahead.front_mut() {
                 None => return Poll::Ready(None),
-                Some(Step::Send(bytes)) if bytes.is_empty() => drop(self.steps.pop_front()),
+                Some(Step::Send(bytes)) if bytes.is_empty() => drop(self.ahead.pop_front()),
                 Some(Step::Send(bytes)) => {
                     let chunk = bytes.split_to(bytes.len().min(if self.pace.is_some() { CHUNK } else { usize::MAX }));
                     self.sent += chunk.len();
@@ -97,7 +97,7 @@ impl Steps {
                 }
                 Some(Step::Wait(time)) => {
                     self.sleep = Some(Box::pin(sleep(*time)));
-                    self.steps.pop_front();
+                    self.ahead.pop_front();
                 }
                 Some(Step::Break { reset }) => {
                     ready!(self.control.poll_flushed(&mut self.breaking_since, context));

@@ -86,7 +86,7 @@ impl<'a> Named<'a> {
 
 /// Whether a file is kept as a large one.
 pub(super) fn is_large(key: &str, object: &Object) -> bool {
-    object.bytes.len() >= LARGE_BYTES || key.ends_with(".lfs")
+    object.bytes.len() >= LARGE_BYTES || key.strip_suffix(".lfs").is_some()
 }
 
 impl Protocol for Hub {
@@ -193,7 +193,12 @@ impl Hub {
         }
         let Some(object) = &call.object else { return self.failure(asked, Problem::Missing) };
         let part = self.part(asked, call, object);
-        if part.status().is_success() { answer::with(part, ETAG, format!("\"{}\"", object.sha256())) } else { part }
+        // A tag of its own: what the Hub says of the file is in the redirect alone.
+        if part.status().is_success() {
+            answer::with(part, ETAG, format!("\"cdn-{}\"", signature(call.key)))
+        } else {
+            part
+        }
     }
 }
 

@@ -79,15 +79,12 @@ fn link(asked: &Asked<'_>, next: &str) -> String {
 
 /// The files and folders that a body names, as JSON or as a form; what is not there is left out.
 pub(super) fn paths(objects: &Map, body: &Bytes) -> Answer {
-    let asked: Vec<String> = match serde_json::from_slice::<Value>(body) {
-        Ok(json) => {
-            let named = json["paths"].as_array().cloned().unwrap_or_default();
-            named.iter().filter_map(|path| path.as_str().map(str::to_owned)).collect()
-        }
-        Err(_) => {
-            let pairs = url::form_urlencoded::parse(body).filter(|(name, _)| name == "paths");
-            pairs.map(|(_, path)| path.into_owned()).collect()
-        }
+    let asked: Vec<String> = if let Ok(json) = serde_json::from_slice::<Value>(body) {
+        let named = json["paths"].as_array().into_iter().flatten();
+        named.filter_map(|path| path.as_str().map(str::to_owned)).collect()
+    } else {
+        let pairs = url::form_urlencoded::parse(body).filter(|(name, _)| name == "paths");
+        pairs.map(|(_, path)| path.into_owned()).collect()
     };
     let rows = asked.iter().filter_map(|path| {
         let path = path.trim_end_matches('/');

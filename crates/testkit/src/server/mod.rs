@@ -1,10 +1,10 @@
 //! The fault server: objects in memory, served over several protocols on one port, as slow and as badly as it is told to be.
 //!
-//! One map of objects is behind everything: what is put over one protocol is read over another. [`s3`], [`gcs`], [`azure`],
-//! [`hub`] and [`plain`] hold one protocol each and know nothing of each other; [`protocol`] lists them. [`exchange`] is what
-//! happens between a request and its answer, faults included: so a fault works the same way over every protocol. [`faults`]
+//! One map of objects is behind everything: what is put over one protocol is read over another. `s3`, `gcs`, `azure`,
+//! `hub` and `plain` hold one protocol each and know nothing of each other; `protocol` lists them. `exchange` is what
+//! happens between a request and its answer, faults included: so a fault works the same way over every protocol. `faults`
 //! says which requests go wrong and how; the choice hangs on a seed and the number of the request, so that a run can be
-//! repeated. Bodies begin after a time to the first byte and run at a stream's rate; all streams share a total rate ([`pace`]).
+//! repeated. Bodies begin after a time to the first byte and run at a stream's rate; all streams share a total rate (`pace`).
 //! Without those, nothing but the protocol limits it: bodies are never copied.
 
 mod answer;

@@ -51,11 +51,10 @@ pub(crate) fn ask(server: &Server, lines: &[&str], body: &[u8]) -> Heard {
     let address = server.endpoint().replace("http://", "");
     let mut stream = TcpStream::connect(&address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
-    let mut request = format!("{} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n", lines[0]);
-    for line in &lines[1..] {
-        request.push_str(&format!("{line}\r\n"));
-    }
-    request.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    let (first, rest) = (lines[0], lines[1..].iter().flat_map(|line| [line, "\r\n"]).collect::<String>());
+    let length = body.len();
+    let request =
+        format!("{first} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{rest}Content-Length: {length}\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("written");
     stream.write_all(body).expect("written");
     let (mut all, mut chunk) = (Vec::new(), [0; 4096]);

@@ -22,7 +22,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::header::RANGE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -40,7 +40,7 @@ pub use wire::Transport;
 pub(super) use wire::Wire;
 
 /// Objects whose size a listing did not tell are asked for it, so many at once.
-const HEADS_AT_ONCE: usize = 16;
+const HEADS_AT_ONCE: usize = 64;
 
 /// How one kind of remote is spoken to.
 #[async_trait]
@@ -199,9 +199,9 @@ impl<P: Protocol> Remote<P> {
         let Parsed { mut listed, unsized_keys } = self.protocol.parse(prefix, token, &answer).map_err(|words| {
             Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.protocol.place().at())
         })?;
-        for some in unsized_keys.chunks(HEADS_AT_ONCE) {
-            listed.objects.extend(try_join_all(some.iter().map(|key| self.head(key))).await?);
-        }
+        let heads = stream::iter(unsized_keys).map(|key| async move { self.head(&key).await });
+        let heads = heads.buffer_unordered(HEADS_AT_ONCE);
+        listed.objects.extend(heads.try_collect::<Vec<_>>().await?);
         Ok(listed)
     }
 

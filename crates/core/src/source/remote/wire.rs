@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE, LOCATION};
 use http::request::Parts;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use url::Url;
@@ -65,15 +65,20 @@ impl Wire {
         Ok(Self { client })
     }
 
-    /// Sends a request without a body. Redirects keep its headers, but credentials stay with the host they are for.
+    /// Sends a request without a body. Redirects keep its headers, but credentials stay with the host they are for. What a
+    /// redirect says of the object it leads to (`x-linked-…`) is found among the headers of the answer.
     pub(crate) async fn send(&self, mut parts: Parts, follow: bool) -> Result<Response, Failure> {
+        let mut linked = HeaderMap::new();
         for _ in 0..=MAX_REDIRECTS {
             let request =
                 reqwest::Request::try_from(Request::from_parts(parts.clone(), "")).map_err(Failure::Request)?;
-            let answer = self.client.execute(request).await.map_err(Failure::Request)?;
+            let mut answer = self.client.execute(request).await.map_err(Failure::Request)?;
             if !follow || !is_redirect(answer.status()) {
+                answer.headers_mut().extend(linked);
                 return Ok(answer);
             }
+            let of_object = answer.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-linked-"));
+            linked.extend(of_object.map(|(name, value)| (name.clone(), value.clone())));
             parts = redirected(parts, &answer)?;
         }
         Err(Failure::Redirect(format!("it was redirected more than {MAX_REDIRECTS} times")))

@@ -1,0 +1,178 @@
+//! Every fault of every kind of remote: what a dataset makes of it with one healthy replica, and without.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use headwater::config::{ByteSize, DatasetConfig, FetchConfig, Replicas, Span};
+use headwater::dataset::Dataset;
+use headwater::engine::uninterrupted;
+use headwater::value::Value;
+use headwater::{Error, ErrorKind};
+use headwater_testkit::server::{Rule, Server, Speed};
+
+use crate::sources::specs_of;
+
+const SAMPLES: usize = 6;
+/// Elements of a sample: several parts, and on the Hub a large file.
+const ELEMENTS: usize = 20_000;
+/// Of the slowest error, so that a run takes a minute and not an hour.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A fault, and what an error says when every replica has it. `None`: the samples come all the same.
+const FAULTS: &[(&str, Option<&[ErrorKind]>)] = {
+    use ErrorKind::{Changed, Denied, NotFound, Timeout, Unavailable};
+    &[
+        ("status=503,retry-after=1", Some(&[Unavailable])),
+        ("status=429", Some(&[Unavailable])),
+        ("status=500", Some(&[Unavailable])),
+        ("reset-before", Some(&[Unavailable])),
+        ("reset-mid", Some(&[Unavailable])),
+        ("stall=1h", Some(&[Timeout])),
+        ("stall-mid", Some(&[Timeout])),
+        ("truncate", Some(&[Unavailable])),
+        ("short-length", Some(&[Unavailable, Changed])),
+        ("long", Some(&[Unavailable])),
+        ("whole-for-range", None),
+        ("wrong-range", Some(&[Unavailable])),
+        // The Hub's commit is gone with its objects, as after a forced push.
+        ("swap", Some(&[Changed, NotFound])),
+        ("swap-before", Some(&[Changed, NotFound])),
+        ("expired", Some(&[Denied])),
+        ("denied", Some(&[Denied])),
+        ("redirect-loop", Some(&[Unavailable])),
+        ("login-page", Some(&[Unavailable, Changed])),
+        ("flip", Some(&[Unavailable])),
+        ("missing", Some(&[NotFound])),
+    ]
+};
+/// Where servers name no checksum that is cheap, nobody can tell a wrong bit.
+const WITHOUT_CHECKSUMS: &[&str] = &["Azure", "HTTP"];
+
+fn content(sample: usize) -> Vec<u8> {
+    (0..ELEMENTS).map(|n| (n * 31 + sample * 7) as u8).collect()
+}
+
+/// A `.npy` file of bytes.
+fn npy(elements: &[u8]) -> Bytes {
+    let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({},), }}", elements.len());
+    let header = format!("{header:<117}\n");
+    let mut file = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend_from_slice(elements);
+    file.into()
+}
+
+fn serving() -> Server {
+    let server = Server::start(Speed::default()).expect("starts");
+    (0..SAMPLES).for_each(|sample| server.put(&format!("run/{sample}.npy"), npy(&content(sample))));
+    server
+}
+
+fn dataset(replicas: Vec<headwater::source::SourceSpec>, in_parts: bool) -> Dataset {
+    let fetch = FetchConfig {
+        deadline: Some(Span(DEADLINE)),
+        no_progress_timeout: Some(Span(Duration::from_millis(400))),
+        retries: Some(3),
+        part_size: Some(ByteSize(if in_parts { 4096 } else { 0 })),
+        ..FetchConfig::default()
+    };
+    let mut config = DatasetConfig { fetch, ..DatasetConfig::default() };
+    config.fields.insert("x".to_owned(), Replicas(replicas));
+    config.manifest_max_age = Span(Duration::ZERO);
+    Dataset::open(&config, uninterrupted()).expect("opens")
+}
+
+fn read(dataset: &Dataset, sample: usize) -> Result<Vec<u8>, Error> {
+    let read = dataset.get(sample, uninterrupted())?;
+    match &read.fields[0].1 {
+        Value::Tensor(tensor) => Ok(tensor.bytes().to_vec()),
+        other => panic!("a tensor, not {other:?}"),
+    }
+}
+
+/// What a cell of the matrix shows.
+fn outcome(kind: usize, fault: &str, expected: Option<&[ErrorKind]>) -> (String, String) {
+    let in_parts = fault.contains("range");
+    let (bad, healthy) = (serving(), serving());
+    let spec = |server: &Server| specs_of(server, "run").swap_remove(kind).1;
+    let name = specs_of(&bad, "run")[kind].0;
+
+    let with_healthy = dataset(vec![spec(&bad), spec(&healthy)], in_parts);
+    bad.set_faults(vec![fault.parse::<Rule>().expect("a rule")]);
+    for sample in 0..SAMPLES {
+        let got = read(&with_healthy, sample).unwrap_or_else(|error| panic!("{name}, {fault}: {}", error.report()));
+        assert!(got == content(sample), "{name}, {fault}: sample {sample} is another");
+    }
+    assert!(bad.faults_done() > 0, "{name}: {fault} never happened");
+    assert_eq!(bad.tokens_leaked() + healthy.tokens_leaked(), 0, "{name}, {fault}");
+
+    let alone = serving();
+    let alone_dataset = dataset(vec![spec(&alone)], in_parts);
+    alone.set_faults(vec![fault.parse::<Rule>().expect("a rule")]);
+    let began = Instant::now();
+    let alone_outcome = match (read(&alone_dataset, 0), expected) {
+        (Ok(got), None) => {
+            assert!(got == content(0), "{name}, {fault}");
+            "delivered".to_owned()
+        }
+        (Err(error), Some(kinds)) => {
+            assert!(kinds.contains(&error.kind()), "{name}, {fault}: {:?} {}", error.kind(), error.report());
+            // Generous: what matters is that it ends by itself.
+            assert!(began.elapsed() < DEADLINE + Duration::from_secs(20), "{name}, {fault}: {:?}", began.elapsed());
+            format!("{:?}", error.kind())
+        }
+        (Ok(_), Some(_)) => panic!("{name}, {fault}: nobody noticed"),
+        (Err(error), None) => panic!("{name}, {fault}: {}", error.report()),
+    };
+    ("all samples".to_owned(), alone_outcome)
+}
+
+#[test]
+fn every_fault_of_every_remote_is_survived_with_one_healthy_replica_and_a_documented_error_without() {
+    let kinds: Vec<_> = specs_of(&serving(), "run").into_iter().map(|(name, _)| name).collect();
+    println!("{:<26}{}", "fault", kinds.iter().map(|kind| format!("{kind:<24}")).collect::<String>());
+    // Cells wait far more than they work.
+    let rows: Vec<_> = std::thread::scope(|scope| {
+        let row = |fault: &'static str, expected| {
+            let cells: Vec<_> = (0..kinds.len())
+                .map(|kind| {
+                    if fault == "flip" && WITHOUT_CHECKSUMS.contains(&kinds[kind]) {
+                        return None;
+                    }
+                    Some(outcome(kind, fault, expected))
+                })
+                .collect();
+            (fault, cells)
+        };
+        let threads: Vec<_> =
+            FAULTS.iter().map(|&(fault, expected)| scope.spawn(move || row(fault, expected))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("the row holds")).collect()
+    });
+    for (fault, cells) in rows {
+        let cells = cells.into_iter().map(|cell| match cell {
+            Some((with, alone)) => format!("{:<24}", format!("{with} | {alone}")),
+            None => format!("{:<24}", "no checksum to tell"),
+        });
+        println!("{fault:<26}{}", cells.collect::<String>());
+    }
+}
+
+#[test]
+fn a_replica_that_is_down_at_the_start_is_read_from_once_it_is_up() {
+    let (first, second) = (Arc::new(serving()), serving());
+    let specs: Vec<_> = [&*first, &second].map(|server| specs_of(server, "run").swap_remove(0).1).into();
+    first.kill().expect("killed");
+    let dataset = dataset(specs, false);
+    for sample in 0..SAMPLES {
+        assert!(read(&dataset, sample).expect("from the second") == content(sample));
+    }
+    assert_eq!(first.requests(), 0);
+    first.revive().expect("revived");
+    std::thread::sleep(Duration::from_millis(1100));
+    let before = first.requests();
+    for sample in 0..SAMPLES {
+        assert!(read(&dataset, sample).expect("from either") == content(sample));
+    }
+    assert!(first.requests() > before, "the breaker let one try");
+}
