@@ -151,12 +151,12 @@ impl Failover {
                 }
             }
         }
-        Err(all_failed(op, name, errors))
+        Err(all_failed(op, name, &errors))
     }
 }
 
 /// One error of all. Its kind is the one that leaves most hope: what may pass, before what will not.
-fn all_failed(op: &'static str, name: &str, errors: Vec<Error>) -> Error {
+fn all_failed(op: &'static str, name: &str, errors: &[Error]) -> Error {
     let rank = |error: &&Error| match error.kind() {
         ErrorKind::Timeout | ErrorKind::Unavailable => 0,
         ErrorKind::Corrupt | ErrorKind::Changed => 1,
@@ -265,8 +265,8 @@ impl Source for Failover {
                     until = Instant::now();
                 }
                 None if waiting.len() == 0 => {
-                    let errors = errors.into_iter().map(|(_, error)| error).collect();
-                    return Err(all_failed("read", &self.uri_of(&request.key), errors));
+                    let errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
+                    return Err(all_failed("read", &self.uri_of(&request.key), &errors));
                 }
                 None => {}
             }

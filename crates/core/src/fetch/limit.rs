@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn grows_while_throughput_grows_and_no_further() {
         for (streams, limits) in [(10, 8..=24), (40, 36..=81), (100, 81..=182), (10_000, 256..=256)] {
-            let limit = settle(&mut Pace::new(256), streams as f64 * 1e6, 200);
+            let limit = settle(&mut Pace::new(256), f64::from(streams) * 1e6, 200);
             assert!(limits.contains(&limit), "{limit} for a remote that carries {streams} streams");
         }
     }

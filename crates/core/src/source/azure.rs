@@ -71,7 +71,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
             endpoint,
         },
         container_url: format!("{}/{}", base.as_str().trim_end_matches('/'), text::component(container)),
-        prefix: prefix.to_owned(),
+        prefix,
         signer: signer(&options, account.as_deref(), transport)?,
     };
     Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))

@@ -73,7 +73,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
             container: format!("bucket `{bucket}`"),
             endpoint,
         },
-        prefix: prefix.to_owned(),
+        prefix,
         signer: if anonymous { Signer::anonymous() } else { signer(&options, transport)? },
         user_project: options.get("user_project").map(str::to_owned),
         verify: transport.verify,

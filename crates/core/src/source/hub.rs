@@ -109,8 +109,8 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     let wire = Wire::new(transport)?;
     let url = format!("{}/revision/{}", protocol.api_url, text::component(&address.revision));
     let found: Revision = super::remote::get_json(&protocol, &wire, &url).await?;
-    protocol.place.uri =
-        format!("hf://{kind}{repository}@{}/{}", found.sha, protocol.prefix).trim_end_matches('/').to_owned();
+    let uri = format!("hf://{kind}{repository}@{}/{}", found.sha, protocol.prefix);
+    uri.trim_end_matches('/').clone_into(&mut protocol.place.uri);
     protocol.commit = found.sha;
     Ok(Arc::new(Remote::new(protocol, wire)))
 }

@@ -37,7 +37,7 @@ pub fn list<'a>(source: &'a dyn Source, prefix: &'a str) -> BoxStream<'a, Result
     stream::unfold(Some(walk), |walk| async { walk?.step().await }).boxed()
 }
 
-impl<'a> Walk<'a> {
+impl Walk<'_> {
     async fn step(mut self) -> Option<(Result<Page>, Option<Self>)> {
         while self.asked.len() < PAGES_AT_ONCE
             && let Some(token) = self.waiting.pop()

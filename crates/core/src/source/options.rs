@@ -137,6 +137,7 @@ fn is_secret(name: &str) -> bool {
     SECRET.contains(&name) || SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
+#[allow(clippy::disallowed_methods)] // the chains of the clouds begin there
 /// The first of these environment variables that is set to something.
 pub(super) fn env(names: &[&str]) -> Option<String> {
     names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))

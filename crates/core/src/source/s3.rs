@@ -68,7 +68,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     let protocol = S3 {
         place: Place { uri, container: format!("bucket `{bucket}`"), endpoint },
         bucket_url,
-        prefix: prefix.to_owned(),
+        prefix,
         signer: signer(&options, profile, &region, transport)?,
         request_payer: options.get("request_payer").is_some_and(|value| flag("request_payer", value).unwrap_or(true)),
         verify: transport.verify,

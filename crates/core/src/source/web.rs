@@ -93,7 +93,7 @@ impl Protocol for Web {
     fn parse(&self, prefix: &str, token: Option<&str>, answer: &Answer) -> Result<Parsed, String> {
         let folder = token.unwrap_or(prefix);
         let entries = match serde_json::from_slice::<Vec<Entry>>(&answer.body) {
-            Ok(entries) => entries.into_iter().map(of_json).collect(),
+            Ok(entries) => entries.iter().map(of_json).collect(),
             Err(_) => of_html(&answer.body, &answer.url).ok_or_else(|| text::no_listing(&answer.body))?,
         };
         let mut parsed = Parsed::default();
@@ -166,7 +166,7 @@ fn modified(headers: &HeaderMap) -> Option<Version> {
 }
 
 /// Name of an entry; names of folders end in a slash.
-fn of_json(entry: Entry) -> String {
+fn of_json(entry: &Entry) -> String {
     let name = entry.name.trim_start_matches("./").trim_end_matches('/');
     if entry.is_dir || entry.kind == "directory" { format!("{name}/") } else { name.to_owned() }
 }

@@ -99,8 +99,8 @@ fn read(dataset: &Dataset, sample: usize) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// What a cell of the matrix shows.
-fn outcome(kind: usize, fault: &str, expected: Option<&[ErrorKind]>) -> (String, String) {
+/// All samples come with a healthy replica; what comes without.
+fn outcome(kind: usize, fault: &str, expected: Option<&[ErrorKind]>) -> String {
     let in_parts = fault.contains("range");
     let (bad, healthy) = (serving(), serving());
     let spec = |server: &Server| specs_of(server, "run").swap_remove(kind).1;
@@ -119,7 +119,7 @@ fn outcome(kind: usize, fault: &str, expected: Option<&[ErrorKind]>) -> (String,
     let alone_dataset = dataset(vec![spec(&alone)], in_parts);
     alone.set_faults(vec![fault.parse::<Rule>().expect("a rule")]);
     let began = Instant::now();
-    let alone_outcome = match (read(&alone_dataset, 0), expected) {
+    match (read(&alone_dataset, 0), expected) {
         (Ok(got), None) => {
             assert!(got == content(0), "{name}, {fault}");
             "delivered".to_owned()
@@ -132,14 +132,12 @@ fn outcome(kind: usize, fault: &str, expected: Option<&[ErrorKind]>) -> (String,
         }
         (Ok(_), Some(_)) => panic!("{name}, {fault}: nobody noticed"),
         (Err(error), None) => panic!("{name}, {fault}: {}", error.report()),
-    };
-    ("all samples".to_owned(), alone_outcome)
+    }
 }
 
 #[test]
 fn every_fault_of_every_remote_is_survived_with_one_healthy_replica_and_a_documented_error_without() {
     let kinds: Vec<_> = specs_of(&serving(), "run").into_iter().map(|(name, _)| name).collect();
-    println!("{:<26}{}", "fault", kinds.iter().map(|kind| format!("{kind:<28}")).collect::<String>());
     // Cells wait far more than they work.
     let rows: Vec<_> = std::thread::scope(|scope| {
         let row = |fault: &'static str, expected| {
@@ -157,12 +155,21 @@ fn every_fault_of_every_remote_is_survived_with_one_healthy_replica_and_a_docume
             FAULTS.iter().map(|&(fault, expected)| scope.spawn(move || row(fault, expected))).collect();
         threads.into_iter().map(|thread| thread.join().expect("the row holds")).collect()
     });
+    show(&kinds, rows);
+}
+
+#[allow(clippy::print_stdout)] // the table is for reading
+fn show(kinds: &[&str], rows: Vec<(&str, Vec<Option<String>>)>) {
+    let line = |first: &str, cells: Vec<String>| {
+        let cells: Vec<_> = cells.iter().map(|cell| format!("{cell:<28}")).collect();
+        println!("{first:<26}{}", cells.concat());
+    };
+    line("fault", kinds.iter().map(|&kind| kind.to_owned()).collect());
     for (fault, cells) in rows {
-        let cells = cells.into_iter().map(|cell| match cell {
-            Some((with, alone)) => format!("{:<28}", format!("{with} | {alone}")),
-            None => format!("{:<28}", "no checksum to tell"),
-        });
-        println!("{fault:<26}{}", cells.collect::<String>());
+        let cell = |cell: Option<String>| {
+            cell.map_or("no checksum to tell".to_owned(), |alone| format!("all samples | {alone}"))
+        };
+        line(fault, cells.into_iter().map(cell).collect());
     }
 }
 

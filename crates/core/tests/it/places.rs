@@ -63,7 +63,7 @@ impl Writer {
         );
         let sign = signing(Signer::new(Context::new(), key, reqsign_azure_storage::RequestSigner::new()));
         let headers = vec![("x-ms-blob-type", "BlockBlob".to_owned()), ("x-ms-version", "2021-12-02".to_owned())];
-        Self { sign, headers, ..Self::plain(&base) }
+        Self { headers, sign, ..Self::plain(&base) }
     }
 
     /// Below a folder of a bucket, through the JSON API.

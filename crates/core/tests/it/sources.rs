@@ -273,7 +273,6 @@ fn every_kind_of_remote_conforms_against_the_fault_server() {
             };
             conformance::source(&OnFaultServer { server, source, folder }).await;
         });
-        println!("{kind} conforms");
     }
 }
 

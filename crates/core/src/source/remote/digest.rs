@@ -117,7 +117,7 @@ impl Running {
         if found == expected {
             return Ok(());
         }
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         let (name, found, expected) = (algorithm.name(), hex(&found), hex(&expected));
         Err(format!("the bytes were damaged on their way: their {name} is {found}, the store says {expected}"))
     }

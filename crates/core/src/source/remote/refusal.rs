@@ -109,8 +109,7 @@ impl Refusal {
             404 | 410 => ErrorKind::NotFound,
             412 => ErrorKind::Changed,
             416 => ErrorKind::OutOfRange,
-            408 | 425 | 429 | 500..=599 => ErrorKind::Unavailable,
-            300..=399 => ErrorKind::Unavailable,
+            300..=399 | 408 | 425 | 429 | 500..=599 => ErrorKind::Unavailable,
             _ => ErrorKind::Invalid,
         }
     }

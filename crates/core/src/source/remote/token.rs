@@ -54,15 +54,14 @@ impl Token {
             Kind::Callable { provider, kept } => {
                 let is_fresh = |until: &Option<SystemTime>| until.is_none_or(|until| until > SystemTime::now());
                 let found = kept.lock().clone().filter(|(_, until)| is_fresh(until));
-                match found {
-                    Some((value, _)) => value,
-                    None => {
-                        let given = provider.provide().await.map_err(|error| error.report())?;
-                        let token = given.values.get("token").ok_or("the function returned no `token`")?;
-                        let value = bearer(token).ok_or("the token has a character that headers cannot have")?;
-                        *kept.lock() = Some((value.clone(), given.expires_at));
-                        value
-                    }
+                if let Some((value, _)) = found {
+                    value
+                } else {
+                    let given = provider.provide().await.map_err(|error| error.report())?;
+                    let token = given.values.get("token").ok_or("the function returned no `token`")?;
+                    let value = bearer(token).ok_or("the token has a character that headers cannot have")?;
+                    *kept.lock() = Some((value.clone(), given.expires_at));
+                    value
                 }
             }
         };
