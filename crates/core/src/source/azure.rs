@@ -15,7 +15,7 @@ use reqsign_core::time::Timestamp;
 use super::options::{Known, env};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{expect_tag, folder, http_url, refuse_query, request, tag_in};
-use super::remote::{Answer, Parsed, Place, Protocol, Remote, Transport, Wire, text};
+use super::remote::{Answer, Asked, Parsed, Place, Protocol, Remote, Transport, Wire, text};
 use super::{Kind, Source, SourceOptions, SourceSpec, Version, unusable};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -163,19 +163,20 @@ impl Protocol for Azure {
         &self.place
     }
 
-    fn page(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Parts> {
-        let prefix = format!("{}{prefix}", self.prefix);
-        let max = max.map(|max| max.to_string());
+    fn page(&self, asked: &Asked<'_>) -> Result<Parts> {
+        let prefix = format!("{}{}", self.prefix, asked.folder);
+        let max = asked.max.map(|max| max.to_string());
         let mut pairs = vec![("restype", "container"), ("comp", "list"), ("prefix", &*prefix)];
         pairs.extend(max.as_deref().map(|max| ("maxresults", max)));
-        pairs.extend(token.map(|token| ("marker", token)));
+        pairs.extend(asked.token.map(|token| ("marker", token)));
+        pairs.extend(asked.is_shallow.then_some(("delimiter", "/")));
         versioned(Method::GET, &format!("{}?{}", self.container_url, text::query(&pairs)))
     }
 
-    fn parse(&self, _: &str, _: Option<&str>, answer: &Answer) -> Result<Parsed, String> {
+    fn parse(&self, _: &Asked<'_>, answer: &Answer) -> Result<Parsed, String> {
         let mut next = None;
         let (mut objects, mut object) = (Vec::new(), (String::new(), None, None));
-        let mut is_folder = false;
+        let (mut folders, mut is_folder) = (Vec::new(), false);
         text::walk_xml(&answer.body, "EnumerationResults", |open, words| match open {
             [_, name] if name == "NextMarker" => next = Some(words.to_owned()).filter(|next| !next.is_empty()),
             [_, _, blob] if blob == "Blob" => {
@@ -184,6 +185,7 @@ impl Protocol for Azure {
                     objects.push(object);
                 }
             }
+            [_, _, parent, name] if parent == "BlobPrefix" && name == "Name" => folders.push(words.to_owned()),
             [_, _, _, name] if name == "Name" => words.clone_into(&mut object.0),
             [_, _, _, _, name] => match name.as_str() {
                 "Content-Length" => object.1 = words.parse::<u64>().ok(),
@@ -194,6 +196,10 @@ impl Protocol for Azure {
             _ => {}
         })?;
         let mut parsed = Parsed::with_next(next);
+        folders
+            .iter()
+            .filter_map(|key: &String| key.strip_prefix(&self.prefix))
+            .for_each(|key| parsed.add_folder(key.to_owned()));
         for (key, size, tag) in objects {
             let Some(key) = key.strip_prefix(&self.prefix) else { continue };
             let size = size.ok_or_else(|| text::no_listing(&answer.body))?;

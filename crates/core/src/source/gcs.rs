@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::options::{Known, env};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{bucket_and_prefix, http_url, request};
-use super::remote::{Algorithm, Answer, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, text};
+use super::remote::{Algorithm, Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, text};
 use super::{Kind, Source, SourceOptions, SourceSpec, Version};
 use crate::error::Result;
 
@@ -119,6 +119,8 @@ struct ItemPage {
     kind: String,
     #[serde(default)]
     items: Vec<Item>,
+    #[serde(default)]
+    prefixes: Vec<String>,
     #[serde(rename = "nextPageToken")]
     next: Option<String>,
 }
@@ -147,24 +149,27 @@ impl Protocol for Gcs {
         &self.place
     }
 
-    fn page(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Parts> {
-        let prefix = format!("{}{prefix}", self.prefix);
-        let max = max.unwrap_or(1000).to_string();
+    fn page(&self, asked: &Asked<'_>) -> Result<Parts> {
+        let prefix = format!("{}{}", self.prefix, asked.folder);
+        let max = asked.max.unwrap_or(1000).to_string();
         let mut pairs = vec![
             ("prefix", &*prefix),
             ("maxResults", &*max),
-            ("fields", "kind,nextPageToken,items(name,size,generation)"),
+            ("fields", "kind,nextPageToken,prefixes,items(name,size,generation)"),
         ];
-        pairs.extend(token.map(|token| ("pageToken", token)));
+        pairs.extend(asked.token.map(|token| ("pageToken", token)));
+        pairs.extend(asked.is_shallow.then_some(("delimiter", "/")));
         self.request(Method::GET, &format!("{}?{}", self.objects_url, text::query(&pairs)))
     }
 
-    fn parse(&self, _: &str, _: Option<&str>, answer: &Answer) -> Result<Parsed, String> {
+    fn parse(&self, _: &Asked<'_>, answer: &Answer) -> Result<Parsed, String> {
         let page: ItemPage = serde_json::from_slice(&answer.body).map_err(|_| text::no_listing(&answer.body))?;
         if page.kind != "storage#objects" {
             return Err(text::no_listing(&answer.body));
         }
         let mut parsed = Parsed::with_next(page.next);
+        let folders = page.prefixes.iter().filter_map(|key| key.strip_prefix(&self.prefix));
+        folders.for_each(|key| parsed.add_folder(key.to_owned()));
         for item in page.items {
             let Some(key) = item.name.strip_prefix(&self.prefix) else { continue };
             let size = item.size.parse().map_err(|_| text::no_listing(&answer.body))?;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::options::{Known, env};
 use super::remote::request::{folder, http_url, refuse_query, request, tag_in};
-use super::remote::{Algorithm, Answer, Digest, Parsed, Place, Protocol, Remote, Token, Transport, Wire, text};
+use super::remote::{Algorithm, Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Token, Transport, Wire, text};
 use super::{Kind, Source, SourceSpec, Version, unusable};
 use crate::error::Result;
 
@@ -159,20 +159,29 @@ impl Protocol for Hub {
         &self.place
     }
 
-    fn page(&self, prefix: &str, token: Option<&str>, _: Option<usize>) -> Result<Parts> {
-        if let Some(next) = token {
+    fn page(&self, asked: &Asked<'_>) -> Result<Parts> {
+        if let Some(next) = asked.token {
             return request(Method::GET, next);
         }
-        let folder = format!("{}{prefix}", self.prefix);
+        let folder = format!("{}{}", self.prefix, asked.folder);
         let folder = if folder.is_empty() { folder } else { format!("/{}", text::path(folder.trim_end_matches('/'))) };
-        request(Method::GET, &format!("{}/tree/{}{folder}?recursive=true&expand=false", self.api_url, self.commit))
+        request(
+            Method::GET,
+            &format!("{}/tree/{}{folder}?recursive={}&expand=false", self.api_url, self.commit, !asked.is_shallow),
+        )
     }
 
-    fn parse(&self, _: &str, _: Option<&str>, answer: &Answer) -> Result<Parsed, String> {
+    fn parse(&self, asked: &Asked<'_>, answer: &Answer) -> Result<Parsed, String> {
         let entries: Vec<Entry> = serde_json::from_slice(&answer.body).map_err(|_| text::no_listing(&answer.body))?;
         let mut parsed = Parsed::with_next(next_page(answer));
-        for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
+        for entry in entries {
             let Some(key) = entry.path.strip_prefix(&self.prefix) else { continue };
+            if entry.kind != "file" {
+                if asked.is_shallow && entry.kind == "directory" {
+                    parsed.add_folder(format!("{key}/"));
+                }
+                continue;
+            }
             let (size, hash) = entry.lfs.map_or((entry.size, entry.oid), |lfs| (lfs.size, lfs.oid));
             parsed.add(key, Some(size), Version::ETag(hash));
         }

@@ -14,7 +14,7 @@ use reqsign_aws_v4::{
 use super::options::{Known, env, flag};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{bucket_and_prefix, expect_tag, http_url, request, tag_in};
-use super::remote::{Answer, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, header_value, text};
+use super::remote::{Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, header_value, text};
 use super::{Kind, Source, SourceOptions, SourceSpec, Version};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -177,19 +177,21 @@ impl Protocol for S3 {
         &self.place
     }
 
-    fn page(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Parts> {
-        let prefix = format!("{}{prefix}", self.prefix);
-        let max = max.map(|max| max.to_string());
+    fn page(&self, asked: &Asked<'_>) -> Result<Parts> {
+        let prefix = format!("{}{}", self.prefix, asked.folder);
+        let max = asked.max.map(|max| max.to_string());
         let mut pairs = vec![("list-type", "2"), ("prefix", &*prefix)];
         pairs.extend(max.as_deref().map(|max| ("max-keys", max)));
-        pairs.extend(token.map(|token| ("continuation-token", token)));
+        pairs.extend(asked.token.map(|token| ("continuation-token", token)));
+        pairs.extend(asked.is_shallow.then_some(("delimiter", "/")));
         pairs.sort_unstable();
         self.request(Method::GET, &format!("{}/?{}", self.bucket_url, text::query(&pairs)))
     }
 
-    fn parse(&self, _: &str, _: Option<&str>, answer: &Answer) -> Result<Parsed, String> {
+    fn parse(&self, _: &Asked<'_>, answer: &Answer) -> Result<Parsed, String> {
         let (mut next, mut is_truncated) = (None, false);
         let (mut objects, mut object) = (Vec::new(), (String::new(), None, None));
+        let mut folders = Vec::new();
         text::walk_xml(&answer.body, "ListBucketResult", |open, words| match open {
             [_, name] => match name.as_str() {
                 "NextContinuationToken" => next = Some(words.to_owned()),
@@ -197,6 +199,7 @@ impl Protocol for S3 {
                 "Contents" => objects.push(std::mem::take(&mut object)),
                 _ => {}
             },
+            [_, parent, name] if parent == "CommonPrefixes" && name == "Prefix" => folders.push(words.to_owned()),
             [_, parent, name] if parent == "Contents" => match name.as_str() {
                 "Key" => words.clone_into(&mut object.0),
                 "Size" => object.1 = words.parse().ok(),
@@ -206,6 +209,10 @@ impl Protocol for S3 {
             _ => {}
         })?;
         let mut parsed = Parsed::with_next(next.filter(|_| is_truncated));
+        folders
+            .iter()
+            .filter_map(|key| key.strip_prefix(&self.prefix))
+            .for_each(|key| parsed.add_folder(key.to_owned()));
         for (key, size, tag) in objects {
             let Some(key) = key.strip_prefix(&self.prefix) else { continue };
             let size = size.ok_or_else(|| text::no_listing(&answer.body))?;

@@ -19,7 +19,7 @@ use url::Url;
 
 use super::options::Known;
 use super::remote::request::{expect_tag, http_url, request, tag_in};
-use super::remote::{Answer, Parsed, Place, Protocol, Remote, Token, Transport, Wire, header_value, text};
+use super::remote::{Answer, Asked, Parsed, Place, Protocol, Remote, Token, Transport, Wire, header_value, text};
 use super::{Kind, Source, SourceSpec, Version};
 use crate::error::Result;
 
@@ -83,22 +83,20 @@ impl Protocol for Web {
         &self.place
     }
 
-    fn page(&self, prefix: &str, token: Option<&str>, _: Option<usize>) -> Result<Parts> {
-        let folder = token.unwrap_or(prefix);
-        let mut parts = self.request(Method::GET, folder)?;
+    fn page(&self, asked: &Asked<'_>) -> Result<Parts> {
+        let mut parts = self.request(Method::GET, asked.folder)?;
         parts.headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/html;q=0.9"));
         Ok(parts)
     }
 
-    fn parse(&self, prefix: &str, token: Option<&str>, answer: &Answer) -> Result<Parsed, String> {
-        let folder = token.unwrap_or(prefix);
+    fn parse(&self, asked: &Asked<'_>, answer: &Answer) -> Result<Parsed, String> {
         let entries = match serde_json::from_slice::<Vec<Entry>>(&answer.body) {
             Ok(entries) => entries.iter().map(of_json).collect(),
             Err(_) => of_html(&answer.body, &answer.url).ok_or_else(|| text::no_listing(&answer.body))?,
         };
         let mut parsed = Parsed::default();
         for name in entries {
-            let key = format!("{folder}{name}");
+            let key = format!("{}{name}", asked.folder);
             if name.ends_with('/') { parsed.add_folder(key) } else { parsed.add(&key, None, Version::Unknown) }
         }
         Ok(parsed)
@@ -138,6 +136,10 @@ impl Protocol for Web {
     }
 
     fn follows_redirects(&self) -> bool {
+        true
+    }
+
+    fn lists_by_folder(&self) -> bool {
         true
     }
 

@@ -10,7 +10,7 @@ use headwater::engine::{Engine, uninterrupted};
 use headwater::source::{self, Listed, Local, Memory, ObjectBytes, ObjectMeta, ReadRequest, Source, SourceSpec};
 use headwater::{Error, ErrorKind};
 use headwater_testkit::conformance::{self, Fixture};
-use headwater_testkit::server::{BUCKET, DATASET, Server, Speed, TOKEN};
+use headwater_testkit::server::{BUCKET, Class, DATASET, Server, Speed, TOKEN};
 
 use crate::places::{OnServer, Writer};
 
@@ -273,6 +273,28 @@ fn every_kind_of_remote_conforms_against_the_fault_server() {
             };
             conformance::source(&OnFaultServer { server, source, folder }).await;
         });
+    }
+}
+
+#[test]
+fn folders_are_listed_side_by_side_unless_there_are_very_many() {
+    for (folders, pages) in [(3, 1 + 3 * 2), (100, 1 + 3)] {
+        let server = Server::start(Speed::default()).expect("starts");
+        server.set_page_objects(100);
+        let objects = 300 / folders;
+        for n in 0..folders * objects {
+            server.put(&format!("x/{:03}/{n}.pt", n % folders), Bytes::from_static(b"x"));
+        }
+        let all = u64::try_from(folders * objects).expect("few");
+        for (kind, spec) in specs_of(&server, "x").into_iter().filter(|(kind, _)| *kind != "HTTP") {
+            let source = block_on(async move { source::open(&spec).await }).expect(kind);
+            let before = server.requests_of(Class::List);
+            let listed = block_on(async move { source::list_sorted(source.as_ref(), "", |_| true).await }).expect(kind);
+            assert_eq!(listed.len() as u64, all, "{kind}, {folders}");
+            assert!(listed.windows(2).all(|pair| pair[0].key < pair[1].key), "{kind}: nothing twice");
+            let asked = server.requests_of(Class::List) - before;
+            assert!(asked <= pages + 1, "{kind}, {folders} folders: {asked} pages");
+        }
     }
 }
 

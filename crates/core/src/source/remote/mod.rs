@@ -42,17 +42,20 @@ pub(super) use wire::Wire;
 /// Objects whose size a listing did not tell are asked for it, so many at once.
 const HEADS_AT_ONCE: usize = 64;
 
+/// More folders than this are listed in one go: each by itself, they would cost a request each.
+const MOST_FOLDERS: usize = 64;
+
 /// How one kind of remote is spoken to.
 #[async_trait]
 pub(super) trait Protocol: Debug + Send + Sync + 'static {
     /// How it is reached, for messages.
     fn place(&self) -> &Place;
 
-    /// Asks for a page of everything below `prefix` (empty, or ending in a slash): the first, or the one that `token` names.
-    fn page(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Parts>;
+    /// Asks for a page of a listing.
+    fn page(&self, asked: &Asked<'_>) -> Result<Parts>;
 
     /// Reads a page. What it says is not believed to be a page at all.
-    fn parse(&self, prefix: &str, token: Option<&str>, answer: &Answer) -> Result<Parsed, String>;
+    fn parse(&self, asked: &Asked<'_>, answer: &Answer) -> Result<Parsed, String>;
 
     /// Asks for an object's bytes, or with HEAD for what is known of them.
     fn object(&self, method: Method, key: &str) -> Result<Parts>;
@@ -93,6 +96,11 @@ pub(super) trait Protocol: Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether a listing is one of folders, each by itself, however many there are.
+    fn lists_by_folder(&self) -> bool {
+        false
+    }
+
     /// Whether every answer for an object has a version, so that one without is not from the store.
     fn always_has_versions(&self) -> bool {
         true
@@ -110,6 +118,19 @@ pub(super) trait Protocol: Debug + Send + Sync + 'static {
     }
 }
 
+/// Which page of a listing is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked<'a> {
+    /// Folder: empty, or ending in a slash.
+    pub(super) folder: &'a str,
+    /// Only what lies directly in the folder, and the folders there; else everything below it.
+    pub(super) is_shallow: bool,
+    /// What an earlier page gave to go on with.
+    pub(super) token: Option<&'a str>,
+    /// Objects, at most.
+    pub(super) max: Option<usize>,
+}
+
 /// An answer that was read whole.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -122,15 +143,20 @@ pub(super) struct Answer {
 /// What a page of a listing says.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
-    listed: Listed,
+    objects: Vec<ObjectMeta>,
+    passed_over: u64,
+    /// What the next page is asked for with.
+    next: Option<String>,
+    /// Folders that are not part of the page, each ending in a slash.
+    folders: Vec<String>,
     /// Keys whose sizes the page does not tell.
     unsized_keys: Vec<String>,
 }
 
 impl Parsed {
     /// Nothing yet but how to go on.
-    pub(super) fn with_next(next: impl IntoIterator<Item = String>) -> Self {
-        Self { listed: Listed { next: next.into_iter().collect(), ..Listed::default() }, unsized_keys: Vec::new() }
+    pub(super) fn with_next(next: Option<String>) -> Self {
+        Self { next, ..Self::default() }
     }
 
     /// Adds an object by its key below the source, unless that is no key.
@@ -138,21 +164,52 @@ impl Parsed {
         if key.is_empty() || key.ends_with('/') && !key.contains("//") {
             // The mark that some tools leave for a folder.
         } else if !is_nameable(key) {
-            self.listed.passed_over += 1;
+            self.passed_over += 1;
         } else if let Some(size) = size {
-            self.listed.objects.push(ObjectMeta { key: key.to_owned(), size, version });
+            self.objects.push(ObjectMeta { key: key.to_owned(), size, version });
         } else {
             self.unsized_keys.push(key.to_owned());
         }
     }
 
-    /// Adds a folder, which is a page of its own.
+    /// Adds a folder whose objects are not on this page.
     pub(super) fn add_folder(&mut self, key: String) {
         if is_nameable(key.trim_end_matches('/')) {
-            self.listed.next.push(key);
+            self.folders.push(key);
         } else {
-            self.listed.passed_over += 1;
+            self.passed_over += 1;
         }
+    }
+}
+
+impl Parsed {
+    fn into_listed(self, is_shallow: bool, folder: &str, folders_are_shallow: bool) -> Listed {
+        let next = self.next.map(|token| Cursor { is_shallow, folder: folder.to_owned(), token: Some(token) });
+        let folders = self.folders.into_iter();
+        let folders = folders.map(|folder| Cursor { is_shallow: folders_are_shallow, folder, token: None });
+        let next = next.into_iter().chain(folders).map(|cursor| cursor.into_token()).collect();
+        Listed { objects: self.objects, next, passed_over: self.passed_over }
+    }
+}
+
+/// Where a listing goes on.
+struct Cursor {
+    is_shallow: bool,
+    folder: String,
+    token: Option<String>,
+}
+
+impl Cursor {
+    fn from_token(token: &str) -> Self {
+        let (kind, rest) = token.split_at_checked(1).unwrap_or_default();
+        let (folder, token) = rest.split_once('\0').unwrap_or((rest, ""));
+        let token = (!token.is_empty()).then(|| token.to_owned());
+        Self { is_shallow: kind == "f", folder: folder.to_owned(), token }
+    }
+
+    fn into_token(self) -> String {
+        let kind = if self.is_shallow { "f" } else { "a" };
+        format!("{kind}{}\0{}", self.folder, self.token.unwrap_or_default())
     }
 }
 
@@ -177,13 +234,13 @@ impl<P: Protocol> Remote<P> {
 
     /// Asks for one object's name, so that a wrong place, key or endpoint shows now.
     pub(super) async fn checked(self) -> Result<Self> {
-        self.listed("", None, Some(1)).await?;
+        self.parsed(&Asked { max: Some(1), ..Asked::default() }).await?;
         Ok(self)
     }
 
     /// Asks for anything at all, so that a wrong host shows now; what the answer says of the root matters later.
     pub(super) async fn reached(&self) -> Result<()> {
-        let answer = self.send("open", &self.uri, || self.protocol.page("", None, Some(1))).await;
+        let answer = self.send("open", &self.uri, || self.protocol.page(&Asked::default())).await;
         let is_elsewhere = |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid);
         match answer {
             // A folder that is not listed is refused by some servers as if it were secret.
@@ -193,16 +250,16 @@ impl<P: Protocol> Remote<P> {
         }
     }
 
-    async fn listed(&self, prefix: &str, token: Option<&str>, max: Option<usize>) -> Result<Listed> {
-        let answer = self.send("list", &self.uri, || self.protocol.page(prefix, token, max)).await?;
+    async fn parsed(&self, asked: &Asked<'_>) -> Result<Parsed> {
+        let answer = self.send("list", &self.uri, || self.protocol.page(asked)).await?;
         let answer = self.whole("list", answer).await?;
-        let Parsed { mut listed, unsized_keys } = self.protocol.parse(prefix, token, &answer).map_err(|words| {
+        let mut parsed = self.protocol.parse(asked, &answer).map_err(|words| {
             Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.protocol.place().at())
         })?;
-        let heads = stream::iter(unsized_keys).map(|key| async move { self.head(&key).await });
-        let heads = heads.buffer_unordered(HEADS_AT_ONCE);
-        listed.objects.extend(heads.try_collect::<Vec<_>>().await?);
-        Ok(listed)
+        let keys = std::mem::take(&mut parsed.unsized_keys);
+        let heads = stream::iter(keys).map(|key| async move { self.head(&key).await }).buffer_unordered(HEADS_AT_ONCE);
+        parsed.objects.extend(heads.try_collect::<Vec<_>>().await?);
+        Ok(parsed)
     }
 
     async fn send(
@@ -320,8 +377,24 @@ impl<P: Protocol> Source for Remote<P> {
         self.protocol.credentials()
     }
 
+    /// The first page looks for folders, each of which is then listed by itself: so that they are listed side by side. Where
+    /// there are very many, or it is not the protocol's way, one listing goes through all.
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
-        self.listed(&request::folder(prefix), token, None).await
+        let root = request::folder(prefix);
+        let cursor = match token {
+            Some(token) => Cursor::from_token(token),
+            None => Cursor { is_shallow: true, folder: root.clone(), token: None },
+        };
+        let asked =
+            Asked { folder: &cursor.folder, is_shallow: cursor.is_shallow, token: cursor.token.as_deref(), max: None };
+        let mut parsed = self.parsed(&asked).await?;
+        let is_too_wide = parsed.folders.len() > MOST_FOLDERS || parsed.next.is_some();
+        if token.is_none() && is_too_wide && !self.protocol.lists_by_folder() {
+            let deep = Asked { is_shallow: false, ..asked };
+            parsed = self.parsed(&deep).await?;
+            return Ok(parsed.into_listed(false, &root, false));
+        }
+        Ok(parsed.into_listed(cursor.is_shallow, &cursor.folder, self.protocol.lists_by_folder()))
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
