@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from headwater import _headwater
 from headwater.config import CacheConfig, FetchConfig, as_json, given
+from headwater.credentials import CredentialsFunction, functions_of, named, register
+from headwater.distributed import compare_with_first_rank, rank_and_world_size
 from headwater.errors import ConfigError, IndexOutOfRangeError
 from headwater.frameworks import FrameworkName, framework_of
 from headwater.source import Option, Source
@@ -45,6 +47,10 @@ class StreamingDataset(_MapStyle):
         on_missing: ``"error"``, or ``"skip"`` to leave out samples that lack an object.
         on_changed: ``"error"``, or ``"reload"`` to read objects that were replaced since they were listed.
         manifest_max_age: how long a listing of a remote source is reused: ``"90s"``, ``"1h"``, or seconds.
+        manifest: a published manifest to open the dataset by, instead of listing: the path or URI of a file, which the first rank
+            makes where it is not there while the others wait, or ``"published"`` for the one beside the data (``headwater
+            index --publish``).
+        manifest_timeout: how long to wait for a manifest that another process makes; ten minutes by default.
         framework: ``"torch"`` or ``"numpy"``; by default torch where it is installed.
 
     Raises:
@@ -67,6 +73,8 @@ class StreamingDataset(_MapStyle):
         on_missing: Literal["error", "skip"] = "error",
         on_changed: Literal["error", "reload"] = "error",
         manifest_max_age: str | float = "1h",
+        manifest: str | os.PathLike[str] | None = None,
+        manifest_timeout: str | float | None = None,
         framework: FrameworkName | None = None,
     ) -> None:
         config: dict[str, Any] = {"on_missing": on_missing, "on_changed": on_changed, "manifest_max_age": manifest_max_age}
@@ -76,7 +84,13 @@ class StreamingDataset(_MapStyle):
             config["source"] = _places(fields)
         config["pairs"], config["rename"] = dict(pairs or {}), dict(rename or {})
         config["cache"], config["fetch"] = given(cache), given(fetch)
-        config["storage_options"] = {name: dict(options) for name, options in (storage_options or {}).items()}
+        config["storage_options"] = {name: _options(options) for name, options in (storage_options or {}).items()}
+        if manifest is not None:
+            config["manifest"] = os.fspath(manifest)
+            config["follow"] = manifest != "published" and rank_and_world_size(None, None)[0] > 0
+        if manifest_timeout is not None:
+            config["manifest_timeout"] = manifest_timeout
+        self._functions = functions_of(_credentials_in(config))
         self._framework, made = framework_of(framework)
         self._transform = transform
         self._native = _headwater.Dataset.open(as_json(config), made)
@@ -87,6 +101,7 @@ class StreamingDataset(_MapStyle):
     ) -> StreamingDataset:
         dataset = cls.__new__(cls)
         dataset._native, dataset._framework, dataset._transform = native, framework, transform
+        dataset._functions = {}
         return dataset
 
     @classmethod
@@ -168,13 +183,18 @@ class StreamingDataset(_MapStyle):
         """Empties the cache of this process."""
         self._native.clear_cache()
 
+    def _compare_with_first_rank(self) -> None:
+        names = ("samples", "order_fingerprint", "content_fingerprint")
+        values = (str(len(self)), self.order_fingerprint, self.content_fingerprint)
+        compare_with_first_rank("loader", dict(zip(names, values, strict=True)))
+
     def __repr__(self) -> str:
         return f"<StreamingDataset of {len(self)} samples, fields {', '.join(self.fields)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Explicit credentials are handed to a worker that multiprocessing is starting, and written nowhere else.
         spawning = multiprocessing.context.get_spawning_popen() is not None
-        return _reopen, (self._native.pinned(spawning), self._framework, self._transform)
+        return _reopen, (self._native.pinned(spawning), self._framework, self._transform, self._functions)
 
     def _index(self, index: Any) -> int:
         if isinstance(index, bool):
@@ -188,9 +208,32 @@ class StreamingDataset(_MapStyle):
         return sample if self._transform is None else self._transform(sample)
 
 
-def _reopen(pinned: str, framework: FrameworkName, transform: Callable[[Sample], Any] | None) -> StreamingDataset:
+def _reopen(
+    pinned: str,
+    framework: FrameworkName,
+    transform: Callable[[Sample], Any] | None,
+    functions: dict[str, CredentialsFunction],
+) -> StreamingDataset:
+    register(functions)
     native = _headwater.Dataset.reopen(pinned, framework_of(framework)[1])
-    return StreamingDataset._around(native, framework, transform)
+    dataset = StreamingDataset._around(native, framework, transform)
+    dataset._functions = functions
+    return dataset
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with a function that gives credentials named as the core asks for it."""
+    return {name: named(value) if name == "credentials" and callable(value) else value for name, value in options.items()}
+
+
+def _credentials_in(config: Any) -> set[str]:
+    """Names of the functions that a configuration refers to."""
+    if isinstance(config, dict):
+        inner = set().union(*(_credentials_in(value) for value in config.values()), set())
+        return inner | ({config["credentials"]} if isinstance(config.get("credentials"), str) else set())
+    if isinstance(config, list):
+        return set().union(*(_credentials_in(value) for value in config), set())
+    return set()
 
 
 def _places(places: Places) -> Any:

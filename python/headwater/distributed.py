@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from datetime import timedelta
 
 from headwater.errors import ConfigError
 
@@ -27,3 +29,42 @@ def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, 
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:
         raise ConfigError(f"RANK and WORLD_SIZE must be integers: {error}") from error
+
+
+# Loaders made so far, so that ranks compare the same ones.
+_compared = 0
+# How long the first rank may take to make its loader.
+_COMPARE_SECONDS = 300
+
+
+def compare_with_first_rank(what: str, fingerprints: dict[str, str]) -> None:
+    """Makes sure that all ranks of ``torch.distributed`` walk the same dataset; does nothing where that is not up.
+
+    Every rank compares with the first one, through the store that the process group was made with: no collective, so that
+    it works with every backend, and with a deadline of its own.
+
+    Raises:
+        ConfigError: this rank has another dataset; the message names what differs.
+
+    """
+    global _compared
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    store = distributed.distributed_c10d._get_default_store()
+    key = f"headwater/{what}/{_compared}"
+    _compared += 1
+    if distributed.get_rank() == 0:
+        store.set(key, json.dumps(fingerprints))
+        return
+    try:
+        store.wait([key], timedelta(seconds=_COMPARE_SECONDS))
+    except RuntimeError as error:
+        raise ConfigError(f"rank 0 did not make its {what} within {_COMPARE_SECONDS} s; make it on every rank") from error
+    first = json.loads(store.get(key))
+    different = [f"{name} ({first.get(name)} there, {own} here)" for name, own in fingerprints.items() if first.get(name) != own]
+    if different:
+        raise ConfigError(
+            f"cannot load: rank {distributed.get_rank()} has another dataset than rank 0: {', '.join(different)}; "
+            "give every rank the same sources, or the manifest of one listing (manifest=)"
+        )

@@ -78,7 +78,10 @@ class StreamingDataLoader:
         apart = collate_fn is not None or dataset._transform is not None
         if apart and collate != "stack":
             raise ConfigError(f"collate={collate!r} goes with neither collate_fn nor a dataset's transform")
+        is_given = rank is not None
         rank, world_size = rank_and_world_size(rank, world_size)
+        if world_size > 1 and not is_given:
+            dataset._compare_with_first_rank()
         config = {
             "batch_size": batch_size,
             "shuffle": shuffle,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from headwater import _headwater
+from headwater.credentials import CredentialsFunction, named
 from headwater.errors import ConfigError
 
 Option: TypeAlias = str | bool | int | float
@@ -18,17 +19,25 @@ class Source:
     """A URI with options; stands wherever a URI may.
 
     Args:
-        uri: a path, ``file:///path`` or ``s3://bucket/prefix``.
-        **options: how to reach it: ``endpoint``, ``region``, ``anonymous``, ``path_style``, ``allow_http``,
-            ``access_key_id``, ``secret_access_key``, ``token``. Prefer the standard credential chains to the last three.
+        uri: a path, ``file:///path``, ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://container/prefix``,
+            ``hf://datasets/org/name@revision/path`` or ``https://host/path``.
+        credentials: called when credentials are needed and when those it gave have expired; returns a dict of the options they
+            are, such as ``{"token": ..., "expires_at": datetime}``. Called from a thread of its own.
+        **options: how to reach it, by kind (see the guide of sources): ``endpoint``, ``region``, ``anonymous``, ``profile``,
+            ``access_key_id``, ``secret_access_key``, ``token``, ... Prefer the standard credential chains to the last three.
 
     """
 
     uri: str
     options: dict[str, Option]
 
-    def __init__(self, uri: str, **options: Option) -> None:
+    credentials: CredentialsFunction | None
+
+    def __init__(self, uri: str, *, credentials: CredentialsFunction | None = None, **options: Option) -> None:
+        if credentials is not None and not callable(credentials):
+            raise ConfigError("cannot use `credentials`: give a function that returns them")
         object.__setattr__(self, "uri", str(uri))
+        object.__setattr__(self, "credentials", credentials)
         object.__setattr__(self, "options", {name: value for name, value in options.items() if value is not None})
 
     def __repr__(self) -> str:
@@ -37,14 +46,14 @@ class Source:
         return f"<Source {shown!r}{options}>"
 
     def __hash__(self) -> int:
-        return hash((self.uri, tuple(sorted(self.options.items()))))
+        return hash((self.uri, self.credentials, tuple(sorted(self.options.items()))))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Explicit credentials are handed to a worker that multiprocessing is starting, and written nowhere else.
         _, has_secrets = _headwater.describe_source(json.dumps(self._config()))
         if has_secrets and multiprocessing.context.get_spawning_popen() is None:
             raise ConfigError("cannot pickle a Source with explicit credentials: use the standard chains instead")
-        return _made, (self.uri, self.options)
+        return _made, (self.uri, self.options, self.credentials)
 
     def __copy__(self) -> Source:
         return self
@@ -53,8 +62,9 @@ class Source:
         return self
 
     def _config(self) -> dict[str, Option]:
-        return {"uri": self.uri, **self.options}
+        given = {} if self.credentials is None else {"credentials": named(self.credentials)}
+        return {"uri": self.uri, **self.options, **given}
 
 
-def _made(uri: str, options: dict[str, Option]) -> Source:
-    return Source(uri, **options)
+def _made(uri: str, options: dict[str, Option], credentials: CredentialsFunction | None) -> Source:
+    return Source(uri, credentials=credentials, **options)

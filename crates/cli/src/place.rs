@@ -25,14 +25,14 @@ pub(crate) struct Place {
     options: Vec<(String, String)>,
 }
 
-fn name_and_value(text: &str) -> Result<(String, String), String> {
+pub(crate) fn name_and_value(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it like region=eu-west-1")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Place {
-    /// Opens the source at a URI.
-    pub(crate) fn open(&self, uri: &str) -> Result<Arc<dyn Source>> {
+    /// A URI with these options.
+    pub(crate) fn spec(&self, uri: &str) -> SourceSpec {
         let mut spec = SourceSpec::from(uri);
         let named = [("endpoint", &self.endpoint), ("region", &self.region)];
         let named = named.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
@@ -41,6 +41,12 @@ impl Place {
             spec.options.set("anonymous", "true");
         }
         self.options.iter().for_each(|(name, value)| spec.options.set(name, value));
+        spec
+    }
+
+    /// Opens the source at a URI.
+    pub(crate) fn open(&self, uri: &str) -> Result<Arc<dyn Source>> {
+        let spec = self.spec(uri);
         Engine::current()?.block_on("opening the source", async move { source::open(&spec).await }, uninterrupted())?
     }
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::needless_pass_by_value)] // pyo3 extracts arguments by value
 
+mod credentials;
 mod dataset;
 mod dlpack;
 mod error;
@@ -33,6 +34,10 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::Batches>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
+    module.add_function(wrap_pyfunction!(credentials::register_credentials, module)?)?;
+    module.add_function(wrap_pyfunction!(credentials::next_question, module)?)?;
+    module.add_function(wrap_pyfunction!(credentials::answer_question, module)?)?;
+    module.add_function(wrap_pyfunction!(credentials::close_questions, module)?)?;
     module.add_function(wrap_pyfunction!(object::load, module)?)?;
     module.add_function(wrap_pyfunction!(object::loads, module)?)?;
     module.add_function(wrap_pyfunction!(object::save, module)?)?;

@@ -2,6 +2,7 @@
 
 mod demo;
 mod docs;
+mod index;
 mod inspect;
 mod ls;
 
@@ -16,6 +17,7 @@ use crate::Failure;
 pub(crate) enum Command {
     Ls(ls::Ls),
     Inspect(inspect::Inspect),
+    Index(index::Index),
     Demo(demo::Demo),
     #[command(hide = true)]
     Docs(docs::Docs),
@@ -26,6 +28,7 @@ impl Command {
         match self {
             Command::Ls(it) => it.run(out),
             Command::Inspect(it) => it.run(out),
+            Command::Index(it) => it.run(out),
             Command::Demo(it) => it.run(out),
             Command::Docs(it) => it.run(out),
         }

@@ -78,6 +78,15 @@ pub struct DatasetConfig {
     /// How old a kept manifest of a remote dataset may be to be used without listing; local ones are always listed.
     /// Default: one hour. Raise it when the data does not change and listing takes long.
     pub manifest_max_age: Span,
+    /// A published manifest to open the dataset by, instead of listing: a path or URI of a file, which is made where it is not
+    /// there, or `published` for the one beside the data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// Another process lists and publishes: wait for its manifest. For all ranks but the first.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
+    /// How long to wait for a manifest that another process makes. Default: ten minutes.
+    pub manifest_timeout: Span,
     /// What is kept of what was read.
     pub cache: CacheConfig,
     /// How sources are asked.
@@ -98,6 +107,9 @@ impl Default for DatasetConfig {
             on_missing: OnMissing::default(),
             on_changed: OnChanged::default(),
             manifest_max_age: Span(Duration::from_hours(1)),
+            manifest: None,
+            follow: false,
+            manifest_timeout: Span(Duration::from_mins(10)),
             cache: CacheConfig::default(),
             fetch: FetchConfig::default(),
             loader: None,
@@ -170,6 +182,12 @@ impl DatasetConfig {
             // What is no UTF-8 was no path of a configuration.
             spec.uri = absolute.to_string_lossy().into_owned();
         }
+        if let Some(place) = self.manifest.as_mut().filter(|place| *place != "published")
+            && let Some(path) = source::local_path(place)?
+        {
+            let absolute = std::path::absolute(&path).map_err(|cause| Error::io("use path", path.display(), cause))?;
+            *place = absolute.to_string_lossy().into_owned();
+        }
         Ok(self)
     }
 
@@ -183,11 +201,14 @@ impl DatasetConfig {
         let named = self.fields.iter().map(|(name, replicas)| (name.as_str(), replicas));
         named
             .chain(self.source.iter().map(|replicas| ("", replicas)))
-            .map(|(name, replicas)| (name.to_owned(), replicas.0.iter().map(|spec| self.filled(name, spec)).collect()))
+            .map(|(name, replicas)| {
+                (name.to_owned(), replicas.0.iter().map(|spec| self.with_defaults(name, spec)).collect())
+            })
             .collect()
     }
 
-    fn filled(&self, name: &str, spec: &SourceSpec) -> SourceSpec {
+    /// A source with its options filled up from `storage_options` by its field's name and its scheme.
+    pub fn with_defaults(&self, name: &str, spec: &SourceSpec) -> SourceSpec {
         let scheme = spec.uri.split_once(':').map_or("file", |(scheme, _)| scheme);
         let mut options = spec.options.clone();
         for defaults in [self.storage_options.get(name), self.storage_options.get(scheme)].into_iter().flatten() {
@@ -200,6 +221,9 @@ impl DatasetConfig {
         let wrong = |subject: &str, reason: &str| Err(Error::new(ErrorKind::Invalid, "use", subject).because(reason));
         if self.fields.is_empty() == self.source.is_none() {
             return wrong("configuration", "give either `fields`, each with its source, or one `source`");
+        }
+        if self.follow && self.manifest.is_none() {
+            return wrong("follow", "say where the other process publishes its `manifest`");
         }
         if let Some(name) = self.fields.keys().find(|name| name.is_empty() || name.starts_with("__")) {
             return wrong(name, "a field needs a name that does not begin with two underscores");

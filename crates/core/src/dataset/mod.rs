@@ -9,6 +9,7 @@
 //! sample of two fields; reading costs one request per field, each a single copy from the socket or page cache.
 
 mod expansion;
+mod indexing;
 mod kept;
 mod load;
 mod open;
@@ -16,6 +17,7 @@ mod pinned;
 mod read;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::cache::CacheStats;
 use crate::config::{DatasetConfig, OnChanged};
@@ -61,6 +63,25 @@ impl Dataset {
     /// sample; `Denied`; `Unavailable`; `Timeout`; or what `interrupt` returned.
     pub fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Self> {
         open::open(config, interrupt)
+    }
+
+    /// Opens a dataset and lists its sources, whatever is kept of them; `listed` counts the objects as they are found.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`].
+    pub fn index(config: &DatasetConfig, listed: &Arc<AtomicU64>, interrupt: Interrupt<'_>) -> Result<Self> {
+        open::index(config, listed, interrupt)
+    }
+
+    /// Leaves the manifest at a place for others to open the dataset by ([`DatasetConfig::manifest`]): a path, a URI of an
+    /// object, or `published` for beside the data. Says where that is.
+    ///
+    /// # Errors
+    /// `Unsupported` where nothing can be written, `Denied`, `Io`, `Unavailable`.
+    pub fn publish(&self, place: &str, interrupt: Interrupt<'_>) -> Result<String> {
+        let engine = Engine::current()?;
+        let sources = self.inner.sources(engine, interrupt)?;
+        indexing::publish(engine, &self.inner.config, sources, &self.inner.manifest, place, interrupt)
     }
 
     /// Opens the dataset that [`Dataset::pinned`] described, in another process: the same samples under the same indices.

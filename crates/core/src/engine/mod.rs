@@ -8,6 +8,7 @@
 //! few milliseconds whether to go on, and leaving a wait cancels the work.
 
 mod per_process;
+mod questions;
 mod workers;
 
 use std::future::Future;
@@ -19,6 +20,7 @@ use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
 pub use per_process::PerProcess;
+pub use questions::Questions;
 pub use workers::Workers;
 
 /// Asked at least every 50 ms while a caller waits; an error ends the wait and is returned from it.

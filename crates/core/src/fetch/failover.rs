@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::{Either, select};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
@@ -188,6 +189,11 @@ impl Source for Failover {
 
     fn uri_of(&self, key: &str) -> String {
         self.replicas[0].source.uri_of(key)
+    }
+
+    /// To the first one: the others are made from it.
+    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
+        self.replicas[0].source.publish(key, bytes)
     }
 
     /// Tokens name the replica that gave them, since only that one understands them. Versions of another than the first are

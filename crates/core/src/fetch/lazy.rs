@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use crate::buffer::BufferPool;
@@ -38,6 +40,10 @@ impl Source for Lazy {
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
         self.source().await?.page(prefix, token).await
+    }
+
+    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.source().await?.publish(key, bytes).await })
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {

@@ -132,6 +132,10 @@ macro_rules! delegate {
         fn uri_of(&self, key: &str) -> String {
             self.inner.uri_of(key)
         }
+
+        fn publish<'a>(&'a self, key: &'a str, bytes: bytes::Bytes) -> futures_util::future::BoxFuture<'a, Result<()>> {
+            self.inner.publish(key, bytes)
+        }
     };
 }
 use delegate;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
@@ -84,6 +86,10 @@ impl Source for Throttle {
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
         self.inner.page(prefix, token).await
+    }
+
+    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
+        self.inner.publish(key, bytes)
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {

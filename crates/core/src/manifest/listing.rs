@@ -1,5 +1,7 @@
 //! What one source holds, in few bytes per object.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use futures_util::StreamExt;
 
 use super::strings::Strings;
@@ -18,15 +20,18 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Lists everything `readable` below the root of a source. Pages are packed as they arrive.
+    /// Lists everything `readable` below the root of a source. Pages are packed as they arrive, and
+    /// `listed` counts their objects.
     ///
     /// # Errors
     /// Those of the source.
-    pub async fn collect(source: &dyn Source, readable: fn(&str) -> bool) -> Result<Self> {
+    pub async fn collect(source: &dyn Source, readable: fn(&str) -> bool, listed: &AtomicU64) -> Result<Self> {
         let mut listing = Self::default();
         let mut pages = list(source, "");
         while let Some(page) = pages.next().await {
-            for object in page? {
+            let page = page?;
+            listed.fetch_add(page.len() as u64, Ordering::Relaxed);
+            for object in page {
                 if readable(&object.key) && !is_hidden(&object.key) {
                     listing.push(&object);
                 } else {

@@ -66,13 +66,23 @@ pub fn pin(home: &Path, manifest: &Manifest) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Writes a manifest, replacing what was there.
+/// Writes a manifest among those that are kept, replacing what was there.
 ///
 /// # Errors
 /// `Io`, `Denied`.
 pub fn save(path: &Path, manifest: &Manifest) -> Result<()> {
-    let failed = |cause| Error::io("keep the manifest", path.display(), cause);
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let saved = save_as(path, manifest);
+    sweep(path.parent().unwrap_or(Path::new(".")));
+    saved
+}
+
+/// Writes a manifest to a file of the user's, replacing what was there.
+///
+/// # Errors
+/// `Io`, `Denied`.
+pub fn save_as(path: &Path, manifest: &Manifest) -> Result<()> {
+    let failed = |cause| Error::io("write the manifest", path.display(), cause);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(failed)?;
     let temporary = folder.join(format!(".{:032x}.{}", xxhash_rust::xxh3::xxh3_128(&nonce()), std::process::id()));
     let written = fs::File::create_new(&temporary)
@@ -84,8 +94,28 @@ pub fn save(path: &Path, manifest: &Manifest) -> Result<()> {
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    sweep(folder);
     written.map_err(failed)
+}
+
+/// The right to make a manifest, while others of this machine wait for it. Ends with the process, however that ends.
+#[derive(Debug)]
+pub struct Turn {
+    _file: fs::File,
+}
+
+impl Turn {
+    /// `None` while another process has it. Where it cannot be told, everybody has it.
+    pub fn take(path: &Path) -> Option<Self> {
+        let lock = path.with_extension("lock");
+        let _ = lock.parent().map(fs::create_dir_all);
+        let Ok(file) = fs::File::options().create(true).truncate(false).write(true).open(&lock) else {
+            return fs::File::open("/dev/null").ok().map(|file| Self { _file: file });
+        };
+        match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => None,
+            _ => Some(Self { _file: file }),
+        }
+    }
 }
 
 /// Removes manifests that nobody has written for a month. Only names that [`path_for`] gives are touched.
@@ -105,9 +135,16 @@ fn sweep(folder: &Path) {
 /// `NotFound`, `Io`, or `Corrupt` when it is not a whole, undamaged manifest of this version.
 pub fn load(path: &Path) -> Result<Manifest> {
     let bytes = fs::read(path).map_err(|cause| Error::io("read the manifest", path.display(), cause))?;
-    decode(&bytes).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, "read the manifest", path.display())
-            .because("it is damaged or of another version")
+    from_bytes(&bytes, &path.display().to_string())
+}
+
+/// Reads a manifest that came from elsewhere.
+///
+/// # Errors
+/// `Corrupt` when it is not a whole, undamaged manifest of this version.
+pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Manifest> {
+    decode(bytes).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "read the manifest", name).because("it is damaged or of another version")
     })
 }
 
@@ -122,7 +159,8 @@ fn nonce() -> [u8; 16] {
     now.to_le_bytes()
 }
 
-pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
+/// A manifest as it is kept.
+pub fn encode(manifest: &Manifest) -> Vec<u8> {
     let (key_bytes, key_ends) = manifest.keys.parts();
     let header = serde_json::to_vec(&header_of(manifest)).unwrap_or_default();
     let mut out = Vec::with_capacity(manifest.memory_bytes() + header.len() + 64);

@@ -101,7 +101,7 @@ fn signer(options: &SourceOptions, account: Option<&str>, transport: &Transport)
     if options.is_on("anonymous")? {
         return Ok(Signer::anonymous());
     }
-    let links = if let Some(provider) = options.credentials() {
+    let links = if let Some(provider) = options.credentials()? {
         let account = account.map(str::to_owned);
         vec![Link::callable(provider, move |values, expires| {
             Ok(given(&values.known("the credentials", OPTIONS)?, account.as_deref(), expires))
@@ -210,6 +210,13 @@ impl Protocol for Azure {
 
     fn object(&self, method: Method, key: &str) -> Result<Parts> {
         versioned(method, &format!("{}/{}{}", self.container_url, text::path(&self.prefix), text::path(key)))
+    }
+
+    fn put(&self, key: &str) -> Option<Result<Parts>> {
+        Some(self.object(Method::PUT, key).map(|mut parts| {
+            parts.headers.insert("x-ms-blob-type", HeaderValue::from_static("BlockBlob"));
+            parts
+        }))
     }
 
     fn expect(&self, request: &mut Parts, version: &Version) {

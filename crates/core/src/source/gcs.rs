@@ -42,7 +42,8 @@ const OPTIONS: &[Known] = &[
     ("allow_http", &["google_allow_http"]),
 ];
 const ENDPOINT: &str = "https://storage.googleapis.com";
-const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_only";
+/// Writing is for manifests alone, and is what the account may do in any case.
+const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
 
 /// A bucket, or a folder in one.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ struct Gcs {
     place: Place,
     /// URL of the bucket's objects, without a trailing slash.
     objects_url: String,
+    /// URL that objects are written to.
+    upload_url: String,
     prefix: String,
     signer: Signer<Credential>,
     user_project: Option<String>,
@@ -67,6 +70,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     let base = base.as_str().trim_end_matches('/');
     let anonymous = options.is_on("anonymous")? || is_emulated;
     let protocol = Gcs {
+        upload_url: format!("{base}/upload/storage/v1/b/{}/o", text::component(bucket)),
         objects_url: format!("{base}/storage/v1/b/{}/o", text::component(bucket)),
         place: Place {
             uri: format!("gs://{bucket}/{prefix}").trim_end_matches('/').to_owned(),
@@ -82,7 +86,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
 }
 
 fn signer(options: &SourceOptions, transport: &Transport) -> Result<Signer<Credential>> {
-    let links = if let Some(provider) = options.credentials() {
+    let links = if let Some(provider) = options.credentials()? {
         vec![Link::callable(provider, |values, expires_at| {
             let token = values.known("the credentials", OPTIONS)?.get("token").map(str::to_owned);
             Ok(token.map(|access_token| Credential::with_token(reqsign_google::Token { access_token, expires_at })))
@@ -181,6 +185,11 @@ impl Protocol for Gcs {
     fn object(&self, method: Method, key: &str) -> Result<Parts> {
         let name = text::component(&format!("{}{key}", self.prefix));
         self.request(method, &format!("{}/{name}?alt=media", self.objects_url))
+    }
+
+    fn put(&self, key: &str) -> Option<Result<Parts>> {
+        let name = text::component(&format!("{}{key}", self.prefix));
+        Some(self.request(Method::POST, &format!("{}?uploadType=media&name={name}", self.upload_url)))
     }
 
     fn expect(&self, request: &mut Parts, version: &Version) {

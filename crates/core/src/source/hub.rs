@@ -84,7 +84,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     let endpoint = options.get("endpoint").map(str::to_owned).or_else(|| env(&["HF_ENDPOINT"]));
     let base = http_url(endpoint.as_deref().unwrap_or(ENDPOINT))?;
     let base = base.as_str().trim_end_matches('/');
-    let token = match (options.credentials(), options.get("token")) {
+    let token = match (options.credentials()?, options.get("token")) {
         _ if options.is_on("anonymous")? => Token::none(),
         (Some(provider), _) => Token::callable(provider),
         (None, Some(token)) => Token::fixed("the token in the source's options", token),

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use super::{
     Kind, Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
@@ -123,6 +125,21 @@ impl Source for Local {
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
         let (request, buffers) = (request.clone(), buffers.clone());
         self.off_thread(move |this| this.read_now(&request, &buffers)).await
+    }
+
+    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let path = self.path_of(key)?;
+            self.off_thread(move |_| {
+                let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+                let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
+                if written.is_err() {
+                    let _ = fs::remove_file(&temporary);
+                }
+                written.map_err(|cause| Error::io("write", path.display(), cause))
+            })
+            .await
+        })
     }
 
     fn read_blocking(&self, request: &ReadRequest, buffers: &BufferPool) -> Option<Result<ObjectBytes>> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 
 use super::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Version, check_key, check_range, check_version};
@@ -82,6 +83,14 @@ impl Source for Memory {
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
         self.find("look at", key).map(|(_, meta)| meta)
+    }
+
+    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            check_key(&self.uri, key)?;
+            self.put(key, bytes);
+            Ok(())
+        })
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {

@@ -31,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub use list::{Listed, list, list_sorted};
 pub use local::Local;
 pub use memory::Memory;
-pub use options::{Credentials, CredentialsProvider, SourceOptions, SourceSpec};
+pub use options::{Credentials, CredentialsProvider, SourceOptions, SourceSpec, register_credentials};
 pub use remote::Transport;
 
 /// What tells two contents of one key apart.
@@ -129,6 +129,17 @@ pub trait Source: Debug + Send + Sync {
     /// Which credentials it uses, in words and without them.
     fn credentials(&self) -> String {
         "none needed".to_owned()
+    }
+
+    /// Writes a small object of our own: a manifest.
+    ///
+    /// # Errors
+    /// `Unsupported` where nothing can be written, `Denied`, `Unavailable`, `Io`.
+    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
+        let _ = bytes;
+        let error =
+            Error::new(ErrorKind::Unsupported, "write", self.uri_of(key)).because("nothing can be written there");
+        Box::pin(std::future::ready(Err(error)))
     }
 
     /// URI of an object, for messages.

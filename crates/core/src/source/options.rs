@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -16,6 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 const SECRET: &[&str] = &["access_key", "key", "credential"];
 const SECRET_WORDS: &[&str] =
     &["access_key", "account_key", "secret", "token", "password", "customer_key", "sas", "service_account_key"];
+
+/// The option that names a function that gives credentials.
+const CREDENTIALS: &str = "credentials";
 
 /// Options of several kinds that are true or false.
 const FLAGS: &[&str] = &["allow_http", "anonymous", "path_style", "virtual_hosted_style_request"];
@@ -54,7 +58,6 @@ impl From<&str> for SourceSpec {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SourceOptions {
     values: BTreeMap<String, String>,
-    credentials: Option<CredentialsProvider>,
 }
 
 impl SourceOptions {
@@ -69,13 +72,16 @@ impl SourceOptions {
     }
 
     /// The function that gives credentials, if that is how they are given.
-    pub fn credentials(&self) -> Option<CredentialsProvider> {
-        self.credentials.clone()
-    }
-
-    /// Has credentials given by a function.
-    pub fn set_credentials(&mut self, provider: CredentialsProvider) {
-        self.credentials = Some(provider);
+    ///
+    /// # Errors
+    /// `Invalid` when none is registered under the name that the option `credentials` says.
+    pub(super) fn credentials(&self) -> Result<Option<CredentialsProvider>> {
+        let Some(name) = self.get(CREDENTIALS) else { return Ok(None) };
+        let found = REGISTRY.try_read_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.get(name).cloned();
+        found.map(Some).ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, "use option", CREDENTIALS)
+                .because(format_args!("no function is registered as `{name}` in this process"))
+        })
     }
 
     /// Whether an option that is true or false is true.
@@ -88,8 +94,12 @@ impl SourceOptions {
     /// # Errors
     /// `Invalid`, naming the option that is not known and those that are.
     pub(super) fn known(&self, uri: &str, known: &[Known]) -> Result<Self> {
-        let mut options = Self { values: BTreeMap::new(), credentials: self.credentials.clone() };
+        let mut options = Self::default();
         for (name, value) in &self.values {
+            if name == CREDENTIALS {
+                options.values.insert(name.clone(), value.clone());
+                continue;
+            }
             let found = known.iter().find(|(known, others)| known == name || others.contains(&name.as_str()));
             let (found, _) = found.ok_or_else(|| {
                 let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
@@ -114,21 +124,20 @@ impl SourceOptions {
 
     /// Whether any of them is a credential.
     pub fn has_secrets(&self) -> bool {
-        self.credentials.is_some()
-            || self.values.iter().any(|(name, value)| is_secret(name) || without_userinfo(value) != *value)
+        self.values.iter().any(|(name, value)| is_secret(name) || without_userinfo(value) != *value)
     }
 
     /// The others.
     pub fn without_secrets(&self) -> Self {
         let open = self.values.iter().filter(|(name, _)| !is_secret(name));
-        Self { values: open.map(|(name, value)| (name.clone(), without_userinfo(value))).collect(), credentials: None }
+        Self { values: open.map(|(name, value)| (name.clone(), without_userinfo(value))).collect() }
     }
 
     /// These options, and those of `defaults` that are not among them.
     pub fn merged(&self, defaults: &Self) -> Self {
         let mut values = defaults.values.clone();
         values.extend(self.values.clone());
-        Self { values, credentials: self.credentials.clone().or_else(|| defaults.credentials.clone()) }
+        Self { values }
     }
 }
 
@@ -161,6 +170,24 @@ pub struct Credentials {
     pub expires_at: Option<SystemTime>,
 }
 
+impl Credentials {
+    /// From `{"values": {…}, "expires_at": seconds since 1970 or null}`.
+    ///
+    /// # Errors
+    /// `Invalid`, without a word of what it says.
+    pub fn from_json(text: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Given {
+            values: SourceOptions,
+            expires_at: Option<f64>,
+        }
+        let wrong = || Error::new(ErrorKind::Invalid, "use", "credentials").because("they are no names and values");
+        let given: Given = serde_json::from_str(text).map_err(|_| wrong())?;
+        let since = given.expires_at.map(Duration::try_from_secs_f64).transpose().map_err(|_| wrong())?;
+        Ok(Self { values: given.values, expires_at: since.map(|since| SystemTime::UNIX_EPOCH + since) })
+    }
+}
+
 /// A user's function that returns credentials, and is asked again when they expire.
 #[derive(Clone)]
 pub struct CredentialsProvider(Arc<dyn Fn() -> BoxFuture<'static, Result<Credentials>> + Send + Sync>);
@@ -186,13 +213,25 @@ impl fmt::Debug for CredentialsProvider {
     }
 }
 
-impl PartialEq for CredentialsProvider {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
+type Registry = RwLock<BTreeMap<String, CredentialsProvider>>;
+
+/// Functions that give credentials, by the names that the option `credentials` says.
+static REGISTRY: Registry = Registry::new(BTreeMap::new());
+/// Nobody holds the registry for longer, unless the process was forked while somebody did.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn busy() -> Error {
+    Error::new(ErrorKind::Timeout, "use", "the register of credentials").because("it stays locked")
 }
 
-impl Eq for CredentialsProvider {}
+/// Has the option `credentials = name` of any source ask this function.
+///
+/// # Errors
+/// `Timeout`, in a child that was forked at an unlucky moment.
+pub fn register_credentials(name: &str, provider: CredentialsProvider) -> Result<()> {
+    REGISTRY.try_write_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.insert(name.to_owned(), provider);
+    Ok(())
+}
 
 /// A URL without the user and password in front of its host, also one whose slashes were forgotten; paths and other values as they
 /// are.

@@ -120,7 +120,7 @@ fn signer(
         return Ok(Signer::anonymous());
     }
     let sign = RequestSigner::new("s3", region);
-    let links = if let Some(provider) = options.credentials() {
+    let links = if let Some(provider) = options.credentials()? {
         let convert = |values: &SourceOptions, expires_in| {
             Ok(given(&values.known("the credentials", OPTIONS)?).map(|given| Credential { expires_in, ..given }))
         };
@@ -223,6 +223,10 @@ impl Protocol for S3 {
 
     fn object(&self, method: Method, key: &str) -> Result<Parts> {
         self.request(method, &format!("{}/{}{}", self.bucket_url, text::path(&self.prefix), text::path(key)))
+    }
+
+    fn put(&self, key: &str) -> Option<Result<Parts>> {
+        Some(self.object(Method::PUT, key))
     }
 
     fn expect(&self, request: &mut Parts, version: &Version) {

@@ -62,7 +62,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     let in_uri = given.and_then(|url| url.password().map(|password| (decode(url.username()), decode(password))));
     let beside =
         options.get("user").map(|user| (user.to_owned(), options.get("password").unwrap_or_default().to_owned()));
-    let token = match (options.credentials(), options.get("token"), beside, in_uri) {
+    let token = match (options.credentials()?, options.get("token"), beside, in_uri) {
         (Some(provider), ..) => Token::callable(provider),
         (None, Some(token), ..) => Token::fixed("the token in the source's options", token),
         (None, None, Some((user, password)), _) => Token::basic("the user in the source's options", &user, &password),

@@ -22,8 +22,9 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use http::header::RANGE;
+use http::header::{CONTENT_LENGTH, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -59,6 +60,12 @@ pub(super) trait Protocol: Debug + Send + Sync + 'static {
 
     /// Asks for an object's bytes, or with HEAD for what is known of them.
     fn object(&self, method: Method, key: &str) -> Result<Parts>;
+
+    /// Writes an object, where that can be.
+    fn put(&self, key: &str) -> Option<Result<Parts>> {
+        let _ = key;
+        None
+    }
 
     /// Has the server refuse other versions.
     fn expect(&self, request: &mut Parts, version: &Version);
@@ -268,7 +275,7 @@ impl<P: Protocol> Remote<P> {
         name: &str,
         request: impl Fn() -> Result<Parts> + Sync,
     ) -> Result<reqwest::Response> {
-        send(&self.protocol, &self.wire, op, name, request).await
+        send(&self.protocol, &self.wire, op, name, request, &Bytes::new()).await
     }
 
     async fn whole(&self, op: &'static str, answer: reqwest::Response) -> Result<Answer> {
@@ -330,6 +337,7 @@ async fn send(
     op: &'static str,
     name: &str,
     request: impl Fn() -> Result<Parts> + Sync,
+    body: &Bytes,
 ) -> Result<reqwest::Response> {
     let mut is_second = false;
     loop {
@@ -338,7 +346,7 @@ async fn send(
             let tried = protocol.credentials();
             Error::new(ErrorKind::Denied, op, name).because(format_args!("{words}; credentials tried: {tried}"))
         })?;
-        let sent = wire.send(parts, protocol.follows_redirects()).await;
+        let sent = wire.send(parts, body, protocol.follows_redirects()).await;
         let answer = sent.map_err(|failure| failure.into_error(op, name, protocol.place()))?;
         if answer.status().is_success() {
             return Ok(answer);
@@ -355,7 +363,7 @@ async fn send(
 /// Asks a protocol's server for a JSON document, while a source is being opened.
 pub(super) async fn get_json<T: DeserializeOwned>(protocol: &impl Protocol, wire: &Wire, url: &str) -> Result<T> {
     let uri = &protocol.place().uri;
-    let answer = send(protocol, wire, "open", uri, || request::request(Method::GET, url)).await?;
+    let answer = send(protocol, wire, "open", uri, || request::request(Method::GET, url), &Bytes::new()).await?;
     let body = body::collect(answer, uri).await?;
     serde_json::from_slice(&body).map_err(|_| {
         let words = format!("the answer is not what was asked for{}", protocol.place().at());
@@ -403,6 +411,21 @@ impl<P: Protocol> Source for Remote<P> {
         let answer = self.send("look at", &name, || self.protocol.object(Method::HEAD, key)).await?;
         let size = body::length(answer.headers());
         self.meta(&name, key, answer.headers(), size)
+    }
+
+    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            check_key(&self.uri, key)?;
+            let name = self.uri_of(key);
+            let put = || match self.protocol.put(key) {
+                Some(parts) => parts.map(|mut parts| {
+                    parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
+                    parts
+                }),
+                None => Err(Error::new(ErrorKind::Unsupported, "write", &name).because("nothing can be written there")),
+            };
+            send(&self.protocol, &self.wire, "write", &name, put, &bytes).await.map(drop)
+        })
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {

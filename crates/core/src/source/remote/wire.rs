@@ -65,13 +65,13 @@ impl Wire {
         Ok(Self { client })
     }
 
-    /// Sends a request without a body. Redirects keep its headers, but credentials stay with the host they are for. What a
+    /// Sends a request. Redirects keep its headers, but credentials stay with the host they are for. What a
     /// redirect says of the object it leads to (`x-linked-…`) is found among the headers of the answer.
-    pub(crate) async fn send(&self, mut parts: Parts, follow: bool) -> Result<Response, Failure> {
+    pub(crate) async fn send(&self, mut parts: Parts, body: &bytes::Bytes, follow: bool) -> Result<Response, Failure> {
         let mut linked = HeaderMap::new();
         for _ in 0..=MAX_REDIRECTS {
-            let request =
-                reqwest::Request::try_from(Request::from_parts(parts.clone(), "")).map_err(Failure::Request)?;
+            let request = reqwest::Request::try_from(Request::from_parts(parts.clone(), body.clone()))
+                .map_err(Failure::Request)?;
             let mut answer = self.client.execute(request).await.map_err(Failure::Request)?;
             if !follow || !is_redirect(answer.status()) {
                 answer.headers_mut().extend(linked);

@@ -1,0 +1,288 @@
+//! Finding or making the manifest: published, kept by this machine, or listed now.
+//!
+//! A published manifest ([`DatasetConfig::manifest`]) is used as it is, whoever opens the dataset: it is the one that whoever
+//! lists leaves for all others. Without one, a process uses what another of this machine has kept lately, and while one lists,
+//! the others wait for it instead of listing too.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+
+use crate::config::{self, DatasetConfig};
+use crate::engine::{Engine, Interrupt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format;
+use crate::manifest::{FieldListing, KeyPattern, Listing, Manifest, join, store};
+use crate::source::{self, ReadRequest, Source, SourceSpec};
+
+/// What [`DatasetConfig::manifest`] says for a manifest beside the data.
+const BESIDE: &str = "published";
+/// What that manifest is called there. No decoder reads such names, so that it is no sample.
+const BESIDE_KEY: &str = "_headwater.manifest";
+/// How often a manifest that another process is making is looked for.
+const POLL: Duration = Duration::from_millis(200);
+
+pub(super) fn find_or_make(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    interrupt: Interrupt<'_>,
+) -> Result<Manifest> {
+    match &config.manifest {
+        Some(place) => published(engine, config, sources, place, interrupt),
+        None => kept(engine, config, sources, interrupt),
+    }
+}
+
+/// The manifest that this machine keeps, or a new one.
+fn kept(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    interrupt: Interrupt<'_>,
+) -> Result<Manifest> {
+    let list = || list(engine, config, sources, &Arc::default(), interrupt);
+    let Some(path) = path_of(config, sources) else { return list() };
+    let deadline = Instant::now() + config.manifest_timeout.0;
+    let _turn = loop {
+        // Of what cannot change, any manifest is fresh.
+        let holds = sources.iter().all(|source| source.is_pinned());
+        let is_fresh = store::age(&path).is_some_and(|age| holds || age < config.manifest_max_age.0);
+        if let Some(manifest) = is_fresh.then(|| store::load(&path).ok()).flatten() {
+            return Ok(manifest);
+        }
+        match store::Turn::take(&path) {
+            Some(turn) => break Some(turn),
+            None if Instant::now() > deadline => {
+                tracing::warn!(
+                    "another process has been listing for {} s; listing here too",
+                    config.manifest_timeout.0.as_secs()
+                );
+                break None;
+            }
+            None => wait(interrupt)?,
+        }
+    };
+    let manifest = list()?;
+    keep(config, sources, &manifest);
+    Ok(manifest)
+}
+
+/// Keeps a manifest for other processes of this machine, if there is a place for it.
+pub(super) fn keep(config: &DatasetConfig, sources: &[Arc<dyn Source>], manifest: &Manifest) {
+    let path = path_of(config, sources);
+    if let Some(Err(error)) = path.map(|path| store::save(&path, manifest)) {
+        tracing::warn!("{}; every process will list again", error.report());
+    }
+}
+
+/// Where this machine keeps the manifest. `None` for local sources, which are listed each time, and where there is no home.
+fn path_of(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> Option<PathBuf> {
+    let is_remote = !sources.iter().any(|source| source.is_local());
+    config::home().filter(|_| is_remote).map(|home| store::path_for(&home, &identity(config, sources)))
+}
+
+fn wait(interrupt: Interrupt<'_>) -> Result<()> {
+    std::thread::sleep(POLL);
+    interrupt()
+}
+
+/// The manifest at a place that was named: read, waited for, or made and left there.
+fn published(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    place: &str,
+    interrupt: Interrupt<'_>,
+) -> Result<Manifest> {
+    let deadline = Instant::now() + config.manifest_timeout.0;
+    loop {
+        match fetch(engine, config, sources, place, interrupt) {
+            Ok(manifest) => return fitting(config, manifest, place),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Err(_) if config.follow && Instant::now() < deadline => wait(interrupt)?,
+            Err(_) if config.follow => {
+                let words =
+                    format!("it is not there after {} s; is rank 0 listing?", config.manifest_timeout.0.as_secs());
+                return Err(Error::new(ErrorKind::Timeout, "wait for manifest", shown(sources, place)).because(words));
+            }
+            Err(error) if place == BESIDE => {
+                return Err(error.because("make it with `headwater index <URI> --publish`"));
+            }
+            Err(_) => {
+                let manifest = list(engine, config, sources, &Arc::default(), interrupt)?;
+                publish(engine, config, sources, &manifest, place, interrupt)?;
+                return Ok(manifest);
+            }
+        }
+    }
+}
+
+/// Leaves a manifest at a place: a path, a URI of an object, or beside the data. Says where that is.
+pub(super) fn publish(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    manifest: &Manifest,
+    place: &str,
+    interrupt: Interrupt<'_>,
+) -> Result<String> {
+    if let Some(path) = source::local_path(place)?.filter(|_| place != BESIDE) {
+        store::save_as(&path, manifest)?;
+        return Ok(path.display().to_string());
+    }
+    let (config, sources, place) = (config.clone(), sources.to_vec(), place.to_owned());
+    let bytes = store::encode(manifest).into();
+    let publishing = async move {
+        let (source, key) = holder(&config, &sources, &place).await?;
+        source.publish(&key, bytes).await?;
+        Ok(source.uri_of(&key))
+    };
+    engine.block_on("publishing the manifest", publishing, interrupt)?
+}
+
+fn fetch(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    place: &str,
+    interrupt: Interrupt<'_>,
+) -> Result<Manifest> {
+    if let Some(path) = source::local_path(place)?.filter(|_| place != BESIDE) {
+        return store::load(&path);
+    }
+    let (config, sources, place) = (config.clone(), sources.to_vec(), place.to_owned());
+    let reading = async move {
+        let (source, key) = holder(&config, &sources, &place).await?;
+        let object = source.read(&ReadRequest::whole(&*key), engine.buffers()).await?;
+        store::from_bytes(&object.bytes, &source.uri_of(&key))
+    };
+    engine.block_on("reading the manifest", reading, interrupt)?
+}
+
+/// The source that holds a published manifest, and its key there.
+async fn holder(config: &DatasetConfig, sources: &[Arc<dyn Source>], place: &str) -> Result<(Arc<dyn Source>, String)> {
+    if place == BESIDE {
+        return Ok((sources[0].clone(), BESIDE_KEY.to_owned()));
+    }
+    let (parent, key) =
+        place.rsplit_once('/').filter(|(parent, key)| !parent.ends_with('/') && !key.is_empty()).ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri())
+                .because("give the path or URI of a file, or \"published\" for the one beside the data")
+        })?;
+    let spec = config.with_defaults("", &parent.into());
+    Ok((source::open(&spec).await?, key.to_owned()))
+}
+
+fn shown(sources: &[Arc<dyn Source>], place: &str) -> String {
+    if place == BESIDE { sources[0].uri_of(BESIDE_KEY) } else { SourceSpec::from(place).shown_uri() }
+}
+
+/// The manifest, if it is of these fields.
+fn fitting(config: &DatasetConfig, manifest: Manifest, place: &str) -> Result<Manifest> {
+    let fits = config.fields.is_empty() || manifest.field_names().map(|name| &**name).eq(config.fields.keys());
+    if fits {
+        return Ok(manifest);
+    }
+    let there: Vec<_> = manifest.field_names().map(|name| &**name).collect();
+    Err(Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri())
+        .because(format_args!("it is of other fields: `{}`", there.join("`, `"))))
+}
+
+/// What tells this dataset's manifest from others: where objects come from and how they are joined.
+fn identity(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> String {
+    let parts: Vec<_> = config
+        .sources()
+        .iter()
+        .zip(sources)
+        .map(|((name, specs), source)| {
+            let options: Vec<_> = specs.iter().map(|spec| spec.options.without_secrets()).collect();
+            let options = serde_json::to_string(&options).unwrap_or_default();
+            format!("{name}\n{}\n{options}", source.uri())
+        })
+        .collect();
+    format!("{}\n{:?}\n{:?}", parts.join("\n"), config.pairs, config.on_missing)
+}
+
+/// Lists the sources and joins what is there; `listed` counts the objects as they are found.
+pub(super) fn list(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    listed: &Arc<AtomicU64>,
+    interrupt: Interrupt<'_>,
+) -> Result<Manifest> {
+    let (to_list, listed) = (sources.to_vec(), listed.clone());
+    let listing = async move {
+        let readable: fn(&str) -> bool = |key| format::decoder_of(key).is_some();
+        try_join_all(to_list.iter().map(|source| Listing::collect(source.as_ref(), readable, &listed))).await
+    };
+    let listings = engine.block_on("listing the sources", listing, interrupt)??;
+    let fields = field_listings(config, sources, &listings)?;
+    let joined = join(&fields, config.on_missing, format::stem)?;
+    if joined.shadowed > 0 {
+        tracing::info!("{} compressed objects were passed over because the plain one is there too", joined.shadowed);
+    }
+    if joined.unmatched > 0 {
+        tracing::warn!("{} objects do not match the pattern of their field and were passed over", joined.unmatched);
+    }
+    let missing = joined.manifest.missing();
+    if missing.count > 0 {
+        let examples = missing.examples.join(", ");
+        tracing::warn!("{} objects are missing ({examples} …); their samples are left out", missing.count);
+    }
+    Ok(joined.manifest)
+}
+
+fn field_listings<'a>(
+    config: &DatasetConfig,
+    sources: &'a [Arc<dyn Source>],
+    listings: &'a [Listing],
+) -> Result<Vec<FieldListing<'a>>> {
+    let names: Vec<(String, String)> = match &config.source {
+        None => config.fields.keys().map(|name| (name.clone(), String::new())).collect(),
+        Some(_) => folders(&listings[0]).into_iter().map(|name| (name.clone(), name + "/")).collect(),
+    };
+    let names = if names.is_empty() { vec![(String::new(), String::new())] } else { names };
+    let shared = config.source.is_some();
+    if let Some(unknown) = config.pairs.keys().find(|&pair| !names.iter().any(|(name, _)| name == pair)) {
+        return Err(Error::new(ErrorKind::Invalid, "use", unknown)
+            .because(format_args!("`pairs` names a field that is not there; there {}", fields_there(&names))));
+    }
+    let loose = listings[0].keys().filter(|key| shared && !key.contains('/')).count();
+    if loose > 0 && names[0].1.ends_with('/') {
+        tracing::warn!("{loose} objects lie beside the folders of `{}` and were passed over", sources[0].uri());
+    }
+    names
+        .into_iter()
+        .enumerate()
+        .map(|(number, (name, folder))| {
+            let at = if shared { 0 } else { number };
+            let pattern =
+                config.pairs.get(&name).map_or(Ok(KeyPattern::default()), |pattern| KeyPattern::parse(pattern))?;
+            let (uri, listing) = (sources[at].uri(), &listings[at]);
+            Ok(FieldListing { name: name.into(), uri, folder, pattern, listing })
+        })
+        .collect()
+}
+
+fn fields_there(names: &[(String, String)]) -> String {
+    match names {
+        [(only, _)] if only.is_empty() => "is one without a name, \"\"".to_owned(),
+        names => {
+            let names: Vec<_> = names.iter().map(|(name, _)| format!("`{name}`")).collect();
+            format!("are {}", names.join(", "))
+        }
+    }
+}
+
+/// Top-level folders that hold readable objects, sorted.
+fn folders(listing: &Listing) -> Vec<String> {
+    let folders: BTreeSet<&str> =
+        listing.keys().filter_map(|key| key.split_once('/')).map(|(folder, _)| folder).collect();
+    folders.into_iter().map(str::to_owned).collect()
+}
