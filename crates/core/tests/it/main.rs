@@ -6,6 +6,7 @@ mod faults;
 mod interleavings;
 mod layers;
 mod loader;
+mod manifests;
 mod places;
 mod pt;
 mod sources;
