@@ -96,7 +96,7 @@ endif
 	$(call stage,test-rust)
 	$(call stage,test-python)
 
-test-quick: build $(BIN)/.dev ## Rust unit tests and quick Python tests, under a minute once built
+test-quick: build target/release/headwater-testkit $(BIN)/.dev ## Rust unit tests and quick Python tests, under a minute once built
 	$(CARGO_TEST) $(RUST_TESTED) --lib
 	$(BIN)/python -m pytest -q -m "not slow and not e2e"
 
@@ -105,7 +105,7 @@ test-rust: $(BIN)/.tools ## Rust tests alone
 	cargo test --release --locked --doc --quiet $(RUST_TESTED)
 	cargo run --release --locked --quiet -p headwater --example train
 
-test-python: build $(BIN)/.dev ## Python and end-to-end tests alone
+test-python: build target/release/headwater-testkit $(BIN)/.dev ## Python and end-to-end tests alone
 	$(WITH_SERVERS) $(BIN)/python -m pytest
 
 test-servers: $(BIN)/.servers target/servers/$(AZURITE) ## install the servers that tests use (apt, with sudo unless root; npm; pip)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from servers import testkit
 from servers.azurite import AzureServer
 from servers.fake_gcs import GcsServer
 from servers.keeper import SERVERS, serving
@@ -72,3 +75,12 @@ def http_server() -> Iterator[HttpServer]:
 def rclone_server() -> Iterator[RcloneServer]:
     """Rclone's S3 over a folder."""
     yield from server("rclone")
+
+
+@pytest.fixture
+def fault_servers() -> Iterator[Callable[[Path], testkit.Testkit]]:
+    """Starts fault servers, each of which serves a folder until the test ends."""
+    if missing := testkit.missing():
+        absent(f"no fault server: {', '.join(missing)} not built")
+    with contextlib.ExitStack() as stack:
+        yield lambda folder: stack.enter_context(testkit.serving(folder))

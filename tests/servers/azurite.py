@@ -7,6 +7,7 @@ import hashlib
 import hmac
 from email.utils import formatdate
 from typing import TypedDict
+from urllib.parse import urlsplit
 
 from .process import BUCKET, ROOT, Daemons, Server, ask, find
 
@@ -48,13 +49,27 @@ def start(daemons: Daemons) -> AzureServer:
 
 def put_container(port: int) -> int:
     """Sends one signed request that makes the container; returns the status."""
-    date = formatdate(usegmt=True)
+    return put(port, "", "\nrestype:container", "?restype=container")
+
+
+def put_blob(server: AzureServer, name: str, data: bytes) -> None:
+    """Stores an object; its name needs no escaping."""
+    status = put(urlsplit(server["endpoint"]).port or 0, f"/{name}", data=data)
+    assert status == 201, f"{name}: status {status}"
+
+
+def put(port: int, path: str, resource: str = "", query: str = "", data: bytes = b"") -> int:
+    """Sends one signed request that makes what is at a path of the container; returns the status."""
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": VERSION}
+    if data:
+        headers["x-ms-blob-type"] = "BlockBlob"
     # The empty lines are headers that are not sent. The account is named twice: it is in the path, and the path follows it.
-    resource = f"/{ACCOUNT}/{ACCOUNT}/{BUCKET}\nrestype:container"
-    words = "PUT" + "\n" * 12 + f"x-ms-date:{date}\nx-ms-version:{VERSION}\n{resource}"
+    length = str(len(data) or "")
+    named = "".join(f"{name}:{value}\n" for name, value in sorted(headers.items()))
+    words = f"PUT\n\n\n{length}" + "\n" * 9 + f"{named}/{ACCOUNT}/{ACCOUNT}/{BUCKET}{path}{resource}"
     signature = base64.b64encode(hmac.digest(base64.b64decode(KEY), words.encode(), hashlib.sha256)).decode()
-    headers = {"x-ms-date": date, "x-ms-version": VERSION, "Authorization": f"SharedKey {ACCOUNT}:{signature}"}
-    return ask(port, "PUT", f"/{ACCOUNT}/{BUCKET}?restype=container", headers)
+    headers["Authorization"] = f"SharedKey {ACCOUNT}:{signature}"
+    return ask(port, "PUT", f"/{ACCOUNT}/{BUCKET}{path}{query}", headers, data)
 
 
 SERVER = Server("HEADWATER_TEST_AZURE", missing, start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TypedDict
+from urllib.parse import quote, urlsplit
 
 from .process import BUCKET, ROOT, Daemons, Server, ask, find
 
@@ -45,6 +46,13 @@ def start(daemons: Daemons) -> GcsServer:
     headers = {"Content-Type": "application/json"}
     daemons.wait_for("make a bucket", lambda: ask(port, "POST", "/storage/v1/b?project=test", headers, bucket))
     return GcsServer(endpoint=f"http://{address}", bucket=BUCKET)
+
+
+def put_object(server: GcsServer, name: str, data: bytes) -> None:
+    """Stores an object."""
+    target = f"/upload/storage/v1/b/{server['bucket']}/o?uploadType=media&name={quote(name, safe='')}"
+    status = ask(urlsplit(server["endpoint"]).port or 0, "POST", target, body=data)
+    assert status == 200, f"{name}: status {status}"
 
 
 SERVER = Server("HEADWATER_TEST_GCS", missing, start)

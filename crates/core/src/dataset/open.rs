@@ -72,6 +72,8 @@ pub(super) fn connect(
         let places = fields.iter().flatten().map(|source| source.uri()).collect::<Vec<_>>().join("`, `");
         tracing::warn!("reading from `{places}` through an emulated remote: {throttling}");
     }
+    // None is left alone yet, whatever the process that this one was forked from knew.
+    metrics.set(Metric::ReplicasOpen, 0);
     let signals = || Arc::new(Signals::new(metrics.clone()));
     Ok(fields.into_iter().map(|replicas| fetch::with_policies(replicas, &policies, &signals())).collect())
 }

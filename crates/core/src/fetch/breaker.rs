@@ -38,7 +38,8 @@ impl Breaker {
         }
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    #[cfg(test)]
+    fn is_open(&self) -> bool {
         self.0.lock().open_until.is_some()
     }
 

@@ -88,7 +88,7 @@ impl Failover {
     fn succeeded(&self, at: usize) {
         if self.replicas[at].breaker.succeeded() {
             tracing::warn!("`{}` is back: it is read from again", self.replicas[at].source.uri());
-            self.report();
+            self.signals.subtract(Metric::ReplicasOpen, 1);
         }
     }
 
@@ -101,13 +101,9 @@ impl Failover {
         if counts && self.replicas[at].breaker.failed() {
             tracing::warn!("`{}` is left alone for a while: {}", self.replicas[at].source.uri(), error.report());
             self.signals.count(Metric::ReplicaBreakerOpened);
-            self.report();
+            // Other fields have replicas too.
+            self.signals.add(Metric::ReplicasOpen, 1);
         }
-    }
-
-    fn report(&self) {
-        let open = self.replicas.iter().filter(|replica| replica.breaker.is_open()).count();
-        self.signals.set(Metric::ReplicasOpen, open as u64);
     }
 
     /// The object, if it is the one that was listed and that others serve.

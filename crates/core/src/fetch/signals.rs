@@ -27,6 +27,11 @@ impl Signals {
         self.metrics.record(&[(metric, amount)]);
     }
 
+    /// Takes back what was added.
+    pub(super) fn subtract(&self, metric: Metric, amount: u64) {
+        self.add(metric, amount.wrapping_neg());
+    }
+
     pub(super) fn set(&self, metric: Metric, value: u64) {
         self.metrics.set(metric, value);
     }

@@ -149,7 +149,7 @@ async fn standard_token() -> Token {
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path?).ok()).await;
     match read.ok().flatten().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()) {
         Some(token) => Token::fixed("the token file of `hf auth login`", &token),
-        None => Token::none(),
+        None => Token::missing("none (set HF_TOKEN, or log in with `hf auth login`)"),
     }
 }
 

@@ -233,17 +233,35 @@ pub fn register_credentials(name: &str, provider: CredentialsProvider) -> Result
     Ok(())
 }
 
-/// A URL without the user and password in front of its host, also one whose slashes were forgotten; paths and other values as they
-/// are.
+/// A URL without the user and password in front of its host, also one whose slashes were forgotten, and without its query, which
+/// may be a signature; paths and other values as they are.
 pub(crate) fn without_userinfo(value: &str) -> String {
-    let Some((before, host)) = value.rsplit_once('@') else { return value.to_owned() };
     let is_path = value.starts_with(['/', '.', '~']) || value.starts_with("file:");
-    match before.split_once("://") {
+    match value.split_once("://") {
         _ if is_path => value.to_owned(),
-        Some((scheme, _)) => format!("{scheme}://***@{host}"),
-        None if before.contains(':') => format!("***@{host}"),
-        None => value.to_owned(),
+        Some((scheme, rest)) => {
+            let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?***"));
+            let rest = userinfo_end(rest).map_or_else(|| rest.to_owned(), |end| format!("***{}", &rest[end..]));
+            format!("{scheme}://{rest}{query}")
+        }
+        None => match value.rsplit_once('@') {
+            Some((before, host)) if before.contains(':') => format!("***@{host}"),
+            _ => value.to_owned(),
+        },
     }
+}
+
+/// Where the `@` is behind which the host begins, in a URL without its scheme. One behind the host is of a name or a revision, and
+/// `container@account.host` is how Azure writes a place.
+fn userinfo_end(rest: &str) -> Option<usize> {
+    let authority = rest.split('/').next().unwrap_or_default();
+    if let Some(end) = authority.rfind('@') {
+        let is_azure = [".dfs.core.windows.net", ".blob.core.windows.net"].iter().any(|host| authority.ends_with(host));
+        return (!is_azure || authority[..end].contains(':')).then_some(end);
+    }
+    // What follows a colon is a port, else a password with a slash in it.
+    let (_, port) = authority.split_once(':')?;
+    if port.bytes().all(|byte| byte.is_ascii_digit()) { None } else { rest.rfind('@') }
 }
 
 impl fmt::Debug for SourceOptions {
@@ -369,7 +387,7 @@ mod tests {
     use super::without_userinfo;
 
     #[test]
-    fn users_and_passwords_are_hidden_and_nothing_else() {
+    fn users_passwords_and_queries_are_hidden_and_nothing_else() {
         for (value, shown) in [
             ("s3://AKIA:hunter2@bucket/x", "s3://***@bucket/x"),
             ("s3:AKIA:hunter2@bucket/x", "***@bucket/x"),
@@ -379,6 +397,16 @@ mod tests {
             ("/data/run:3@home/x", "/data/run:3@home/x"),
             ("file:///data/run@3", "file:///data/run@3"),
             ("run@3", "run@3"),
+            ("https://hf_secret@host/x", "https://***@host/x"),
+            ("hf://datasets/org/name@main/x", "hf://datasets/org/name@main/x"),
+            ("hf://org/name@refs%2Fpr%2F1", "hf://org/name@refs%2Fpr%2F1"),
+            ("abfs://box@account.dfs.core.windows.net/x", "abfs://box@account.dfs.core.windows.net/x"),
+            ("abfs://box:hunter2@account.dfs.core.windows.net/x", "abfs://***@account.dfs.core.windows.net/x"),
+            ("s3://bucket/run@3", "s3://bucket/run@3"),
+            ("http://host:9000/run@3", "http://host:9000/run@3"),
+            ("http://u:p@host:9000/run@3", "http://***@host:9000/run@3"),
+            ("https://account.host/box?sv=1&sig=hunter2", "https://account.host/box?***"),
+            ("/data/what?", "/data/what?"),
         ] {
             assert_eq!(without_userinfo(value), shown);
         }

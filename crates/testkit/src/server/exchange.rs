@@ -22,6 +22,8 @@ use super::{State, s3};
 
 /// Bytes that lying servers add or leave out.
 const LIE: usize = 10;
+/// Of a web page that nobody wants to read in an error.
+const PAGE_BYTES: usize = 100_000;
 
 /// The answer, or an error that ends the connection without one.
 pub(super) async fn answer(
@@ -92,6 +94,10 @@ fn spoiled<'a>(
             return answer::with(answer::empty(StatusCode::FOUND), LOCATION, asked.parts.uri.to_string());
         }
         Fault::LoginPage => return answer::text(StatusCode::OK, "text/html", "<html><h1>Log in</h1></html>"),
+        Fault::ErrorPage => {
+            let page = format!("<html>the database of this shop is gone {}</html>", "x".repeat(PAGE_BYTES));
+            return answer::text(StatusCode::INTERNAL_SERVER_ERROR, "text/html", page);
+        }
         Fault::SwapBefore => {
             state.store.swap(call.key);
             *call = protocol.call(&state.store, asked);
@@ -104,6 +110,10 @@ fn spoiled<'a>(
     match fault {
         Fault::Swap => state.store.swap(call.key),
         Fault::WrongRange => shift_range(&mut made),
+        Fault::Cut if made.status().is_success() => {
+            let half = made.body().len() / 2;
+            made.body_mut().truncate(half);
+        }
         Fault::Flip if made.status().is_success() => {
             let mut bytes = made.body().to_vec();
             if let Some(byte) = bytes.get_mut(made.body().len() / 2) {

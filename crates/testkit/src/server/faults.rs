@@ -53,6 +53,10 @@ pub enum Fault {
     RedirectLoop,
     /// `login-page`: a web page and success, as captive portals answer.
     LoginPage,
+    /// `error-page`: a web page of 100 kB and an error, as gateways answer.
+    ErrorPage,
+    /// `cut`: half of the answer, as if that were all of it.
+    Cut,
     /// `flip`: one bit of the body is wrong.
     Flip,
     /// `missing`: there is no such thing.
@@ -121,6 +125,7 @@ impl Fault {
         match self {
             Self::WholeForRange | Self::WrongRange => call.carries && call.range.is_some(),
             Self::ShortLength | Self::SwapBefore => call.object.is_some(),
+            Self::Cut => call.carries || call.class == Class::List,
             Self::ResetMid | Self::StallMid(_) | Self::Truncate | Self::Long | Self::Swap | Self::Flip => call.carries,
             _ => true,
         }

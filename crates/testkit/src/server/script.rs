@@ -70,6 +70,8 @@ fn fault(name: &str, value: &str) -> Option<Fault> {
             "denied" => Fault::Denied,
             "redirect-loop" => Fault::RedirectLoop,
             "login-page" => Fault::LoginPage,
+            "error-page" => Fault::ErrorPage,
+            "cut" => Fault::Cut,
             "flip" => Fault::Flip,
             "missing" => Fault::Missing,
             _ => return None,

@@ -122,6 +122,10 @@ impl Refusal {
         let is_absent_folder = kind == ErrorKind::NotFound && op == "list";
         let lacks_container = self.has_code(NO_CONTAINER) || is_absent_folder && !self.has_code(&["EntryNotFound"]);
         let error = match kind {
+            // Who may not see it is told the same as if it were not there.
+            _ if lacks_container && kind == ErrorKind::Denied => Error::new(ErrorKind::NotFound, op, name).because(
+                format_args!("there is no {}{at}, or it is private; credentials used: {credentials}", place.container),
+            ),
             _ if lacks_container => {
                 Error::new(ErrorKind::NotFound, op, name).because(format_args!("there is no {}{at}", place.container))
             }

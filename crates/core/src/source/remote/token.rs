@@ -31,6 +31,11 @@ impl Token {
         Self { name: "none (anonymous)", kind: Kind::None }
     }
 
+    /// No credentials either, and how to give some.
+    pub(crate) fn missing(hint: &'static str) -> Self {
+        Self { name: hint, kind: Kind::None }
+    }
+
     /// A bearer token.
     pub(crate) fn fixed(name: &'static str, token: &str) -> Self {
         Self { name, kind: bearer(token).map_or(Kind::None, Kind::Fixed) }
