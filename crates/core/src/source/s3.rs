@@ -184,6 +184,8 @@ impl Protocol for S3 {
         pairs.extend(max.as_deref().map(|max| ("max-keys", max)));
         pairs.extend(asked.token.map(|token| ("continuation-token", token)));
         pairs.extend(asked.is_shallow.then_some(("delimiter", "/")));
+        let after = asked.after.map(|after| format!("{}{after}", self.prefix));
+        pairs.extend(after.as_deref().map(|after| ("start-after", after)));
         pairs.sort_unstable();
         self.request(Method::GET, &format!("{}/?{}", self.bucket_url, text::query(&pairs)))
     }
@@ -223,6 +225,10 @@ impl Protocol for S3 {
 
     fn object(&self, method: Method, key: &str) -> Result<Parts> {
         self.request(method, &format!("{}/{}{}", self.bucket_url, text::path(&self.prefix), text::path(key)))
+    }
+
+    fn can_begin_after(&self) -> bool {
+        true
     }
 
     fn put(&self, key: &str) -> Option<Result<Parts>> {

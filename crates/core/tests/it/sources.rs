@@ -278,7 +278,7 @@ fn every_kind_of_remote_conforms_against_the_fault_server() {
 
 #[test]
 fn folders_are_listed_side_by_side_unless_there_are_very_many() {
-    for (folders, pages) in [(3, 1 + 3 * 2), (100, 1 + 3)] {
+    for (folders, pages) in [(3, 1 + 3 * 2), (100, 1 + 3 + 20)] {
         let server = Server::start(Speed::default()).expect("starts");
         server.set_page_objects(100);
         let objects = 300 / folders;
@@ -295,6 +295,32 @@ fn folders_are_listed_side_by_side_unless_there_are_very_many() {
             let asked = server.requests_of(Class::List) - before;
             assert!(asked <= pages + 1, "{kind}, {folders} folders: {asked} pages");
         }
+    }
+}
+
+#[test]
+fn a_long_listing_is_divided_and_nothing_is_missed_or_told_twice() {
+    let names: [fn(usize) -> String; 5] = [
+        |n| format!("key-{n:07}.pt"),
+        |n| format!("{n}.pt"),
+        |n| format!("{:016x}.pt", (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        |n| format!("a-{}-{n}-b.pt", ["x", "yy", "zzz"][n % 3]),
+        |n| format!("{}{n:03}", "é".repeat(n % 4)),
+    ];
+    for name in names {
+        let server = Server::start(Speed::default()).expect("starts");
+        server.set_page_objects(50);
+        let mut expected: Vec<_> = (0..3000).map(name).collect();
+        expected.iter().for_each(|key| server.put(&format!("x/{key}"), Bytes::from_static(b"x")));
+        expected.sort_unstable();
+        let spec = specs_of(&server, "x").swap_remove(0).1;
+        let listed = block_on(async move {
+            let source = source::open(&spec).await.expect("opens");
+            source::list_sorted(source.as_ref(), "", |_| true).await.expect("lists")
+        });
+        let listed: Vec<_> = listed.into_iter().map(|object| object.key).collect();
+        assert!(listed == expected, "{} of {}, as {}", listed.len(), expected.len(), expected[0]);
+        assert!(server.requests_of(Class::List) < 60 + 100 + 60, "{}", server.requests_of(Class::List));
     }
 }
 

@@ -12,6 +12,7 @@
 mod body;
 pub(super) mod credentials;
 mod digest;
+mod paging;
 mod refusal;
 pub(super) mod request;
 pub(super) mod text;
@@ -42,9 +43,6 @@ pub(super) use wire::Wire;
 
 /// Objects whose size a listing did not tell are asked for it, so many at once.
 const HEADS_AT_ONCE: usize = 64;
-
-/// More folders than this are listed in one go: each by itself, they would cost a request each.
-const MOST_FOLDERS: usize = 64;
 
 /// How one kind of remote is spoken to.
 #[async_trait]
@@ -108,6 +106,11 @@ pub(super) trait Protocol: Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether a listing may begin after a key.
+    fn can_begin_after(&self) -> bool {
+        false
+    }
+
     /// Whether every answer for an object has a version, so that one without is not from the store.
     fn always_has_versions(&self) -> bool {
         true
@@ -132,6 +135,8 @@ pub(super) struct Asked<'a> {
     pub(super) folder: &'a str,
     /// Only what lies directly in the folder, and the folders there; else everything below it.
     pub(super) is_shallow: bool,
+    /// Only keys after this one.
+    pub(super) after: Option<&'a str>,
     /// What an earlier page gave to go on with.
     pub(super) token: Option<&'a str>,
     /// Objects, at most.
@@ -186,37 +191,6 @@ impl Parsed {
         } else {
             self.passed_over += 1;
         }
-    }
-}
-
-impl Parsed {
-    fn into_listed(self, is_shallow: bool, folder: &str, folders_are_shallow: bool) -> Listed {
-        let next = self.next.map(|token| Cursor { is_shallow, folder: folder.to_owned(), token: Some(token) });
-        let folders = self.folders.into_iter();
-        let folders = folders.map(|folder| Cursor { is_shallow: folders_are_shallow, folder, token: None });
-        let next = next.into_iter().chain(folders).map(|cursor| cursor.into_token()).collect();
-        Listed { objects: self.objects, next, passed_over: self.passed_over }
-    }
-}
-
-/// Where a listing goes on.
-struct Cursor {
-    is_shallow: bool,
-    folder: String,
-    token: Option<String>,
-}
-
-impl Cursor {
-    fn from_token(token: &str) -> Self {
-        let (kind, rest) = token.split_at_checked(1).unwrap_or_default();
-        let (folder, token) = rest.split_once('\0').unwrap_or((rest, ""));
-        let token = (!token.is_empty()).then(|| token.to_owned());
-        Self { is_shallow: kind == "f", folder: folder.to_owned(), token }
-    }
-
-    fn into_token(self) -> String {
-        let kind = if self.is_shallow { "f" } else { "a" };
-        format!("{kind}{}\0{}", self.folder, self.token.unwrap_or_default())
     }
 }
 
@@ -385,24 +359,8 @@ impl<P: Protocol> Source for Remote<P> {
         self.protocol.credentials()
     }
 
-    /// The first page looks for folders, each of which is then listed by itself: so that they are listed side by side. Where
-    /// there are very many, or it is not the protocol's way, one listing goes through all.
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
-        let root = request::folder(prefix);
-        let cursor = match token {
-            Some(token) => Cursor::from_token(token),
-            None => Cursor { is_shallow: true, folder: root.clone(), token: None },
-        };
-        let asked =
-            Asked { folder: &cursor.folder, is_shallow: cursor.is_shallow, token: cursor.token.as_deref(), max: None };
-        let mut parsed = self.parsed(&asked).await?;
-        let is_too_wide = parsed.folders.len() > MOST_FOLDERS || parsed.next.is_some();
-        if token.is_none() && is_too_wide && !self.protocol.lists_by_folder() {
-            let deep = Asked { is_shallow: false, ..asked };
-            parsed = self.parsed(&deep).await?;
-            return Ok(parsed.into_listed(false, &root, false));
-        }
-        Ok(parsed.into_listed(cursor.is_shallow, &cursor.folder, self.protocol.lists_by_folder()))
+        self.listed(prefix, token).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
