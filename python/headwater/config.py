@@ -86,11 +86,12 @@ def as_json(config: dict[str, Any]) -> str:
     return json.dumps({name: _plain(name, value) for name, value in config.items()})
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict):
-        return {inner: _plain(f"{name}.{inner}", setting) for inner, setting in value.items()}
-    if isinstance(value, list) and name.startswith(("source", "fields")):  # replicas
-        return [_plain(name, item) for item in value]
+        return {inner: _plain(f"{name}.{inner}", setting, depth + 1) for inner, setting in value.items()}
+    may_be_replicas = name == "source" if depth == 0 else depth == 1 and name.startswith("fields.")
+    if isinstance(value, list) and may_be_replicas:
+        return [_plain(name, item, depth + 1) for item in value]
     # A number of numpy or torch, as such code computes them.
     if hasattr(value, "item") and not getattr(value, "ndim", 1):
         value = value.item()

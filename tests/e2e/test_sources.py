@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import uuid
@@ -23,7 +22,7 @@ from servers.nginx import HttpServer
 from servers.rgw import S3Server
 from servers.testkit import Testkit
 
-from .conftest import new_remote, options
+from .conftest import new_remote
 
 pytestmark = pytest.mark.e2e
 
@@ -246,11 +245,19 @@ collate = "list"
         assert sum(len(batch["__key__"]) for batch in batches) == SAMPLES
         for batch in batches:
             for name in PAIRS:
-                expected = [value(name, number)["x"] for number in batch["__index__"].tolist()]
+                expected = [value(name, number)["x"].contiguous() for number in batch["__index__"].tolist()]
                 assert_same(batch[RENAMED.get(name, name)]["x"], expected, name)
         assert loader.stats()["replica_failovers_total"] > 0
     for sample in hw.StreamingDataset.open(file):
         places.assert_is_what_was_stored(sample)
+
+
+def test_an_azure_key_of_the_environment_goes_with_the_account_of_the_place(
+    places: Places, monkeypatch: pytest.MonkeyPatch, azure_server: AzureServer
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", azure_server["key"])
+    depth = hw.Source(places.sources["depth"].uri, account=azure_server["account"], endpoint=azure_server["endpoint"])
+    assert len(hw.StreamingDataset({"depth": depth}, pairs={"depth": PAIRS["depth"]})) == SAMPLES
 
 
 def test_a_private_folder_of_a_web_server_needs_its_password(places: Places, http_server: HttpServer) -> None:
@@ -266,9 +273,7 @@ def test_a_private_folder_of_a_web_server_needs_its_password(places: Places, htt
     assert "wrong-password" not in str(error.value)
 
 
-def test_kept_manifests_of_every_kind_hold_no_secret(
-    places: Places, s3_server: S3Server, azure_server: AzureServer
-) -> None:
+def test_kept_manifests_of_every_kind_hold_no_secret(places: Places, s3_server: S3Server, azure_server: AzureServer) -> None:
     hw.StreamingDataset(places.sources, pairs=PAIRS)
     kept = [path for path in Path(os.environ["HEADWATER_HOME"]).rglob("*") if path.is_file()]
     assert kept

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use headwater::Result;
 use headwater::config::ByteSize;
 use headwater::engine::{Engine, uninterrupted};
-use headwater::source::{ObjectMeta, Version, list};
+use headwater::source::{ObjectMeta, SourceSpec, Version, list};
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -46,7 +46,7 @@ impl Ls {
         let shown = &objects[..self.limit.unwrap_or(usize::MAX).min(objects.len())];
         if self.json {
             let listed: Vec<_> = shown.iter().map(as_json).collect();
-            let document = json!({"uri": self.uri, "count": objects.len(), "bytes": bytes, "objects": listed});
+            let document = json!({"uri": SourceSpec::from(&*self.uri).shown_uri(), "count": objects.len(), "bytes": bytes, "objects": listed});
             serde_json::to_writer_pretty(&mut *out, &document)?;
             return Ok(writeln!(out)?);
         }

@@ -82,6 +82,12 @@ pub(super) fn connect(
 async fn replicas(specs: Vec<SourceSpec>, transport: Transport) -> Result<Vec<Arc<dyn Source>>> {
     let opened = join_all(specs.iter().map(|spec| source::open_with(spec, &transport))).await;
     let one_is_there = opened.iter().any(Result::is_ok);
+    if !one_is_there && specs.len() > 1 {
+        let name = specs.iter().map(SourceSpec::shown_uri).collect::<Vec<_>>().join("`, `");
+        let errors: Vec<_> = opened.into_iter().filter_map(Result::err).collect();
+        let wrong = errors.iter().find(|error| error.kind() == ErrorKind::Invalid).cloned();
+        return Err(wrong.unwrap_or_else(|| fetch::all_failed("open", &name, &errors)));
+    }
     let opened = specs.into_iter().zip(opened).map(|(spec, opened)| match opened {
         Err(error) if one_is_there && error.kind() != ErrorKind::Invalid => {
             tracing::warn!("going on without a replica: {}", error.report());

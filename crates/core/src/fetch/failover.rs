@@ -77,7 +77,18 @@ impl Failover {
         let version = if at == 0 { request.version.clone() } else { Version::Unknown };
         let own = ReadRequest { version, ..request.clone() };
         let read = replica.source.read(&own, buffers).await;
-        let read = read.and_then(|object| self.checked(replica, request, object));
+        let read = match read {
+            Ok(object) => self.checked(replica, request, object),
+            // No version was asked for: it is the size that is another.
+            Err(error) if error.kind() == ErrorKind::Changed && own.version == Version::Unknown => {
+                self.signals.count(Metric::ReplicaRefused);
+                let name = replica.source.uri_of(&request.key);
+                Err(Error::new(ErrorKind::Corrupt, "read", name)
+                    .because("the replica serves other content")
+                    .caused_by(error))
+            }
+            Err(error) => Err(error),
+        };
         match &read {
             Ok(_) => self.succeeded(at),
             Err(error) => self.failed(at, error),
@@ -118,7 +129,8 @@ impl Failover {
                 object.meta.size
             )));
         }
-        if request.range.is_none() {
+        // Whoever names no size takes the object as it is now, so that other bytes are no lie.
+        if request.range.is_none() && request.size.is_some() {
             let (key, content) = (xxh3_64(request.key.as_bytes()), xxh3_64(&object.bytes));
             let first = *self.contents.lock().entry(key).or_insert(content);
             if first != content {
@@ -153,13 +165,14 @@ impl Failover {
 }
 
 /// One error of all. Its kind is the one that leaves most hope: what may pass, before what will not.
-fn all_failed(op: &'static str, name: &str, errors: &[Error]) -> Error {
+pub(crate) fn all_failed(op: &'static str, name: &str, errors: &[Error]) -> Error {
     let rank = |error: &&Error| match error.kind() {
         ErrorKind::Timeout | ErrorKind::Unavailable => 0,
-        ErrorKind::Corrupt | ErrorKind::Changed => 1,
-        ErrorKind::Denied => 2,
-        ErrorKind::NotFound => 4,
-        _ => 3,
+        ErrorKind::Changed => 1,
+        ErrorKind::Corrupt => 2,
+        ErrorKind::Denied => 3,
+        ErrorKind::NotFound => 5,
+        _ => 4,
     };
     let kind = errors.iter().min_by_key(rank).map_or(ErrorKind::Internal, Error::kind);
     let reports: Vec<_> = errors.iter().map(Error::report).collect();

@@ -37,6 +37,7 @@ use crate::source::{Source, Transport};
 pub use bandwidth::Bandwidth;
 pub use coalesce::{Coalesce, GAP_BYTES};
 pub use failover::Failover;
+pub(crate) use failover::all_failed;
 pub use hedge::{HEDGE_BUDGET, Hedge};
 pub use lazy::Lazy;
 pub use limit::Limit;

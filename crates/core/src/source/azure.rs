@@ -14,7 +14,7 @@ use reqsign_core::time::Timestamp;
 
 use super::options::{Known, env};
 use super::remote::credentials::{Link, Signer};
-use super::remote::request::{expect_tag, folder, http_url, refuse_query, request, tag_in};
+use super::remote::request::{expect_tag, folder, http_url, quoted, refuse_query, request, tag_in};
 use super::remote::{Answer, Asked, Parsed, Place, Protocol, Remote, Transport, Wire, text};
 use super::{Kind, Source, SourceOptions, SourceSpec, Version, unusable};
 use crate::error::{Error, ErrorKind, Result};
@@ -124,6 +124,10 @@ fn signer(options: &SourceOptions, account: Option<&str>, transport: &Transport)
         };
         let provider = ClientSecretCredentialProvider::new().with_tenant_id(tenant).with_client_id(client);
         vec![Link::new("the service principal in the source's options", provider.with_client_secret(secret))]
+    } else if let (Some(account), Some(key)) = (account, env(&["AZURE_STORAGE_ACCOUNT_KEY"])) {
+        // The account may be named by the place, and the key alone by the environment.
+        let provider = StaticCredentialProvider::new_shared_key(account, &key);
+        vec![Link::new("AZURE_STORAGE_ACCOUNT_KEY of the environment", provider)]
     } else {
         vec![
             Link::new(
@@ -251,11 +255,6 @@ impl Protocol for Azure {
         let in_header = headers.get("x-ms-error-code").and_then(|code| code.to_str().ok()).map(str::to_owned);
         (in_header.or(code), words)
     }
-}
-
-/// Listings tell tags without the quotes that answers have.
-fn quoted(tag: &str) -> String {
-    if tag.starts_with('"') || tag.starts_with("W/") { tag.to_owned() } else { format!("\"{tag}\"") }
 }
 
 fn versioned(method: Method, url: &str) -> Result<Parts> {

@@ -13,7 +13,7 @@ use reqsign_aws_v4::{
 
 use super::options::{Known, env, flag};
 use super::remote::credentials::{Link, Signer};
-use super::remote::request::{bucket_and_prefix, expect_tag, http_url, request, tag_in};
+use super::remote::request::{bucket_and_prefix, expect_tag, http_url, quoted, request, tag_in};
 use super::remote::{Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, header_value, text};
 use super::{Kind, Source, SourceOptions, SourceSpec, Version};
 use crate::error::{Error, ErrorKind, Result};
@@ -205,7 +205,7 @@ impl Protocol for S3 {
             [_, parent, name] if parent == "Contents" => match name.as_str() {
                 "Key" => words.clone_into(&mut object.0),
                 "Size" => object.1 = words.parse().ok(),
-                "ETag" => object.2 = Some(words.to_owned()),
+                "ETag" => object.2 = Some(quoted(words)),
                 _ => {}
             },
             _ => {}

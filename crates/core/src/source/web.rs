@@ -178,7 +178,9 @@ fn of_html(body: &[u8], page: &Url) -> Option<Vec<String>> {
     let text = std::str::from_utf8(body).ok()?;
     let lower = text.to_ascii_lowercase();
     let is_page = lower.contains("<html") || lower.contains("<!doctype html");
-    if !is_page || !lower.contains("index of") && !lower.contains("directory listing") {
+    let is_listing = lower.contains("index of") || lower.contains("directory listing");
+    // A page that was cut off would be a listing that lacks objects.
+    if !is_page || !is_listing || !lower.trim_end().ends_with("</html>") {
         return None;
     }
     let tags = lower.match_indices("<a ").map(|(at, _)| &text[at + 3..]);
@@ -258,5 +260,7 @@ mod tests {
         let page = Url::parse("http://host/").expect("a URL");
         assert_eq!(of_html(b"<html><body>Log in <a href=\"/login\">here</a></body></html>", &page), None);
         assert_eq!(of_html(b"hello", &page), None);
+        let cut = b"<html><title>Index of /</title><pre><a href=\"x.pt\">x.pt</a>\n<a href=\"y.p";
+        assert_eq!(of_html(cut, &page), None);
     }
 }

@@ -128,9 +128,11 @@ impl Protocol for Hub {
             return failure(StatusCode::NOT_FOUND, "RevisionNotFound", &message);
         };
         match (&asked.parts.method, &named.place) {
-            (&Method::GET, Place::Dataset) => hub_tree::dataset(named.dataset, &commit),
-            (&Method::GET, Place::Tree(folder)) => hub_tree::tree(state, asked, &commit.objects, folder)
-                .unwrap_or_else(|| failure(StatusCode::NOT_FOUND, "EntryNotFound", "Entry not found")),
+            (&Method::GET | &Method::HEAD, Place::Dataset) => hub_tree::dataset(named.dataset, &commit),
+            (&Method::GET | &Method::HEAD, Place::Tree(folder)) => {
+                hub_tree::tree(state, asked, &commit.objects, folder)
+                    .unwrap_or_else(|| failure(StatusCode::NOT_FOUND, "EntryNotFound", "Entry not found"))
+            }
             (&Method::POST, Place::Paths) => hub_tree::paths(&commit.objects, &asked.body),
             (&Method::GET | &Method::HEAD, Place::File(_)) => self.file(asked, call, &commit),
             _ => self.failure(asked, Problem::BadMethod),

@@ -146,6 +146,24 @@ fn a_login_page_succeeds() {
 }
 
 #[test]
+fn an_error_page_is_long() {
+    let heard = read(&server(&["error-page"]));
+    assert_eq!((heard.status, heard.header("content-type")), (500, Some("text/html")));
+    assert!(heard.body.len() > 100_000);
+}
+
+#[test]
+fn what_was_cut_says_to_be_whole() {
+    let cut = server(&["cut", "cut,on=list"]);
+    let (object, listing) = (read(&cut), get(&cut, "/bucket?list-type=2"));
+    assert_eq!((object.status, object.header("content-length"), object.broken), (200, Some("2500"), None));
+    assert_eq!(object.body, content()[..2500]);
+    let whole = get(&server(&[]), "/bucket?list-type=2");
+    assert_eq!((listing.status, listing.body.len(), listing.broken), (200, whole.body.len() / 2, None));
+    assert!(whole.text().starts_with(&listing.text()));
+}
+
+#[test]
 fn a_flipped_bit_is_one_bit_under_the_same_version_and_checksum() {
     let server = server(&["flip,times=1"]);
     let lines = ["GET /bucket/a/x.pt", "x-amz-checksum-mode: ENABLED"];

@@ -118,7 +118,8 @@ impl Refusal {
     pub(crate) fn into_error(self, op: &'static str, name: &str, place: &Place, credentials: &str) -> Error {
         let kind = self.kind();
         let (at, code) = (place.at(), self.code.as_deref());
-        let in_brackets = code.map(|code| format!(" ({code})")).unwrap_or_default();
+        let in_brackets =
+            code.map_or_else(|| format!(" (status {})", self.status.as_u16()), |code| format!(" ({code})"));
         let is_absent_folder = kind == ErrorKind::NotFound && op == "list";
         let lacks_container = self.has_code(NO_CONTAINER) || is_absent_folder && !self.has_code(&["EntryNotFound"]);
         let error = match kind {

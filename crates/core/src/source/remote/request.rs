@@ -32,6 +32,11 @@ pub(crate) fn tag_in(headers: &HeaderMap) -> Version {
     tag.map_or(Version::Unknown, |tag| Version::ETag(tag.to_owned()))
 }
 
+/// Some listings tell tags without the quotes that answers have.
+pub(crate) fn quoted(tag: &str) -> String {
+    if tag.starts_with('"') || tag.starts_with("W/") { tag.to_owned() } else { format!("\"{tag}\"") }
+}
+
 /// An endpoint: an HTTP URL with a host and nothing behind its path.
 pub(crate) fn http_url(endpoint: &str) -> Result<Url> {
     let parsed = Url::parse(endpoint).ok().filter(|url| url.has_host() && matches!(url.scheme(), "http" | "https"));
