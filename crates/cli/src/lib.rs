@@ -42,6 +42,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> u8 {
         // Whoever read our output has seen enough.
         Err(Failure::Output(cause)) if cause.kind() == io::ErrorKind::BrokenPipe => exit::BROKEN_PIPE,
         Err(Failure::Output(cause)) => complain(&format!("cannot write the result: {cause}"), exit::FAILURE),
+        Err(Failure::Told(code)) => code,
         Err(Failure::Work(error)) => complain(&error.report(), exit::code_of(error.kind())),
     }
 }
@@ -56,6 +57,8 @@ fn complain(message: &str, code: u8) -> u8 {
 pub(crate) enum Failure {
     /// Its work failed.
     Work(headwater::Error),
+    /// Its result tells of the failure already; the exit code says it again.
+    Told(u8),
     /// Its result could not be written.
     Output(io::Error),
 }

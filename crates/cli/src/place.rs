@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use headwater::engine::{Engine, uninterrupted};
-use headwater::source::{self, Source, SourceSpec};
+use headwater::source::{self, Probe, Source, SourceSpec};
 use headwater::{Error, ErrorKind, Result};
 
 /// How to reach a source.
@@ -17,6 +17,12 @@ pub(crate) struct Place {
     /// Region of the bucket
     #[arg(long)]
     region: Option<String>,
+    /// Profile of ~/.aws to take credentials and region from (S3)
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Storage account (Azure)
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
     /// Send unsigned requests
     #[arg(long)]
     anonymous: bool,
@@ -34,7 +40,12 @@ impl Place {
     /// A URI with these options.
     pub(crate) fn spec(&self, uri: &str) -> SourceSpec {
         let mut spec = SourceSpec::from(uri);
-        let named = [("endpoint", &self.endpoint), ("region", &self.region)];
+        let named = [
+            ("endpoint", &self.endpoint),
+            ("region", &self.region),
+            ("profile", &self.profile),
+            ("account", &self.account),
+        ];
         let named = named.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         named.for_each(|(name, value)| spec.options.set(name, value));
         if self.anonymous {
@@ -42,6 +53,12 @@ impl Place {
         }
         self.options.iter().for_each(|(name, value)| spec.options.set(name, value));
         spec
+    }
+
+    /// Looks at a URI without asking the place.
+    pub(crate) fn probe(&self, uri: &str) -> Result<Probe> {
+        let spec = self.spec(uri);
+        Engine::current()?.block_on("looking at the URI", async move { source::probe(&spec).await }, uninterrupted())?
     }
 
     /// Opens the source at a URI.

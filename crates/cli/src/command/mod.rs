@@ -2,6 +2,7 @@
 
 mod demo;
 mod docs;
+mod doctor;
 mod index;
 mod inspect;
 mod ls;
@@ -18,6 +19,7 @@ pub(crate) enum Command {
     Ls(ls::Ls),
     Inspect(inspect::Inspect),
     Index(index::Index),
+    Doctor(doctor::Doctor),
     Demo(demo::Demo),
     #[command(hide = true)]
     Docs(docs::Docs),
@@ -29,6 +31,7 @@ impl Command {
             Command::Ls(it) => it.run(out),
             Command::Inspect(it) => it.run(out),
             Command::Index(it) => it.run(out),
+            Command::Doctor(it) => it.run(out),
             Command::Demo(it) => it.run(out),
             Command::Docs(it) => it.run(out),
         }

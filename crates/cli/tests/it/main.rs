@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods)] // tests write files
 
 mod demo_set;
+mod doctor;
 mod ls_and_inspect;
 
 use std::path::Path;

@@ -143,6 +143,7 @@ impl Limit {
     /// Wraps a source.
     pub fn new(inner: Arc<dyn Source>, max_concurrent: usize, signals: Arc<Signals>) -> Self {
         let pace = Pace::new(max_concurrent);
+        signals.set(Metric::FetchConcurrency, pace.limit as u64);
         Self { inner, turns: Semaphore::new(pace.limit), pace: Mutex::new(pace), waiting: AtomicUsize::new(0), signals }
     }
 

@@ -130,6 +130,10 @@ macro_rules! delegate {
             self.inner.credentials()
         }
 
+        fn verified(&self) -> Option<&'static str> {
+            self.inner.verified()
+        }
+
         fn uri_of(&self, key: &str) -> String {
             self.inner.uri_of(key)
         }

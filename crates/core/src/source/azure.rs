@@ -16,13 +16,15 @@ use super::options::{Known, env};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{expect_tag, folder, http_url, quoted, refuse_query, request, tag_in};
 use super::remote::{Answer, Asked, Parsed, Place, Protocol, Remote, Transport, Wire, text};
-use super::{Kind, Source, SourceOptions, SourceSpec, Version, unusable};
+use super::{Kind, Probe, Source, SourceOptions, SourceSpec, Version, unusable};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const KIND: Kind = Kind {
+    name: "Azure Blob Storage",
     schemes: &["az", "abfs", "abfss"],
     example: "az://container/prefix",
     open: |spec, transport| Box::pin(open(spec, transport)),
+    probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport)?) }),
 };
 
 const OPTIONS: &[Known] = &[
@@ -50,6 +52,11 @@ struct Azure {
 }
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
+    let protocol = prepare(spec, transport)?;
+    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+}
+
+fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Azure> {
     let options = spec.options.known(&spec.uri, OPTIONS)?;
     let (container, account_in_uri, prefix) = parse(&spec.uri)?;
     let named = account_in_uri.map(str::to_owned).or_else(|| options.get("account").map(str::to_owned));
@@ -64,7 +71,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
             return Err(unusable(&spec.uri, format_args!("{words}")));
         }
     };
-    let protocol = Azure {
+    Ok(Azure {
         place: Place {
             uri: spec.uri.trim_end_matches('/').to_owned(),
             container: format!("container `{container}`"),
@@ -73,8 +80,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
         container_url: format!("{}/{}", base.as_str().trim_end_matches('/'), text::component(container)),
         prefix,
         signer: signer(&options, account.as_deref(), transport)?,
-    };
-    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+    })
 }
 
 /// `az://container/prefix` or `abfs://container@account.dfs.core.windows.net/prefix`: container, account, prefix.

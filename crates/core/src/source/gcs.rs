@@ -18,11 +18,16 @@ use super::options::{Known, env};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{bucket_and_prefix, http_url, request};
 use super::remote::{Algorithm, Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, text};
-use super::{Kind, Source, SourceOptions, SourceSpec, Version};
+use super::{Kind, Probe, Source, SourceOptions, SourceSpec, Version};
 use crate::error::Result;
 
-pub(super) const KIND: Kind =
-    Kind { schemes: &["gs"], example: "gs://bucket/prefix", open: |spec, transport| Box::pin(open(spec, transport)) };
+pub(super) const KIND: Kind = Kind {
+    name: "Google Cloud Storage",
+    schemes: &["gs"],
+    example: "gs://bucket/prefix",
+    open: |spec, transport| Box::pin(open(spec, transport)),
+    probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport)?) }),
+};
 
 const OPTIONS: &[Known] = &[
     ("endpoint", &["google_base_url", "base_url"]),
@@ -60,6 +65,11 @@ struct Gcs {
 }
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
+    let protocol = prepare(spec, transport)?;
+    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+}
+
+fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Gcs> {
     let options = spec.options.known(&spec.uri, OPTIONS)?;
     let (bucket, prefix) = bucket_and_prefix(&spec.uri, "gs", "gs://bucket/prefix")?;
     let emulator =
@@ -69,7 +79,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     let base = http_url(endpoint.as_deref().unwrap_or(ENDPOINT))?;
     let base = base.as_str().trim_end_matches('/');
     let anonymous = options.is_on("anonymous")? || is_emulated;
-    let protocol = Gcs {
+    Ok(Gcs {
         upload_url: format!("{base}/upload/storage/v1/b/{}/o", text::component(bucket)),
         objects_url: format!("{base}/storage/v1/b/{}/o", text::component(bucket)),
         place: Place {
@@ -81,8 +91,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
         signer: if anonymous { Signer::anonymous() } else { signer(&options, transport)? },
         user_project: options.get("user_project").map(str::to_owned),
         verify: transport.verify,
-    };
-    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+    })
 }
 
 fn signer(options: &SourceOptions, transport: &Transport) -> Result<Signer<Credential>> {

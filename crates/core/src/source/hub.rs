@@ -16,13 +16,15 @@ use serde::Deserialize;
 use super::options::{Known, env};
 use super::remote::request::{folder, http_url, refuse_query, request, tag_in};
 use super::remote::{Algorithm, Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Token, Transport, Wire, text};
-use super::{Kind, Source, SourceSpec, Version, unusable};
+use super::{Kind, Probe, Source, SourceSpec, Version, unusable};
 use crate::error::Result;
 
 pub(super) const KIND: Kind = Kind {
+    name: "Hugging Face Hub",
     schemes: &["hf"],
     example: "hf://datasets/org/name@revision/path",
     open: |spec, transport| Box::pin(open(spec, transport)),
+    probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport).await?) }),
 };
 
 const OPTIONS: &[Known] = &[
@@ -42,6 +44,9 @@ struct Hub {
     api_url: String,
     /// `…/datasets/org/name`.
     files_url: String,
+    /// `datasets/org/name`.
+    name: String,
+    /// The revision that was asked for, until it is resolved.
     commit: String,
     prefix: String,
     token: Token,
@@ -79,6 +84,17 @@ struct Lfs {
 }
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
+    let mut protocol = prepare(spec, transport).await?;
+    let wire = Wire::new(transport)?;
+    let url = format!("{}/revision/{}", protocol.api_url, text::component(&protocol.commit));
+    let found: Revision = super::remote::get_json(&protocol, &wire, &url).await?;
+    let uri = format!("hf://{}@{}/{}", protocol.name, found.sha, protocol.prefix);
+    uri.trim_end_matches('/').clone_into(&mut protocol.place.uri);
+    protocol.commit = found.sha;
+    Ok(Arc::new(Remote::new(protocol, wire)))
+}
+
+async fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Hub> {
     let options = spec.options.known(&spec.uri, OPTIONS)?;
     let address = parse(&spec.uri)?;
     let endpoint = options.get("endpoint").map(str::to_owned).or_else(|| env(&["HF_ENDPOINT"]));
@@ -93,7 +109,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     let kind = if address.is_dataset { "datasets/" } else { "" };
     let api_kind = if address.is_dataset { "datasets/" } else { "models/" };
     let repository = &address.repository;
-    let mut protocol = Hub {
+    Ok(Hub {
         place: Place {
             uri: spec.uri.trim_end_matches('/').to_owned(),
             container: format!("repository `{kind}{repository}` with revision `{}`", address.revision),
@@ -101,18 +117,12 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
         },
         api_url: format!("{base}/api/{api_kind}{repository}"),
         files_url: format!("{base}/{kind}{repository}"),
-        commit: String::new(),
+        name: format!("{kind}{repository}"),
+        commit: address.revision,
         prefix: folder(&address.path),
         token,
         verify: transport.verify,
-    };
-    let wire = Wire::new(transport)?;
-    let url = format!("{}/revision/{}", protocol.api_url, text::component(&address.revision));
-    let found: Revision = super::remote::get_json(&protocol, &wire, &url).await?;
-    let uri = format!("hf://{kind}{repository}@{}/{}", found.sha, protocol.prefix);
-    uri.trim_end_matches('/').clone_into(&mut protocol.place.uri);
-    protocol.commit = found.sha;
-    Ok(Arc::new(Remote::new(protocol, wire)))
+    })
 }
 
 fn parse(uri: &str) -> Result<Address> {

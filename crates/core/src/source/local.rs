@@ -17,18 +17,20 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Kind, Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
+    Kind, Listed, ObjectBytes, ObjectMeta, Probe, ReadRequest, Source, SourceOptions, Version, check_key, check_range,
     check_version, unusable,
 };
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const KIND: Kind = Kind {
+    name: "local directory",
     schemes: &["", "file"],
     example: "a path, file:///path",
     open: |spec, _| {
         Box::pin(async { Ok(Arc::new(Local::open(&path_in(&spec.uri, &spec.options)?)?) as Arc<dyn Source>) })
     },
+    probe: |spec, _| Box::pin(async { Ok(Probe::local(&path_in(&spec.uri, &spec.options)?)) }),
 };
 
 /// Objects are the regular files below a directory.

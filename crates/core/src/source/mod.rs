@@ -12,6 +12,7 @@ mod list;
 mod local;
 mod memory;
 mod options;
+mod probe;
 mod remote;
 mod s3;
 mod web;
@@ -32,6 +33,7 @@ pub use list::{Listed, list, list_sorted};
 pub use local::Local;
 pub use memory::Memory;
 pub use options::{Credentials, CredentialsProvider, SourceOptions, SourceSpec, register_credentials};
+pub use probe::{Probe, Server};
 pub use remote::Transport;
 
 /// What tells two contents of one key apart.
@@ -131,6 +133,11 @@ pub trait Source: Debug + Send + Sync {
         "none needed".to_owned()
     }
 
+    /// The checksum that whole objects read from it were verified by; `None` while no server named one that is cheap.
+    fn verified(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Writes a small object of our own: a manifest.
     ///
     /// # Errors
@@ -151,13 +158,19 @@ pub trait Source: Debug + Send + Sync {
 /// A source being opened.
 type Opening<'a> = BoxFuture<'a, Result<Arc<dyn Source>>>;
 
+/// A source being looked at before it is opened.
+type Probing<'a> = BoxFuture<'a, Result<Probe>>;
+
 /// A kind of source: what its URIs look like, and how one is opened.
 struct Kind {
+    /// What people call it.
+    name: &'static str,
     /// Schemes without the colon; empty for plain paths.
     schemes: &'static [&'static str],
     /// For messages: what to write.
     example: &'static str,
     open: for<'a> fn(&'a SourceSpec, &'a Transport) -> Opening<'a>,
+    probe: for<'a> fn(&'a SourceSpec, &'a Transport) -> Probing<'a>,
 }
 
 /// Every kind, one line each.
@@ -176,11 +189,22 @@ pub async fn open(spec: &SourceSpec) -> Result<Arc<dyn Source>> {
 /// # Errors
 /// Those of [`open`].
 pub async fn open_with(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
-    let scheme = scheme_of(&spec.uri)?;
-    match KINDS.iter().find(|kind| kind.schemes.contains(&scheme)) {
-        Some(kind) => (kind.open)(spec, transport).await,
-        None => Err(unusable(&spec.uri, format_args!("unknown scheme `{scheme}:`; known are {}", examples()))),
-    }
+    (kind_of(&spec.uri)?.open)(spec, transport).await
+}
+
+/// Looks at a URI and its options without asking the place that they name.
+///
+/// # Errors
+/// `Invalid` for a malformed URI, an unknown scheme or option.
+pub async fn probe(spec: &SourceSpec) -> Result<Probe> {
+    let kind = kind_of(&spec.uri)?;
+    Ok((kind.probe)(spec, &Transport::default()).await?.named(kind.name))
+}
+
+fn kind_of(uri: &str) -> Result<&'static Kind> {
+    let scheme = scheme_of(uri)?;
+    let found = KINDS.iter().find(|kind| kind.schemes.contains(&scheme));
+    found.ok_or_else(|| unusable(uri, format_args!("unknown scheme `{scheme}:`; known are {}", examples())))
 }
 
 /// Schemes of every kind of source.

@@ -15,11 +15,16 @@ use super::options::{Known, env, flag};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{bucket_and_prefix, expect_tag, http_url, quoted, request, tag_in};
 use super::remote::{Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, header_value, text};
-use super::{Kind, Source, SourceOptions, SourceSpec, Version};
+use super::{Kind, Probe, Source, SourceOptions, SourceSpec, Version};
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) const KIND: Kind =
-    Kind { schemes: &["s3"], example: "s3://bucket/prefix", open: |spec, transport| Box::pin(open(spec, transport)) };
+pub(super) const KIND: Kind = Kind {
+    name: "S3",
+    schemes: &["s3"],
+    example: "s3://bucket/prefix",
+    open: |spec, transport| Box::pin(open(spec, transport)),
+    probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport).await?) }),
+};
 
 const OPTIONS: &[Known] = &[
     ("endpoint", &["aws_endpoint", "aws_endpoint_url", "aws_endpoint_url_s3", "endpoint_url"]),
@@ -51,6 +56,11 @@ struct S3 {
 }
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
+    let protocol = prepare(spec, transport).await?;
+    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+}
+
+async fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<S3> {
     let options = spec.options.known(&spec.uri, OPTIONS)?;
     let (bucket, prefix) = bucket_and_prefix(&spec.uri, "s3", "s3://bucket/prefix")?;
     let endpoint = options
@@ -65,15 +75,14 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
     };
     let bucket_url = bucket_url(bucket, endpoint.as_deref(), &region, &options)?;
     let uri = format!("s3://{bucket}/{prefix}").trim_end_matches('/').to_owned();
-    let protocol = S3 {
+    Ok(S3 {
         place: Place { uri, container: format!("bucket `{bucket}`"), endpoint },
         bucket_url,
         prefix,
         signer: signer(&options, profile, &region, transport)?,
         request_payer: options.get("request_payer").is_some_and(|value| flag("request_payer", value).unwrap_or(true)),
         verify: transport.verify,
-    };
-    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+    })
 }
 
 /// Servers of one's own are asked in path style, unless told otherwise; Amazon's own is asked by the bucket's name.

@@ -20,13 +20,15 @@ use url::Url;
 use super::options::Known;
 use super::remote::request::{expect_tag, http_url, request, tag_in};
 use super::remote::{Answer, Asked, Parsed, Place, Protocol, Remote, Token, Transport, Wire, header_value, text};
-use super::{Kind, Source, SourceSpec, Version};
+use super::{Kind, Probe, Source, SourceSpec, Version};
 use crate::error::Result;
 
 pub(super) const KIND: Kind = Kind {
+    name: "HTTP server",
     schemes: &["https", "http"],
     example: "https://host/path",
     open: |spec, transport| Box::pin(open(spec, transport)),
+    probe: |spec, _| Box::pin(async { Probe::of(prepare(spec)?) }),
 };
 
 const OPTIONS: &[Known] =
@@ -52,6 +54,13 @@ struct Entry {
 }
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
+    let remote = Remote::new(prepare(spec)?, Wire::new(transport)?);
+    // Whether it lists its folders is another question: a manifest may take the place of that.
+    remote.reached().await?;
+    Ok(Arc::new(remote))
+}
+
+fn prepare(spec: &SourceSpec) -> Result<Web> {
     let options = spec.options.known(&spec.uri, OPTIONS)?;
     let given = Url::parse(&spec.uri).ok();
     let mut root = http_url(&spec.uri)?;
@@ -70,11 +79,7 @@ async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source
         (None, None, None, None) => Token::none(),
     };
     let uri = root.as_str().trim_end_matches('/').to_owned();
-    let protocol = Web { place: Place { uri, container: "such folder".to_owned(), endpoint: None }, root, token };
-    let remote = Remote::new(protocol, Wire::new(transport)?);
-    // Whether it lists its folders is another question: a manifest may take the place of that.
-    remote.reached().await?;
-    Ok(Arc::new(remote))
+    Ok(Web { place: Place { uri, container: "such folder".to_owned(), endpoint: None }, root, token })
 }
 
 #[async_trait]

@@ -56,6 +56,11 @@ fn has_sha_instructions() -> bool {
 }
 
 impl Digest {
+    /// What it is called.
+    pub(super) fn name(&self) -> &'static str {
+        self.algorithm.name()
+    }
+
     /// From its bytes; `None` when they are not as many as the algorithm makes, or it costs too much here.
     pub(crate) fn new(algorithm: Algorithm, expected: Vec<u8>) -> Option<Self> {
         (expected.len() == algorithm.len() && algorithm.is_cheap()).then_some(Self { algorithm, expected })

@@ -20,6 +20,7 @@ mod token;
 mod wire;
 
 use std::fmt::Debug;
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -205,12 +206,13 @@ pub(super) struct Remote<P> {
     protocol: P,
     wire: Wire,
     uri: String,
+    verified: OnceLock<&'static str>,
 }
 
 impl<P: Protocol> Remote<P> {
     pub(super) fn new(protocol: P, wire: Wire) -> Self {
         let uri = protocol.place().uri.clone();
-        Self { protocol, wire, uri }
+        Self { protocol, wire, uri, verified: OnceLock::new() }
     }
 
     /// Asks for one object's name, so that a wrong place, key or endpoint shows now.
@@ -359,6 +361,10 @@ impl<P: Protocol> Source for Remote<P> {
         self.protocol.credentials()
     }
 
+    fn verified(&self) -> Option<&'static str> {
+        self.verified.get().copied()
+    }
+
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
         self.listed(prefix, token).await
     }
@@ -422,7 +428,11 @@ impl<P: Protocol> Source for Remote<P> {
         }
         check_size(&name, request, &meta)?;
         let mut buffer = buffers.take((range.end - range.start) as usize);
+        let algorithm = digest.as_ref().map(Digest::name);
         body::fill(answer, &mut buffer, &name, digest).await?;
+        if let Some(algorithm) = algorithm {
+            let _ = self.verified.set(algorithm);
+        }
         Ok(ObjectBytes { bytes: buffer.freeze(), meta })
     }
 }

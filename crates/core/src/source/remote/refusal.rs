@@ -130,8 +130,13 @@ impl Refusal {
             _ if lacks_container => {
                 Error::new(ErrorKind::NotFound, op, name).because(format_args!("there is no {}{at}", place.container))
             }
-            ErrorKind::Denied => Error::new(kind, op, name)
-                .because(format_args!("access denied{in_brackets}{at}; credentials used: {credentials}")),
+            ErrorKind::Denied => {
+                // Told with every refusal, but the reason for this one.
+                let region = self.region().filter(|_| self.has_code(&["AuthorizationHeaderMalformed"]));
+                let region = region.map(|region| format!("; the bucket is in region {region}")).unwrap_or_default();
+                Error::new(kind, op, name)
+                    .because(format_args!("access denied{in_brackets}{at}{region}; credentials used: {credentials}"))
+            }
             ErrorKind::NotFound if is_absent_folder => Error::new(kind, op, name).because("no such folder"),
             ErrorKind::NotFound => Error::new(kind, op, name).because("no such object"),
             ErrorKind::Changed => Error::new(kind, op, name).because("it was replaced since it was listed"),
