@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Subset
 import headwater as hw
 from forks import in_child
 from same import assert_same
+from servers import testkit
 
 SAMPLES = 40
 PAIRS = {"latents": "latent_*", "conditions": "condition_*"}
@@ -459,6 +460,7 @@ def test_many_threads_may_read_at_once(dataset: hw.StreamingDataset) -> None:
 
 HANGS = """
 import socket, sys
+import torch
 import headwater as hw
 server = socket.create_server(("127.0.0.1", 0))
 endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -493,7 +495,8 @@ def test_a_home_that_cannot_be_written_is_a_warning(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HEADWATER_HOME", "/proc/headwater")
-    with caplog.at_level(logging.WARNING, "headwater"):
-        dataset = hw.StreamingDataset(folder, pairs=PAIRS)
+    with testkit.serving(folder) as server, caplog.at_level(logging.WARNING, "headwater"):
+        source = hw.Source(server.uri("s3", ""), anonymous=True, **server.options("s3"))
+        dataset = hw.StreamingDataset(source, pairs=PAIRS)
+        assert len(pickle.loads(pickle.dumps(dataset))) == SAMPLES
     assert "every process will list again" in caplog.text
-    assert len(pickle.loads(pickle.dumps(dataset))) == SAMPLES
