@@ -56,7 +56,7 @@ impl Index {
         let (dataset, took) = (dataset?, began.elapsed());
         let place = self.publish.as_deref().map(|place| dataset.publish(place, uninterrupted())).transpose()?;
         let manifest = dataset.manifest();
-        let fields: Vec<_> = manifest.field_names().map(|name| name.to_string()).collect();
+        let fields: Vec<_> = manifest.field_names().map(ToString::to_string).collect();
         let objects = listed.load(Ordering::Relaxed);
         if self.json {
             let document = json!({

@@ -1,0 +1,109 @@
+"""Ranks of one job: one lists, the others read, and all walk the same dataset."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import headwater as hw
+from servers import testkit
+
+SAMPLES = 5
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[testkit.Testkit]:
+    folder = tmp_path / "data" / "x"
+    folder.mkdir(parents=True)
+    for sample in range(SAMPLES):
+        torch.save(torch.full((3,), float(sample)), folder / f"{sample}.pt")
+    with testkit.serving(tmp_path / "data") as server:
+        yield server
+
+
+def place(server: testkit.Testkit) -> hw.Source:
+    return hw.Source(server.uri("s3", "x"), anonymous=True, **server.options("s3"))
+
+
+def on_ranks(work: Any, ranks: int, *arguments: Any) -> list[Any]:
+    """What `work(rank, *arguments)` returns on every rank, or the text of its exception."""
+    context = multiprocessing.get_context("fork")
+
+    def run(rank: int, answer: Connection) -> None:
+        try:
+            answer.send(work(rank, *arguments))
+        except Exception as error:
+            answer.send(f"{type(error).__name__}: {error}")
+
+    pipes = [context.Pipe(duplex=False) for _ in range(ranks)]
+    processes = [context.Process(target=run, args=(rank, pipes[rank][1])) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    answers = [receiver.recv() if receiver.poll(90) else "no answer" for receiver, _ in pipes]
+    for process in processes:
+        process.join(10)
+        process.kill()
+    return answers
+
+
+def joined(rank: int, ranks: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+
+
+def test_the_first_rank_lists_and_the_others_wait_for_its_manifest(server: testkit.Testkit, tmp_path: Path) -> None:
+    def work(rank: int) -> tuple[int, str]:
+        joined(rank, 3, tmp_path)
+        if rank == 0:
+            time.sleep(0.5)  # so that the others come first
+        dataset = hw.StreamingDataset({"x": place(server)}, manifest=tmp_path / "shared" / "run.manifest")
+        return len(dataset), dataset.content_fingerprint
+
+    before = server.stats()["list"]
+    answers = on_ranks(work, 3)
+    assert answers == [answers[0]] * 3
+    assert answers[0][0] == SAMPLES
+    # Each of the three looks whether the place is there; one listed, in two pages at most.
+    assert server.stats()["list"] - before <= 3 + 2
+
+
+def test_ranks_that_see_another_dataset_say_so(server: testkit.Testkit, tmp_path: Path) -> None:
+    def work(rank: int) -> int:
+        joined(rank, 2, tmp_path)
+        other = tmp_path / f"of-rank-{rank}"
+        other.mkdir()
+        for sample in range(3 + rank):
+            torch.save(torch.zeros(1), other / f"{sample}.pt")
+        return len(hw.StreamingDataLoader(hw.StreamingDataset(other), batch_size=1))
+
+    first, second = on_ranks(work, 2)
+    assert first == 2
+    assert second.startswith("ConfigError: cannot load: rank 1 has another dataset than rank 0: samples (3 there, 4 here)")
+
+
+def test_ranks_of_one_dataset_agree(server: testkit.Testkit, tmp_path: Path) -> None:
+    def work(rank: int) -> list[str]:
+        joined(rank, 2, tmp_path)
+        loader = hw.StreamingDataLoader(hw.StreamingDataset({"x": place(server)}), batch_size=1, drop_last=True)
+        return [key for batch in loader for key in batch["__key__"]]
+
+    assert on_ranks(work, 2) == [["0", "2"], ["1", "3"]]
+
+
+def test_processes_of_one_machine_list_once(server: testkit.Testkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_HOME", str(tmp_path / "home"))
+    server.fault("stall=500ms,on=list")
+
+    def work(rank: int) -> int:
+        return len(hw.StreamingDataset({"x": place(server)}))
+
+    before = server.stats()["list"]
+    assert on_ranks(work, 4) == [SAMPLES] * 4
+    assert server.stats()["list"] - before <= 4 + 2
