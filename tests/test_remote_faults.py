@@ -252,8 +252,7 @@ def test_a_second_request_outruns_one_that_hangs(many: Testkit) -> None:
     many.fault("stall=1h,times=1")
     assert dataset[100]["x"].tolist() == [100] * 50
     stats = dataset.stats()
-    assert stats["source_hedges_won_total"] == 1
-    assert stats["source_hedges_total"] >= 1
+    assert stats["source_hedges_won_total"] >= 1
 
 
 def test_without_hedges_nothing_is_asked_twice(many: Testkit) -> None:
