@@ -1,5 +1,6 @@
 //! From one listing per field to the samples that have them all.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -70,18 +71,19 @@ pub fn join(fields: &[FieldListing<'_>], on_missing: OnMissing, stem: fn(&str) -
     let mut missing = Missing::default();
     let mut picked: Vec<Vec<u32>> = vec![Vec::new(); columns.len()];
     let mut cursors = vec![0_usize; columns.len()];
+    let mut present = Vec::with_capacity(columns.len());
     while let Some(key) = columns.iter().zip(&cursors).filter_map(|(column, &at)| column.key(at)).min() {
-        let has = |(column, &at): (&Column, &usize)| column.key(at) == Some(key);
-        if columns.iter().zip(&cursors).all(has) {
+        present.clear();
+        present.extend(columns.iter().zip(&cursors).map(|(column, &at)| column.key(at) == Some(key)));
+        if present.iter().all(|&present| present) {
             keys.push(key);
             for ((rows, column), &at) in picked.iter_mut().zip(&columns).zip(&cursors) {
                 rows.push(column.rows[at]);
             }
         } else {
-            missing.note(fields, columns.iter().zip(&cursors).map(has), key);
+            missing.note(fields, present.iter().copied(), key);
         }
-        let present: Vec<bool> = columns.iter().zip(&cursors).map(has).collect();
-        for (at, present) in cursors.iter_mut().zip(present) {
+        for (at, &present) in cursors.iter_mut().zip(&present) {
             *at += usize::from(present);
         }
     }
@@ -106,7 +108,7 @@ struct Column {
 impl Column {
     fn new(field: &FieldListing<'_>, stem: fn(&str) -> &str) -> Result<Self> {
         let mut unmatched = 0;
-        let mut found: Vec<(String, u32)> = Vec::new();
+        let mut found: Vec<(Cow<'_, str>, u32)> = Vec::new();
         for (row, object) in field.listing.keys().enumerate() {
             let Some(inner) = object.strip_prefix(&*field.folder) else { continue };
             match field.pattern.key_in(stem(inner)) {
@@ -133,7 +135,7 @@ impl Column {
 }
 
 /// The one object that stands for a key: `x.pt` rather than `x.pt.zst`.
-fn plainest(field: &FieldListing<'_>, group: &[(String, u32)], stem: fn(&str) -> &str) -> Result<u32> {
+fn plainest(field: &FieldListing<'_>, group: &[(Cow<'_, str>, u32)], stem: fn(&str) -> &str) -> Result<u32> {
     let object = |row: u32| field.listing.keys.get(row as usize).unwrap_or_default();
     let plain = group.iter().map(|&(_, row)| row).min_by_key(|&row| object(row).len()).unwrap_or_default();
     match group.iter().map(|&(_, row)| object(row)).find(|other| !other.starts_with(object(plain))) {

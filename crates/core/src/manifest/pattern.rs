@@ -1,5 +1,7 @@
 //! How a sample's key is found in the names of its objects.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file name pattern with one `*`, which stands for the key: `latent_*` finds key `a/0007` in `a/latent_0007.pt`.
@@ -28,10 +30,15 @@ impl KeyPattern {
     }
 
     /// The key within a stem (object key without suffixes); `None` when the file name does not match.
-    pub fn key_in(&self, stem: &str) -> Option<String> {
+    pub fn key_in<'a>(&self, stem: &'a str) -> Option<Cow<'a, str>> {
         let (folder, name) = split(stem);
         let key = name.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
-        (!key.is_empty()).then(|| format!("{folder}{key}"))
+        if key.is_empty() {
+            return None;
+        }
+        // Nothing lies between them: one part of the stem.
+        let is_whole = self.before.is_empty();
+        Some(if is_whole { stem[..folder.len() + key.len()].into() } else { [folder, key].concat().into() })
     }
 
     /// The object key again.

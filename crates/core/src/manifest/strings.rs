@@ -1,18 +1,16 @@
 //! Many strings in one allocation.
 
-use std::str;
-
-/// A list of strings: their bytes in a row, and where each ends.
+/// A list of strings: one after the other, and where each ends.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Strings {
-    bytes: Vec<u8>,
+    text: String,
     ends: Vec<u64>,
 }
 
 impl Strings {
     pub(super) fn push(&mut self, string: &str) {
-        self.bytes.extend_from_slice(string.as_bytes());
-        self.ends.push(self.bytes.len() as u64);
+        self.text.push_str(string);
+        self.ends.push(self.text.len() as u64);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -22,7 +20,7 @@ impl Strings {
     pub(super) fn get(&self, index: usize) -> Option<&str> {
         let end = *self.ends.get(index)? as usize;
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
-        str::from_utf8(self.bytes.get(start..end)?).ok()
+        self.text.get(start..end)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
@@ -30,17 +28,17 @@ impl Strings {
     }
 
     pub(super) fn shrink(&mut self) {
-        self.bytes.shrink_to_fit();
+        self.text.shrink_to_fit();
         self.ends.shrink_to_fit();
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.bytes.capacity() + 8 * self.ends.capacity()
+        self.text.capacity() + 8 * self.ends.capacity()
     }
 
     /// The parts to store.
     pub(super) fn parts(&self) -> (&[u8], &[u64]) {
-        (&self.bytes, &self.ends)
+        (self.text.as_bytes(), &self.ends)
     }
 
     /// From stored parts; `None` when they do not fit together.
@@ -49,7 +47,7 @@ impl Strings {
         if !ordered || ends.last().copied().unwrap_or(0) != bytes.len() as u64 {
             return None;
         }
-        let strings = Self { bytes, ends };
+        let strings = Self { text: String::from_utf8(bytes).ok()?, ends };
         (0..strings.len()).all(|index| strings.get(index).is_some()).then_some(strings)
     }
 }
