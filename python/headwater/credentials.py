@@ -20,7 +20,8 @@ CredentialsFunction: TypeAlias = Callable[[], Credentials]
 _PATIENCE_SECONDS = 1.0
 
 _functions: dict[str, CredentialsFunction] = {}
-_thread: threading.Thread | None = None
+# The one thread that answers, once it is needed.
+_threads: list[threading.Thread] = []
 
 
 def named(function: CredentialsFunction) -> str:
@@ -48,10 +49,9 @@ def functions_of(names: set[str]) -> dict[str, CredentialsFunction]:
 
 
 def _start() -> None:
-    global _thread
-    if _thread is None or not _thread.is_alive():
-        _thread = threading.Thread(target=_serve, name="headwater-credentials", daemon=True)
-        _thread.start()
+    if not any(thread.is_alive() for thread in _threads):
+        _threads[:] = [threading.Thread(target=_serve, name="headwater-credentials", daemon=True)]
+        _threads[0].start()
 
 
 def _serve() -> None:
@@ -79,14 +79,13 @@ def _answer(given: Credentials) -> str:
 
 def _stop() -> None:
     _headwater.close_questions()
-    if _thread is not None:
-        _thread.join(2 * _PATIENCE_SECONDS)
+    for thread in _threads:
+        thread.join(2 * _PATIENCE_SECONDS)
 
 
 def _begin_anew() -> None:
     # A forked child has the functions, but not the thread.
-    global _thread
-    _thread = None
+    _threads.clear()
     if _functions:
         _start()
 

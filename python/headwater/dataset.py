@@ -47,8 +47,8 @@ class StreamingDataset(_MapStyle):
         on_missing: ``"error"``, or ``"skip"`` to leave out samples that lack an object.
         on_changed: ``"error"``, or ``"reload"`` to read objects that were replaced since they were listed.
         manifest_max_age: how long a listing of a remote source is reused: ``"90s"``, ``"1h"``, or seconds.
-        manifest: a published manifest to open the dataset by, instead of listing: the path or URI of a file, which the first rank
-            makes where it is not there while the others wait, or ``"published"`` for the one beside the data (``headwater
+        manifest: a published manifest to open the dataset by, instead of listing: the path or URI of a file, which the first
+            rank makes where it is not there while the others wait, or ``"published"`` for the one beside the data (``headwater
             index --publish``).
         manifest_timeout: how long to wait for a manifest that another process makes; ten minutes by default.
         framework: ``"torch"`` or ``"numpy"``; by default torch where it is installed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -32,7 +33,7 @@ def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, 
 
 
 # Loaders made so far, so that ranks compare the same ones.
-_compared = 0
+_numbers = itertools.count()
 # How long the first rank may take to make its loader.
 _COMPARE_SECONDS = 300
 
@@ -47,13 +48,11 @@ def compare_with_first_rank(what: str, fingerprints: dict[str, str]) -> None:
         ConfigError: this rank has another dataset; the message names what differs.
 
     """
-    global _compared
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return
     store = distributed.distributed_c10d._get_default_store()
-    key = f"headwater/{what}/{_compared}"
-    _compared += 1
+    key = f"headwater/{what}/{next(_numbers)}"
     if distributed.get_rank() == 0:
         store.set(key, json.dumps(fingerprints))
         return
@@ -62,7 +61,8 @@ def compare_with_first_rank(what: str, fingerprints: dict[str, str]) -> None:
     except RuntimeError as error:
         raise ConfigError(f"rank 0 did not make its {what} within {_COMPARE_SECONDS} s; make it on every rank") from error
     first = json.loads(store.get(key))
-    different = [f"{name} ({first.get(name)} there, {own} here)" for name, own in fingerprints.items() if first.get(name) != own]
+    pairs = ((name, first.get(name), own) for name, own in fingerprints.items())
+    different = [f"{name} ({there} there, {own} here)" for name, there, own in pairs if there != own]
     if different:
         raise ConfigError(
             f"cannot load: rank {distributed.get_rank()} has another dataset than rank 0: {', '.join(different)}; "

@@ -33,7 +33,7 @@ class Source:
 
     credentials: CredentialsFunction | None
 
-    def __init__(self, uri: str, *, credentials: CredentialsFunction | None = None, **options: Option) -> None:
+    def __init__(self, uri: str, *, credentials: CredentialsFunction | Option | None = None, **options: Option) -> None:
         if credentials is not None and not callable(credentials):
             raise ConfigError("cannot use `credentials`: give a function that returns them")
         object.__setattr__(self, "uri", str(uri))
