@@ -38,9 +38,8 @@ impl Loader {
     /// Prepares to walk a dataset, as a configuration in JSON says.
     #[new]
     fn new(py: Python<'_>, dataset: &Dataset, config: &str) -> PyResult<Self> {
-        let config: Result<LoaderConfig, _> = serde_json::from_str(config);
-        let wrong = |cause| Error::new(ErrorKind::Invalid, "read", "loader configuration").because(cause);
-        let inner = checked(py, config.map_err(wrong).and_then(|config| Core::new(&dataset.inner, config)))?;
+        let config = LoaderConfig::from_json(config);
+        let inner = checked(py, config.and_then(|config| Core::new(&dataset.inner, config)))?;
         Ok(Self { inner, framework: dataset.framework.clone_ref(py) })
     }
 

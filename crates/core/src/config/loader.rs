@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, Span};
 use crate::collate::Collation;
+use crate::error::Result;
 
 /// How a loader walks a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,16 @@ pub struct LoaderConfig {
     /// How long to wait for one batch. Default: no limit of its own; every read has a deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_deadline: Option<Span>,
+}
+
+impl LoaderConfig {
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the setting.
+    pub fn from_json(text: &str) -> Result<Self> {
+        super::from_json(text)
+    }
 }
 
 impl Default for LoaderConfig {

@@ -123,8 +123,7 @@ impl DatasetConfig {
     /// # Errors
     /// `Invalid`, naming the key.
     pub fn from_json(text: &str) -> Result<Self> {
-        let config: Self = serde_json::from_str(text).map_err(|cause| invalid("JSON", &cause))?;
-        config.checked()
+        from_json::<Self>(text)?.checked()
     }
 
     /// Reads TOML.
@@ -247,6 +246,17 @@ impl DatasetConfig {
         }
         Ok(self)
     }
+}
+
+/// Reads JSON; an error names the setting by its path rather than by its column.
+fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut json).map_err(|cause| {
+        let (path, words) = (cause.path().to_string(), cause.inner().to_string());
+        let words = words.rsplit_once(" at line ").map_or(&*words, |(words, _)| words);
+        let setting = if path == "." { "configuration" } else { &*path };
+        Error::new(ErrorKind::Invalid, "use", setting).because(words)
+    })
 }
 
 fn invalid(format: &str, reason: &dyn std::fmt::Display) -> Error {
