@@ -9,10 +9,14 @@ use reqwest::Response;
 
 use super::Digest;
 use super::wire::transport;
+use crate::buffer::{Buffer, BufferPool};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What is no object is not read beyond this: a page of a listing is a few hundred KB.
 const MAX_COLLECTED: usize = 64 << 20;
+
+/// Of a body of unknown length, memory that is taken before any of it has come.
+const UNKNOWN_BYTES: usize = 64 << 20;
 
 /// The length that the headers name.
 pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
@@ -28,9 +32,20 @@ pub(super) fn sent_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
     Some((first..last.checked_add(1)?, total.parse().ok()?))
 }
 
-/// Reads a body of exactly the buffer's length, and checks it against its checksum.
-pub(super) async fn fill(mut answer: Response, buffer: &mut [u8], name: &str, digest: Option<Digest>) -> Result<()> {
-    let expected = buffer.len();
+/// A body that is to be read.
+pub(super) struct Body<'a> {
+    pub(super) name: &'a str,
+    /// Its length, as the answer says.
+    pub(super) expected: usize,
+    /// Whether that is what was asked for: else no more memory is taken than comes.
+    pub(super) is_known: bool,
+    pub(super) digest: Option<Digest>,
+}
+
+/// Reads a body of exactly the length that was said, and checks it against its checksum.
+pub(super) async fn read(mut answer: Response, body: Body<'_>, buffers: &BufferPool) -> Result<Buffer> {
+    let Body { name, expected, is_known, digest } = body;
+    let mut buffer = buffers.take(if is_known { expected } else { expected.min(UNKNOWN_BYTES) });
     let mut filled = 0;
     let mut digest = digest.map(Digest::begin);
     loop {
@@ -46,21 +61,28 @@ pub(super) async fn fill(mut answer: Response, buffer: &mut [u8], name: &str, di
                 return Err(transport("read", name, &cause, &so_far));
             }
         };
-        let Some(slot) = buffer.get_mut(filled..filled + chunk.len()) else {
+        let end = filled + chunk.len();
+        if end > expected {
             return Err(wrong_length(name, expected).because("it went on after that"));
-        };
+        }
+        if end > buffer.len() {
+            let mut larger = buffers.take(end.max(2 * buffer.len()).min(expected));
+            larger[..filled].copy_from_slice(&buffer[..filled]);
+            buffer = larger;
+        }
+        let slot = &mut buffer[filled..end];
         slot.copy_from_slice(&chunk);
         if let Some(digest) = &mut digest {
             digest.update(slot);
         }
-        filled += chunk.len();
+        filled = end;
     }
     if filled != expected {
         return Err(wrong_length(name, expected).because(format_args!("it ended after {filled}")));
     }
     match digest.map(super::digest::Running::finish) {
         Some(Err(words)) => Err(Error::new(ErrorKind::Unavailable, "read", name).because(words)),
-        _ => Ok(()),
+        _ => Ok(buffer),
     }
 }
 

@@ -35,6 +35,7 @@ use super::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Version, check
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
+use body::Body;
 pub(super) use digest::{Algorithm, Digest};
 pub(super) use refusal::Place;
 use refusal::Refusal;
@@ -427,9 +428,10 @@ impl<P: Protocol> Source for Remote<P> {
                 .because(format_args!("asked for bytes {range:?}, the server sent {sent:?}")));
         }
         check_size(&name, request, &meta)?;
-        let mut buffer = buffers.take((range.end - range.start) as usize);
         let algorithm = digest.as_ref().map(Digest::name);
-        body::fill(answer, &mut buffer, &name, digest).await?;
+        let (expected, is_known) =
+            ((range.end - range.start) as usize, request.range.is_some() || request.size.is_some());
+        let buffer = body::read(answer, Body { name: &name, expected, is_known, digest }, buffers).await?;
         if let Some(algorithm) = algorithm {
             let _ = self.verified.set(algorithm);
         }
