@@ -148,7 +148,11 @@ target/release/headwater-testkit: $(BIN)/.built
 	cargo build --release --locked -p headwater-testkit
 	touch $@
 
-bench: build target/release/headwater-testkit $(BIN)/.dev ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
+target/release/examples/read: $(BIN)/.built
+	cargo build --release --locked -p headwater --example read
+	touch $@
+
+bench: build target/release/headwater-testkit target/release/examples/read $(BIN)/.dev ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
 	for suite in $(SUITE); do $(BIN)/python benchmarks/$$suite.py; done
 
 docs: build ## regenerate docs/cli.md

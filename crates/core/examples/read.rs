@@ -51,6 +51,9 @@ fn read(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
         match &*argument {
             "--seconds" => options.seconds = number(arguments.next()).ok_or_else(wrong)?,
             "--tasks" => options.tasks = number(arguments.next()).ok_or_else(wrong)? as usize,
+            "--max-concurrency" => {
+                options.policies.max_concurrency = number(arguments.next()).ok_or_else(wrong)? as usize;
+            }
             "--hedge" => options.policies.hedge = number(arguments.next()).ok_or_else(wrong)?,
             _ => match argument.split_once('=').filter(|(name, _)| !name.contains(':')) {
                 Some((name, value)) => options.spec.options.set(name, value),
