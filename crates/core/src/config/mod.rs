@@ -150,6 +150,11 @@ impl DatasetConfig {
                 spec.uri = folder.join(path).to_string_lossy().into_owned();
             }
         }
+        if let Some(place) = config.manifest.as_mut().filter(|place| *place != "published")
+            && let Some(path) = source::local_path(place)?.filter(|path| path.is_relative())
+        {
+            *place = folder.join(path).to_string_lossy().into_owned();
+        }
         Ok(config)
     }
 
@@ -160,7 +165,8 @@ impl DatasetConfig {
     pub fn to_json(&self, secrets: Secrets) -> Result<String> {
         let explicit = |options: &SourceOptions| options.has_secrets();
         let has_secrets = self.storage_options.values().any(explicit)
-            || self.fields.values().chain(&self.source).flat_map(|replicas| &replicas.0).any(SourceSpec::has_secrets);
+            || self.fields.values().chain(&self.source).flat_map(|replicas| &replicas.0).any(SourceSpec::has_secrets)
+            || self.manifest.as_deref().is_some_and(|place| SourceSpec::from(place).has_secrets());
         if has_secrets && secrets == Secrets::Refuse {
             return Err(Error::new(ErrorKind::Invalid, "serialise", "this dataset's configuration").because(
                 "it holds explicit credentials, which are never written out; use the standard chains instead \
@@ -190,7 +196,8 @@ impl DatasetConfig {
         Ok(self)
     }
 
-    fn specs_mut(&mut self) -> impl Iterator<Item = &mut SourceSpec> {
+    /// The sources themselves, in the order of [`DatasetConfig::sources`].
+    pub(crate) fn specs_mut(&mut self) -> impl Iterator<Item = &mut SourceSpec> {
         self.fields.values_mut().chain(&mut self.source).flat_map(|replicas| &mut replicas.0)
     }
 

@@ -25,6 +25,8 @@ const BESIDE: &str = "published";
 const BESIDE_KEY: &str = "_headwater.manifest";
 /// How often a manifest that another process is making is looked for.
 const POLL: Duration = Duration::from_millis(200);
+/// The same of one at a place that many may be looking at.
+const LONGEST_POLL: Duration = Duration::from_secs(4);
 
 pub(super) fn find_or_make(
     engine: &'static Engine,
@@ -64,7 +66,7 @@ fn kept(
                 );
                 break None;
             }
-            None => wait(interrupt)?,
+            None => wait(POLL, interrupt)?,
         }
     };
     let manifest = list()?;
@@ -86,9 +88,13 @@ fn path_of(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> Option<PathBu
     config::home().filter(|_| is_remote).map(|home| store::path_for(&home, &identity(config, sources)))
 }
 
-fn wait(interrupt: Interrupt<'_>) -> Result<()> {
-    std::thread::sleep(POLL);
-    interrupt()
+fn wait(pause: Duration, interrupt: Interrupt<'_>) -> Result<()> {
+    let ends = Instant::now() + pause;
+    while Instant::now() < ends {
+        std::thread::sleep(POLL.min(ends.saturating_duration_since(Instant::now())));
+        interrupt()?;
+    }
+    Ok(())
 }
 
 /// The manifest at a place that was named: read, waited for, or made and left there.
@@ -100,11 +106,20 @@ fn published(
     interrupt: Interrupt<'_>,
 ) -> Result<Manifest> {
     let deadline = Instant::now() + config.manifest_timeout.0;
+    let mut pause = POLL;
     loop {
         match fetch(engine, config, sources, place, interrupt) {
             Ok(manifest) => return fitting(config, manifest, place),
+            // A store in trouble is no reason to give up either.
+            Err(error)
+                if config.follow
+                    && (error.kind() == ErrorKind::NotFound || error.is_transient())
+                    && Instant::now() < deadline =>
+            {
+                wait(pause, interrupt)?;
+                pause = (pause * 2).min(LONGEST_POLL);
+            }
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            Err(_) if config.follow && Instant::now() < deadline => wait(interrupt)?,
             Err(_) if config.follow => {
                 let words =
                     format!("it is not there after {} s; is rank 0 listing?", config.manifest_timeout.0.as_secs());
@@ -175,7 +190,7 @@ async fn holder(config: &DatasetConfig, sources: &[Arc<dyn Source>], place: &str
                 .because("give the path or URI of a file, or \"published\" for the one beside the data")
         })?;
     let spec = config.with_defaults("", &parent.into());
-    Ok((source::open(&spec).await?, key.to_owned()))
+    Ok((source::open_with(&spec, &config.fetch.policies()?.transport).await?, key.to_owned()))
 }
 
 fn shown(sources: &[Arc<dyn Source>], place: &str) -> String {

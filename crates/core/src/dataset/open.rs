@@ -2,37 +2,43 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Dataset, Expansion, Inner, indexing};
 use crate::config::DatasetConfig;
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::{ErrorKind, Result};
-use crate::fetch::{self, Lazy, Signals};
+use crate::fetch::{self, Lazy, Policies, Signals};
 use crate::format::Limits;
 use crate::manifest::Manifest;
 use crate::metrics::{Metric, Metrics};
-use crate::source::{self, Source, SourceSpec, Transport};
+use crate::source::{Source, SourceSpec};
 
 /// What a value is called in a sample when its field has no name and it is no dict.
 pub(super) const UNNAMED: &str = "data";
 
+/// Once a replica is open, the others get so much longer.
+const REPLICA_PATIENCE: Duration = Duration::from_secs(3);
+
 pub(super) fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let engine = Engine::current()?;
-    let config = &config.clone().with_absolute_paths()?;
+    let mut config = config.clone().with_absolute_paths()?;
     let metrics = Arc::new(Metrics::default());
-    let sources = connect(engine, config, &metrics, interrupt)?;
-    let manifest = indexing::find_or_make(engine, config, &sources, interrupt)?;
-    Ok(assemble(config.clone(), manifest, metrics, PerProcess::with(sources)))
+    let sources = connect_first(engine, &mut config, &metrics, interrupt)?;
+    let manifest = indexing::find_or_make(engine, &config, &sources, interrupt)?;
+    Ok(assemble(config, manifest, metrics, PerProcess::with(sources)))
 }
 
 /// Opens a dataset by listing its sources, whatever is kept of them; `listed` counts the objects as they are found.
 pub(super) fn index(config: &DatasetConfig, listed: &Arc<AtomicU64>, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let engine = Engine::current()?;
-    let config = config.clone().with_absolute_paths()?;
+    let mut config = config.clone().with_absolute_paths()?;
     let metrics = Arc::new(Metrics::default());
-    let sources = connect(engine, &config, &metrics, interrupt)?;
+    let sources = connect_first(engine, &mut config, &metrics, interrupt)?;
     let manifest = indexing::list(engine, &config, &sources, listed, interrupt)?;
     indexing::keep(&config, &sources, &manifest);
     Ok(assemble(config, manifest, metrics, PerProcess::with(sources)))
@@ -63,11 +69,41 @@ pub(super) fn connect(
     metrics: &Arc<Metrics>,
     interrupt: Interrupt<'_>,
 ) -> Result<Vec<Arc<dyn Source>>> {
-    let fields = config.sources();
+    let opened = open_sources(engine, config, interrupt)?;
+    surround(opened, config, metrics)
+}
+
+/// The same of a dataset that is being opened: what is pinned now stays so, in whatever process it is opened again.
+fn connect_first(
+    engine: &'static Engine,
+    config: &mut DatasetConfig,
+    metrics: &Arc<Metrics>,
+    interrupt: Interrupt<'_>,
+) -> Result<Vec<Arc<dyn Source>>> {
+    let opened = open_sources(engine, config, interrupt)?;
+    for (spec, source) in config.specs_mut().zip(opened.iter().flatten()).filter(|(_, source)| source.is_pinned()) {
+        source.uri().clone_into(&mut spec.uri);
+    }
+    surround(opened, config, metrics)
+}
+
+/// The replicas of every field.
+fn open_sources(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    interrupt: Interrupt<'_>,
+) -> Result<Vec<Vec<Arc<dyn Source>>>> {
+    let (fields, policies) = (config.sources(), config.fetch.policies()?);
+    let opening = async move { try_join_all(fields.into_iter().map(|(_, specs)| replicas(specs, policies))).await };
+    engine.block_on("opening the sources", opening, interrupt)?
+}
+
+fn surround(
+    fields: Vec<Vec<Arc<dyn Source>>>,
+    config: &DatasetConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Arc<dyn Source>>> {
     let policies = config.fetch.policies()?;
-    let transport = policies.transport;
-    let opening = async move { try_join_all(fields.into_iter().map(|(_, specs)| replicas(specs, transport))).await };
-    let fields = engine.block_on("opening the sources", opening, interrupt)??;
     if let Some(throttling) = policies.throttling {
         let places = fields.iter().flatten().map(|source| source.uri()).collect::<Vec<_>>().join("`, `");
         tracing::warn!("reading from `{places}` through an emulated remote: {throttling}");
@@ -78,22 +114,42 @@ pub(super) fn connect(
     Ok(fields.into_iter().map(|replicas| fetch::with_policies(replicas, &policies, &signals())).collect())
 }
 
-/// Opens a field's replicas. One that cannot be reached is opened later, as long as another one is there.
-async fn replicas(specs: Vec<SourceSpec>, transport: Transport) -> Result<Vec<Arc<dyn Source>>> {
-    let opened = join_all(specs.iter().map(|spec| source::open_with(spec, &transport))).await;
-    let one_is_there = opened.iter().any(Result::is_ok);
+/// Opens a field's replicas. One that cannot be reached, or takes long when another one is there, is opened later.
+async fn replicas(specs: Vec<SourceSpec>, policies: Policies) -> Result<Vec<Arc<dyn Source>>> {
+    let mut opening: FuturesUnordered<_> =
+        specs.iter().enumerate().map(|(at, spec)| async move { (at, fetch::open(spec, &policies).await) }).collect();
+    let mut opened: Vec<Option<Result<Arc<dyn Source>>>> = specs.iter().map(|_| None).collect();
+    let mut until = None;
+    loop {
+        let next = match until {
+            None => opening.next().await,
+            Some(until) => timeout_at(until, opening.next()).await.unwrap_or(None),
+        };
+        let Some((at, result)) = next else { break };
+        if result.is_ok() {
+            until.get_or_insert_with(|| Instant::now() + REPLICA_PATIENCE);
+        }
+        opened[at] = Some(result);
+    }
+    drop(opening);
+    let one_is_there = until.is_some();
     if !one_is_there && specs.len() > 1 {
         let name = specs.iter().map(SourceSpec::shown_uri).collect::<Vec<_>>().join("`, `");
-        let errors: Vec<_> = opened.into_iter().filter_map(Result::err).collect();
+        let errors: Vec<_> = opened.into_iter().flatten().filter_map(Result::err).collect();
         let wrong = errors.iter().find(|error| error.kind() == ErrorKind::Invalid).cloned();
         return Err(wrong.unwrap_or_else(|| fetch::all_failed("open", &name, &errors)));
     }
     let opened = specs.into_iter().zip(opened).map(|(spec, opened)| match opened {
-        Err(error) if one_is_there && error.kind() != ErrorKind::Invalid => {
-            tracing::warn!("going on without a replica: {}", error.report());
-            Ok(Arc::new(Lazy::new(spec, transport)) as Arc<dyn Source>)
+        Some(Err(error)) if !one_is_there || error.kind() == ErrorKind::Invalid => Err(error),
+        Some(Ok(source)) => Ok(source),
+        failed => {
+            let words = match failed {
+                Some(Err(error)) => error.report(),
+                _ => format!("`{}` takes long to open", spec.shown_uri()),
+            };
+            tracing::warn!("going on without a replica: {words}");
+            Ok(Arc::new(Lazy::new(spec, policies.transport)) as Arc<dyn Source>)
         }
-        opened => opened,
     });
     opened.collect()
 }

@@ -24,17 +24,16 @@ struct State {
 }
 
 impl Breaker {
-    /// Whether to ask now. While open, true for one caller at a time, who tries.
+    /// Whether to ask now.
     pub(super) fn allows(&self) -> bool {
+        self.0.lock().open_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Somebody asks: while open, the others wait for what this one finds.
+    pub(super) fn asked(&self) {
         let mut state = self.0.lock();
-        match state.open_until {
-            None => true,
-            Some(until) if Instant::now() < until => false,
-            Some(_) => {
-                // Whoever comes meanwhile waits for what this one finds.
-                state.rest();
-                true
-            }
+        if state.open_until.is_some_and(|until| Instant::now() >= until) {
+            state.rest();
         }
     }
 
@@ -86,12 +85,13 @@ mod tests {
         assert!(breaker.is_open() && !breaker.allows());
         advance(Duration::from_millis(1001)).await;
         assert!(breaker.allows(), "one may try");
+        breaker.asked();
         assert!(!breaker.allows(), "the others wait for it");
         assert!(!breaker.failed());
         advance(Duration::from_millis(1001)).await;
         assert!(!breaker.allows(), "the second rest is longer");
         advance(Duration::from_secs(1)).await;
-        assert!(breaker.allows() && breaker.succeeded());
+        assert!(breaker.allows() && breaker.succeeded(), "whoever asks closes it");
         assert!(!breaker.is_open() && breaker.allows() && breaker.allows());
     }
 }

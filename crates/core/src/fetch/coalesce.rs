@@ -113,9 +113,11 @@ impl Source for Coalesce {
         };
         if is_first {
             // Whoever leaves while gathering leaves nobody waiting.
-            let gathered = Gathered { of: self, key };
-            sleep(GATHERED_FOR).await;
-            let wishes = gathered.take();
+            let wishes = {
+                let gathered = Gathered { of: self, key, is_taken: false.into() };
+                sleep(GATHERED_FOR).await;
+                gathered.take()
+            };
             self.serve(request, wishes, buffers).await;
         }
         match answered.await {
@@ -130,16 +132,21 @@ impl Source for Coalesce {
 struct Gathered<'a> {
     of: &'a Coalesce,
     key: (String, Version),
+    is_taken: std::sync::atomic::AtomicBool,
 }
 
 impl Gathered<'_> {
     fn take(&self) -> Vec<Wish> {
+        self.is_taken.store(true, std::sync::atomic::Ordering::Relaxed);
         self.of.gathering.lock().remove(&self.key).unwrap_or_default()
     }
 }
 
 impl Drop for Gathered<'_> {
     fn drop(&mut self) {
-        drop(self.take());
+        // Nothing is there any more when they were taken: the lock is not let go in between.
+        if !*self.is_taken.get_mut() {
+            drop(self.take());
+        }
     }
 }

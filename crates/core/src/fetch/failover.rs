@@ -74,6 +74,7 @@ impl Failover {
 
     async fn read_from(&self, at: usize, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
         let replica = &self.replicas[at];
+        replica.breaker.asked();
         let version = if at == 0 { request.version.clone() } else { Version::Unknown };
         let own = ReadRequest { version, ..request.clone() };
         let read = replica.source.read(&own, buffers).await;
@@ -149,6 +150,7 @@ impl Failover {
     ) -> Result<T> {
         let mut errors = Vec::new();
         for at in self.order() {
+            self.replicas[at].breaker.asked();
             match ask(at, self.replicas[at].source.as_ref()).await {
                 Ok(done) => {
                     self.succeeded(at);

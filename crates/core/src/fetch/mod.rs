@@ -6,10 +6,10 @@
 //! | policy | what it does |
 //! |---|---|
 //! | [`Coalesce`] | neighbouring small ranges of an object become one request |
-//! | [`Parts`] | a large object becomes several ranges at once |
 //! | [`Limit`] | so many requests at once; how many is found out |
 //! | [`Retry`] | again, until a total deadline |
 //! | [`Failover`] | the next replica when one fails, is slow or lies; a breaker each |
+//! | [`Parts`] | a large object becomes several ranges at once |
 //! | [`Hedge`] | a second request when one takes unusually long |
 //! | [`Bandwidth`] | no faster than allowed |
 //!
@@ -42,7 +42,7 @@ pub use hedge::{HEDGE_BUDGET, Hedge};
 pub use lazy::Lazy;
 pub use limit::Limit;
 pub use parts::{PART_BYTES, Parts};
-pub use retry::{Patience, Retry};
+pub use retry::{Patience, Retry, open};
 pub use signals::Signals;
 pub use throttle::{Throttle, Throttling};
 
@@ -94,11 +94,7 @@ pub fn with_policies(replicas: Vec<Arc<dyn Source>>, policies: &Policies, signal
     let source =
         if replicas.len() == 1 { replicas.swap_remove(0) } else { Arc::new(Failover::new(replicas, signals.clone())) };
     let source = Arc::new(Retry::new(source, policies.patience, signals.clone()));
-    let source: Arc<dyn Source> = Arc::new(Limit::new(source, policies.max_concurrency, signals.clone()));
-    let source = match policies.part_bytes {
-        0 => source,
-        bytes => Arc::new(Parts::new(source, bytes, signals.clone())),
-    };
+    let source = Arc::new(Limit::new(source, policies.max_concurrency, signals.clone()));
     Arc::new(Coalesce::new(source, GAP_BYTES, signals.clone()))
 }
 
@@ -112,7 +108,16 @@ fn around_replica(source: Arc<dyn Source>, policies: &Policies, signals: &Arc<Si
         Some(bandwidth) => Arc::new(Bandwidth::new(source, bandwidth)),
         None => source,
     };
-    if policies.hedge > 0.0 { Arc::new(Hedge::new(source, policies.hedge, signals.clone())) } else { source }
+    let source = if policies.hedge > 0.0 {
+        Arc::new(Hedge::new(source, policies.hedge, signals.clone())) as Arc<dyn Source>
+    } else {
+        source
+    };
+    // Within a replica: parts of several would be of several versions, and it is the whole that replicas are compared by.
+    match policies.part_bytes {
+        0 => source,
+        bytes => Arc::new(Parts::new(source, bytes, signals.clone())),
+    }
 }
 
 /// Everything but `page`, `head` and `read` is passed through. Whoever waits, waits: nothing is read on the calling thread.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::delegate;
 use super::signals::Signals;
+use super::{Policies, delegate};
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metric;
-use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source};
+use crate::source::{self, Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, SourceSpec};
 
 /// How long to try, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ impl Default for Patience {
 /// The pause before the first further try; each later one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Whoever waits for a dataset to open wants to know soon that an address is wrong.
+const OPEN_RETRIES: usize = 3;
 /// Attempts that an error tells of.
 const ATTEMPTS_SHOWN: usize = 3;
 
@@ -104,6 +106,37 @@ impl Retry {
             sleep(pause).await;
         }
         Err(Error::new(ErrorKind::Internal, op, name).because("there were more attempts than there are numbers"))
+    }
+}
+
+/// Opens a source: again where that may help, and not for longer than anything else may take. What will not pass shows within
+/// a second.
+///
+/// # Errors
+/// Those of [`source::open_with`], and `Timeout`.
+pub async fn open(spec: &SourceSpec, policies: &Policies) -> Result<Arc<dyn Source>> {
+    let allowed = policies.patience.deadline;
+    let ends = Instant::now() + allowed;
+    let mut number = 0;
+    loop {
+        let opened = timeout_at(ends, source::open_with(spec, &policies.transport)).await;
+        let error = match opened {
+            Ok(Ok(source)) => return Ok(source),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                return Err(Error::new(ErrorKind::Timeout, "open", spec.shown_uri())
+                    .because(format_args!("not finished after {} s, its deadline", allowed.as_secs())));
+            }
+        };
+        let pause = error.retry_after().unwrap_or_else(|| pause_before(number));
+        if !error.is_transient()
+            || number >= policies.patience.retries.min(OPEN_RETRIES)
+            || Instant::now() + pause >= ends
+        {
+            return Err(error);
+        }
+        number += 1;
+        sleep(pause).await;
     }
 }
 

@@ -248,7 +248,7 @@ impl Protocol for Azure {
         })
     }
 
-    fn renew(&self) -> bool {
+    fn renew(&self, _: Option<&HeaderValue>) -> bool {
         self.signer.renew()
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use reqsign_google::{
     Credential, EnvCredentialProvider, FileCredentialProvider, RequestSigner, StaticCredentialProvider,
     TokenCredentialProvider, VmMetadataCredentialProvider, WellKnownCredentialProvider,
@@ -228,7 +228,7 @@ impl Protocol for Gcs {
         })
     }
 
-    fn renew(&self) -> bool {
+    fn renew(&self, _: Option<&HeaderValue>) -> bool {
         self.signer.renew()
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
@@ -183,7 +183,7 @@ impl Protocol for Hub {
 
     fn parse(&self, asked: &Asked<'_>, answer: &Answer) -> Result<Parsed, String> {
         let entries: Vec<Entry> = serde_json::from_slice(&answer.body).map_err(|_| text::no_listing(&answer.body))?;
-        let mut parsed = Parsed::with_next(next_page(answer));
+        let mut parsed = Parsed::with_next(next_page(answer)?);
         for entry in entries {
             let Some(key) = entry.path.strip_prefix(&self.prefix) else { continue };
             if entry.kind != "file" {
@@ -228,8 +228,8 @@ impl Protocol for Hub {
         self.token.authorize(request).await
     }
 
-    fn renew(&self) -> bool {
-        self.token.renew()
+    fn renew(&self, refused: Option<&HeaderValue>) -> bool {
+        self.token.renew(refused)
     }
 
     fn credentials(&self) -> String {
@@ -250,11 +250,22 @@ impl Protocol for Hub {
     }
 }
 
-/// The URL behind `rel="next"` of a `Link` header, of the same server.
-fn next_page(answer: &Answer) -> Option<String> {
-    let links = answer.headers.get_all("link").iter().filter_map(|value| value.to_str().ok());
-    let next = links.flat_map(|value| value.split(',')).find(|link| link.contains("rel=\"next\""))?;
-    let url = next.split_once('<')?.1.split_once('>')?.0;
-    let url = answer.url.join(url).ok()?;
-    (url.origin() == answer.url.origin()).then(|| url.into())
+/// Where a `Link` header says that the listing goes on, asked of the server that said so: mirrors name the original.
+fn next_page(answer: &Answer) -> Result<Option<String>, String> {
+    let headers = answer.headers.get_all("link").iter().filter_map(|value| value.to_str().ok());
+    for link in headers.flat_map(|value| value.split('<').skip(1)) {
+        let Some((url, parameters)) = link.split_once('>') else { continue };
+        let is_next = parameters.split([';', ',']).any(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or_default();
+            name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+        });
+        if is_next {
+            let next = answer.url.join(url).map_err(|_| "the listing goes on at what is no URL".to_owned())?;
+            let mut own = answer.url.clone();
+            own.set_path(next.path());
+            own.set_query(next.query());
+            return Ok(Some(own.into()));
+        }
+    }
+    Ok(None)
 }

@@ -82,6 +82,10 @@ impl Local {
             }
             _ => failed(cause),
         })?;
+        let after = meta_of(&request.key, &file.metadata().map_err(failed)?);
+        if after.as_ref() != Some(&meta) {
+            return Err(Error::new(ErrorKind::Changed, "read", &name).because("it was written to while it was read"));
+        }
         Ok(ObjectBytes { bytes: buffer.freeze(), meta })
     }
 

@@ -95,6 +95,16 @@ impl SourceOptions {
     /// `Invalid`, naming the option that is not known and those that are.
     pub(super) fn known(&self, uri: &str, known: &[Known]) -> Result<Self> {
         let mut options = Self::default();
+        let is_plain = |text: &str| text.to_ascii_lowercase().starts_with("http://");
+        let forbids = self
+            .values
+            .iter()
+            .any(|(name, value)| name.ends_with("allow_http") && flag(name, value).is_ok_and(|allowed| !allowed));
+        let endpoint = self.values.iter().find(|(name, _)| name.contains("endpoint")).map_or(uri, |(_, value)| value);
+        if forbids && is_plain(endpoint) {
+            return Err(Error::new(ErrorKind::Invalid, "use endpoint", without_userinfo(endpoint))
+                .because("it is not encrypted, and allow_http = false forbids that"));
+        }
         for (name, value) in &self.values {
             if name == CREDENTIALS {
                 options.values.insert(name.clone(), value.clone());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use reqsign_aws_v4::{
     AssumeRoleWithWebIdentityCredentialProvider, Credential, ECSCredentialProvider, EnvCredentialProvider,
     IMDSv2CredentialProvider, ProcessCredentialProvider, ProfileCredentialProvider, RequestSigner,
@@ -219,7 +219,11 @@ impl Protocol for S3 {
             },
             _ => {}
         })?;
-        let mut parsed = Parsed::with_next(next.filter(|_| is_truncated));
+        let next = next.filter(|token| is_truncated && !token.is_empty());
+        if is_truncated && next.is_none() {
+            return Err("the listing goes on, and the server does not say how".to_owned());
+        }
+        let mut parsed = Parsed::with_next(next);
         folders
             .iter()
             .filter_map(|key| key.strip_prefix(&self.prefix))
@@ -250,7 +254,7 @@ impl Protocol for S3 {
 
     fn ask_for_digest(&self, request: &mut Parts) {
         if self.verify {
-            request.headers.insert("x-amz-checksum-mode", http::HeaderValue::from_static("ENABLED"));
+            request.headers.insert("x-amz-checksum-mode", HeaderValue::from_static("ENABLED"));
         }
     }
 
@@ -278,7 +282,7 @@ impl Protocol for S3 {
         })
     }
 
-    fn renew(&self) -> bool {
+    fn renew(&self, _: Option<&HeaderValue>) -> bool {
         self.signer.renew()
     }
 

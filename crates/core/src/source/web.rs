@@ -68,7 +68,9 @@ fn prepare(spec: &SourceSpec) -> Result<Web> {
         root.set_path(&format!("{}/", root.path()));
     }
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let in_uri = given.and_then(|url| url.password().map(|password| (decode(url.username()), decode(password))));
+    let in_uri = given
+        .filter(|url| !url.username().is_empty())
+        .map(|url| (decode(url.username()), decode(url.password().unwrap_or_default())));
     let beside =
         options.get("user").map(|user| (user.to_owned(), options.get("password").unwrap_or_default().to_owned()));
     let token = match (options.credentials()?, options.get("token"), beside, in_uri) {
@@ -132,8 +134,8 @@ impl Protocol for Web {
         self.token.authorize(request).await
     }
 
-    fn renew(&self) -> bool {
-        self.token.renew()
+    fn renew(&self, refused: Option<&HeaderValue>) -> bool {
+        self.token.renew(refused)
     }
 
     fn credentials(&self) -> String {

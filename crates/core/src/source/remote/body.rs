@@ -15,6 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// What is no object is not read beyond this: a page of a listing is a few hundred KB.
 const MAX_COLLECTED: usize = 64 << 20;
 
+/// The same of one whose length was listed, which need not be true either.
+const KNOWN_BYTES: usize = 1 << 30;
 /// Of a body of unknown length, memory that is taken before any of it has come.
 const UNKNOWN_BYTES: usize = 64 << 20;
 
@@ -45,7 +47,7 @@ pub(super) struct Body<'a> {
 /// Reads a body of exactly the length that was said, and checks it against its checksum.
 pub(super) async fn read(mut answer: Response, body: Body<'_>, buffers: &BufferPool) -> Result<Buffer> {
     let Body { name, expected, is_known, digest } = body;
-    let mut buffer = buffers.take(if is_known { expected } else { expected.min(UNKNOWN_BYTES) });
+    let mut buffer = buffers.take(expected.min(if is_known { KNOWN_BYTES } else { UNKNOWN_BYTES }));
     let mut filled = 0;
     let mut digest = digest.map(Digest::begin);
     loop {

@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -20,6 +20,8 @@ use super::{Transport, Wire, body};
 use crate::error::Result;
 use crate::source::options::{CredentialsProvider, SourceOptions};
 
+/// Refusals that follow each other this closely are of the same credentials.
+const RENEWED_TOGETHER: Duration = Duration::from_secs(1);
 /// A token service that does not answer in this time is not there.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// A metadata service is on the machine or nowhere: on machines without one, nothing answers at all.
@@ -57,6 +59,7 @@ pub(crate) struct Signer<K: SigningCredential> {
 
 struct Inner<K: SigningCredential> {
     signer: RwLock<reqsign_core::Signer<K>>,
+    renewed: Mutex<Option<Instant>>,
     chain: Chain<K>,
 }
 
@@ -78,7 +81,7 @@ impl<K: SigningCredential> Signer<K> {
             .with_http_send(Tokens(Wire::new(timeouts)?));
         let chain = Chain { links: links.into(), used: Arc::default() };
         let signer = RwLock::new(reqsign_core::Signer::new(context, chain.clone(), sign));
-        Ok(Self { inner: Some(Inner { signer, chain }) })
+        Ok(Self { inner: Some(Inner { signer, renewed: Mutex::new(None), chain }) })
     }
 
     /// # Errors
@@ -92,6 +95,12 @@ impl<K: SigningCredential> Signer<K> {
     /// Asks for new credentials next time; whether there can be any.
     pub(crate) fn renew(&self) -> bool {
         let Some(inner) = &self.inner else { return false };
+        // Many requests are refused together: the first of them renews for all.
+        let mut renewed = inner.renewed.lock();
+        if renewed.is_some_and(|at| at.elapsed() < RENEWED_TOGETHER) {
+            return true;
+        }
+        *renewed = Some(Instant::now());
         let mut signer = inner.signer.write();
         *signer = signer.clone().with_credential_provider(inner.chain.clone());
         true

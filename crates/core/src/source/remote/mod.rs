@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use http::header::{CONTENT_LENGTH, RANGE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -45,6 +45,9 @@ pub(super) use wire::Wire;
 
 /// Objects whose size a listing did not tell are asked for it, so many at once.
 const HEADS_AT_ONCE: usize = 64;
+const HEAD_TRIES: usize = 3;
+/// No store has larger ones; sizes beyond are not true.
+const LARGEST_OBJECT: u64 = 1 << 46;
 
 /// How one kind of remote is spoken to.
 #[async_trait]
@@ -90,8 +93,9 @@ pub(super) trait Protocol: Debug + Send + Sync + 'static {
     /// Why there are no credentials, in words.
     async fn authorize(&self, request: &mut Parts) -> Result<(), String>;
 
-    /// Forgets credentials that were refused as expired; whether there may be others.
-    fn renew(&self) -> bool {
+    /// Forgets credentials that were refused as expired, with the header they came in; whether there may be others.
+    fn renew(&self, refused: Option<&HeaderValue>) -> bool {
+        let _ = refused;
         false
     }
 
@@ -240,10 +244,31 @@ impl<P: Protocol> Remote<P> {
         let mut parsed = self.protocol.parse(asked, &answer).map_err(|words| {
             Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.protocol.place().at())
         })?;
+        let strange =
+            |words: String| Err(Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.at()));
+        if asked.token.is_some() && parsed.next.as_deref() == asked.token {
+            return strange("the listing goes in a circle".to_owned());
+        }
+        if let Some(object) = parsed.objects.iter().find(|object| object.size > LARGEST_OBJECT) {
+            return strange(format!("the listing tells of an object of {} bytes", object.size));
+        }
         let keys = std::mem::take(&mut parsed.unsized_keys);
-        let heads = stream::iter(keys).map(|key| async move { self.head(&key).await }).buffer_unordered(HEADS_AT_ONCE);
-        parsed.objects.extend(heads.try_collect::<Vec<_>>().await?);
+        let heads = stream::iter(keys).map(|key| self.head_if_there(key)).buffer_unordered(HEADS_AT_ONCE);
+        parsed.objects.extend(heads.try_collect::<Vec<_>>().await?.into_iter().flatten());
         Ok(parsed)
+    }
+
+    /// What a listing names may be gone by now, and one hiccup should not cost the whole page.
+    async fn head_if_there(&self, key: String) -> Result<Option<ObjectMeta>> {
+        let mut tries = 1;
+        loop {
+            match self.head(&key).await {
+                Ok(meta) => return Ok(Some(meta)),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.is_transient() && tries < HEAD_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn send(
@@ -323,13 +348,14 @@ async fn send(
             let tried = protocol.credentials();
             Error::new(ErrorKind::Denied, op, name).because(format_args!("{words}; credentials tried: {tried}"))
         })?;
+        let header = parts.headers.get(AUTHORIZATION).cloned();
         let sent = wire.send(parts, body, protocol.follows_redirects()).await;
         let answer = sent.map_err(|failure| failure.into_error(op, name, protocol.place()))?;
         if answer.status().is_success() {
             return Ok(answer);
         }
         let refusal = Refusal::read(answer, |headers, body| protocol.reason(headers, body)).await;
-        if refusal.may_be_expired() && !is_second && protocol.renew() {
+        if refusal.may_be_expired() && !is_second && protocol.renew(header.as_ref()) {
             is_second = true;
             continue;
         }

@@ -81,8 +81,9 @@ impl Refusal {
         }
         let (code, words) = reason(&headers, &document);
         let words = words.or_else(|| Some(shortened(&String::from_utf8_lossy(&document))));
-        let seconds = headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let retry_after = seconds.map(Duration::from_secs).map(|pause: Duration| pause.min(LONGEST_RETRY_AFTER));
+        let words = words.filter(|words| !tells_of_credentials(words));
+        let retry_after = headers.get(http::header::RETRY_AFTER).and_then(|value| pause_in(value.to_str().ok()?));
+        let retry_after = retry_after.map(|pause| pause.min(LONGEST_RETRY_AFTER));
         Self { status, code, words, retry_after, headers }
     }
 
@@ -155,4 +156,23 @@ impl Refusal {
         let is_throttled = matches!(self.status.as_u16(), 429 | 503) || code == Some("SlowDown");
         if is_throttled { error.throttled(self.retry_after) } else { error.retried_after(self.retry_after) }
     }
+}
+
+/// Seconds, or the time until a date.
+fn pause_in(text: &str) -> Option<Duration> {
+    match text.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let at = reqsign_core::time::Timestamp::parse_rfc2822(text.trim()).ok()?.as_system_time();
+            Some(at.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+        }
+    }
+}
+
+/// Whether a page may show what was sent: some servers print the headers of a request that they failed at.
+fn tells_of_credentials(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    ["authorization", "bearer ", "basic ", "x-amz-security-token", "signature=", "credential="]
+        .iter()
+        .any(|word| words.contains(word))
 }

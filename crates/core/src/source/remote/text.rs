@@ -7,6 +7,8 @@ use crate::source::options::without_userinfo;
 
 /// Of an answer that says nothing in a form we know.
 const SHOWN_CHARACTERS: usize = 300;
+/// Levels of an XML document; listings have five.
+const DEEPEST: usize = 16;
 /// Everything but what RFC 3986 calls unreserved: the form that signatures are computed over.
 const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// The same, and slashes.
@@ -79,6 +81,9 @@ pub(crate) fn walk_xml(body: &[u8], root: &str, mut visit: impl FnMut(&[String],
                     None => open.push(name.to_owned()),
                 }
                 depth += 1;
+                if depth > DEEPEST {
+                    return Err(wrong());
+                }
                 words.clear();
             }
             Event::Empty(tag) => {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 
 use crate::source::options::CredentialsProvider;
 
@@ -57,16 +57,18 @@ impl Token {
             Kind::None => return Ok(()),
             Kind::Fixed(value) => value.clone(),
             Kind::Callable { provider, kept } => {
+                // Held while the function is asked: the others wait for what it says.
+                let mut kept = kept.lock().await;
                 let is_fresh = |until: &Option<SystemTime>| until.is_none_or(|until| until > SystemTime::now());
-                let found = kept.lock().clone().filter(|(_, until)| is_fresh(until));
-                if let Some((value, _)) = found {
-                    value
-                } else {
-                    let given = provider.provide().await.map_err(|error| error.report())?;
-                    let token = given.values.get("token").ok_or("the function returned no `token`")?;
-                    let value = bearer(token).ok_or("the token has a character that headers cannot have")?;
-                    *kept.lock() = Some((value.clone(), given.expires_at));
-                    value
+                match kept.as_ref().filter(|(_, until)| is_fresh(until)) {
+                    Some((value, _)) => value.clone(),
+                    None => {
+                        let given = provider.provide().await.map_err(|error| error.report())?;
+                        let token = given.values.get("token").ok_or("the function returned no `token`")?;
+                        let value = bearer(token).ok_or("the token has a character that headers cannot have")?;
+                        *kept = Some((value.clone(), given.expires_at));
+                        value
+                    }
                 }
             }
         };
@@ -74,12 +76,16 @@ impl Token {
         Ok(())
     }
 
-    /// Asks for another one next time; whether there can be one.
-    pub(crate) fn renew(&self) -> bool {
-        match &self.kind {
-            Kind::Callable { kept, .. } => kept.lock().take().is_some(),
-            _ => false,
+    /// Asks for another one than was refused next time; whether there can be one.
+    pub(crate) fn renew(&self, refused: Option<&HeaderValue>) -> bool {
+        let Kind::Callable { kept, .. } = &self.kind else { return false };
+        // Whoever holds it is asking for another one.
+        if let Ok(mut kept) = kept.try_lock()
+            && kept.as_ref().map(|(value, _)| value) == refused
+        {
+            *kept = None;
         }
+        true
     }
 
     pub(crate) fn described(&self) -> String {
