@@ -10,6 +10,14 @@ pub(super) const URI: &str =
 /// Words with which a server's refusal names the region.
 const REGION: &str = "the bucket is in region ";
 
+/// Codes of refusals that say more than that they are some.
+const CODES: &[(&str, &str)] = &[
+    ("(RequestTimeTooSkewed)", "set this machine's clock: it is too far from the server's"),
+    ("(SignatureDoesNotMatch)", "the secret is not that of the access key: set both anew, without blanks or quotes"),
+    ("(InvalidAccessKeyId)", "the key is not known there, maybe another provider's: see --endpoint and --profile"),
+    ("(ExpiredToken)", "the session has ended: sign in again (`aws sso login`), or get new keys"),
+];
+
 /// Knows what is asked where.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Adviser<'a> {
@@ -23,6 +31,9 @@ impl Adviser<'_> {
         let words = error.report();
         if let Some(region) = region_in(&words) {
             return format!("the bucket is in region {region}: --region {region}");
+        }
+        if let Some((_, advice)) = CODES.iter().find(|(code, _)| words.contains(code)) {
+            return (*advice).to_owned();
         }
         match error.kind() {
             ErrorKind::Denied if self.server.is_none() => {
@@ -154,6 +165,7 @@ mod tests {
             ("s3", ErrorKind::Denied, "no", "AWS_ACCESS_KEY_ID"),
             ("gs", ErrorKind::Denied, "no", "gcloud"),
             ("abfss", ErrorKind::Denied, "no", "--account"),
+            ("s3", ErrorKind::Denied, "access denied (RequestTimeTooSkewed)", "clock"),
             ("hf", ErrorKind::NotFound, "no", "HF_TOKEN"),
             ("s3", ErrorKind::Unavailable, "invalid peer certificate: UnknownIssuer", "not trusted"),
             ("s3", ErrorKind::Unavailable, "received corrupt message of type InvalidContentType", "http://"),

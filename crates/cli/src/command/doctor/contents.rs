@@ -166,7 +166,8 @@ pub(super) fn range(source: &Arc<dyn Source>, read: &Read, adviser: &Adviser<'_>
     let bytes = ByteSize(end - start);
     let finding = match ranged {
         Ok(found) if found == read.bytes.slice(start as usize..end as usize) => {
-            Finding::good(format!("{bytes} from {start} on, alone and the same; {conditions}")).with("ranges", true)
+            Finding::good(format!("{bytes} out of the middle come alone and are the same; {conditions}"))
+                .with("ranges", true)
         }
         Ok(_) => {
             let error = Error::new(ErrorKind::Corrupt, "read", source.uri_of(&read.object.key))

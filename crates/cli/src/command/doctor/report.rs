@@ -159,9 +159,10 @@ fn as_json(step: &Step) -> Json {
     })
 }
 
-/// Servers put line breaks into their words.
+/// Servers put line breaks into their words, and may put in what terminals obey.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn sign_of_life(name: &'static str) -> ProgressBar {
