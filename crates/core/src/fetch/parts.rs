@@ -19,7 +19,7 @@ pub const PART_BYTES: u64 = 8 << 20;
 const FEWEST_PARTS: u64 = 4;
 
 /// Parts of one object that are asked for at once.
-const PARTS_AT_ONCE: usize = 8;
+const PARTS_AT_ONCE: usize = 16;
 /// A part that failed in a way that may pass is asked for again at once; whoever reads the object begins anew after that.
 const TRIES: usize = 3;
 

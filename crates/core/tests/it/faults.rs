@@ -191,3 +191,41 @@ fn a_replica_that_is_down_at_the_start_is_read_from_once_it_is_up() {
     }
     assert!(first.requests() > before, "the breaker let one try");
 }
+
+/// Replicas of two kinds, whose versions have nothing in common, one of which fails every now and then.
+#[test]
+fn large_objects_come_whole_from_one_replica_or_the_other_however_often_one_fails() {
+    for rule in ["reset-mid,share=0.3", "status=503,share=0.3", "truncate,share=0.3", "stall=2s,share=0.05"] {
+        let (bad, healthy) = (serving(), serving());
+        let specs = vec![specs_of(&bad, "run").swap_remove(0).1, specs_of(&healthy, "run").swap_remove(1).1];
+        let dataset = dataset(specs, true);
+        bad.set_faults(vec![rule.parse::<Rule>().expect("a rule")]);
+        for sample in 0..SAMPLES {
+            let got = read(&dataset, sample).unwrap_or_else(|error| panic!("{rule}: {}", error.report()));
+            assert!(got == content(sample), "{rule}: sample {sample}");
+        }
+        assert!(bad.faults_done() > 0 || rule.starts_with("stall"), "{rule}");
+    }
+}
+
+#[test]
+fn a_replica_that_serves_other_bytes_is_refused_in_parts_too() {
+    let (first, forged) = (serving(), serving());
+    let specs = [&first, &forged].map(|server| specs_of(server, "run").swap_remove(0).1).into();
+    let dataset = dataset(specs, true);
+    assert!(read(&dataset, 0).expect("from the first") == content(0));
+    forged.put("run/0.npy", npy(&content(5)));
+    first.kill().expect("killed");
+    let error = read(&dataset, 0).expect_err("forged");
+    assert!(error.report().contains("the replica serves other"), "{}", error.report());
+}
+
+#[test]
+fn one_refusal_while_opening_is_no_failure() {
+    for kind in 0..5 {
+        let server = serving();
+        let (name, spec) = specs_of(&server, "run").swap_remove(kind);
+        server.set_faults(vec!["status=503,retry-after=0,times=1,on=any".parse::<Rule>().expect("a rule")]);
+        assert!(read(&dataset(vec![spec], false), 1).expect(name) == content(1), "{name}");
+    }
+}
