@@ -22,7 +22,7 @@ const FIRST_LIMIT: usize = 16;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(60);
 /// A higher limit is kept when throughput grew by this.
 const WORTH_IT: f64 = 1.08;
-/// Windows before a limit that was good is tried a little higher again.
+/// Windows before a limit that was good is tried half as high again.
 const WINDOWS_CONTENT: u32 = 16;
 /// After it was asked for fewer requests, the limit stays down for so long.
 const HUMBLE_FOR: Duration = Duration::from_secs(2);
@@ -48,6 +48,10 @@ struct Pace {
     /// Permits to take away as they come back.
     debt: usize,
     window: Window,
+    /// The limit is new: what ends now began before that, or all at once with others, or had to connect first.
+    is_settling: bool,
+    /// Grows by half instead of twofold.
+    is_careful: bool,
     /// Throughput before the last growth, and the limit it came with.
     before: Option<(f64, usize)>,
     content_for: u32,
@@ -77,6 +81,8 @@ impl Pace {
             most: most.max(1),
             debt: 0,
             window,
+            is_settling: true,
+            is_careful: false,
             before: None,
             content_for: 0,
             throttles: 0,
@@ -100,10 +106,13 @@ impl Pace {
         self.window.bytes += bytes.map_or(0, |bytes| bytes + REQUEST_BYTES);
         self.window.done += 1;
         let time = now - self.window.began;
-        if self.window.done < self.limit || time < SHORTEST_WINDOW {
+        if self.window.done < self.limit || time < SHORTEST_WINDOW && !self.is_settling {
             return None;
         }
         let window = std::mem::replace(&mut self.window, Window::new(now));
+        if std::mem::take(&mut self.is_settling) {
+            return None;
+        }
         if !is_full || self.humble_until.is_some_and(|until| now < until) {
             return None;
         }
@@ -112,21 +121,21 @@ impl Pace {
 
     /// Grows, stays or goes back, by what throughput did.
     fn judge(&mut self, rate: f64) -> Option<usize> {
-        match self.before {
-            Some((before, limit)) if rate < before * WORTH_IT => {
-                // No more than before: that limit was enough.
-                self.before = None;
+        if let Some((before, limit)) = self.before.take() {
+            let (gain, growth) = (rate / before, self.limit as f64 / limit as f64);
+            if gain < WORTH_IT || (gain - 1.0) * 2.0 < growth - 1.0 {
+                // The remote, or this machine, is at its end: no higher, and back where that brought nothing.
                 self.content_for = WINDOWS_CONTENT;
-                return self.change(limit);
+                self.is_careful = true;
+                return if gain < WORTH_IT { self.change(limit) } else { None };
             }
-            None if self.content_for > 0 => {
-                self.content_for -= 1;
-                return None;
-            }
-            _ => {}
+        } else if self.content_for > 0 {
+            self.content_for -= 1;
+            return None;
         }
         self.before = Some((rate, self.limit));
-        self.change((self.limit + self.limit.div_ceil(2)).min(self.most))
+        let more = if self.is_careful { self.limit.div_ceil(2) } else { self.limit };
+        self.change((self.limit + more).min(self.most))
     }
 
     fn change(&mut self, limit: usize) -> Option<usize> {
@@ -135,6 +144,7 @@ impl Pace {
             return None;
         }
         self.limit = limit;
+        self.is_settling = true;
         Some(limit)
     }
 }
@@ -224,12 +234,14 @@ impl Source for Limit {
 mod tests {
     use super::*;
 
-    /// Ends requests as if the remote carried `capacity` bytes a second at most and each stream 1 MB/s.
+    /// Ends requests as if the remote carried `capacity` bytes a second at most and each stream 1 MB/s. What ends first after a
+    /// change takes twice as long.
     fn settle(pace: &mut Pace, capacity: f64, windows: usize) -> usize {
         let mut now = Instant::now();
         for _ in 0..windows {
             let limit = pace.limit;
             let rate = capacity.min(limit as f64 * 1e6);
+            let rate = if pace.is_settling { rate / 2.0 } else { rate };
             now += Duration::from_secs_f64(limit as f64 * 1e6 / rate).max(SHORTEST_WINDOW);
             for _ in 0..limit {
                 pace.ended(now, Some(1_000_000), 0, true);
