@@ -63,7 +63,7 @@ impl Retry {
     async fn until_done<T, F: Future<Output = Result<T>> + Send>(
         &self,
         op: &'static str,
-        name: &str,
+        name: impl Fn() -> String + Send + Sync,
         request: Option<&ReadRequest>,
         attempt: impl Fn() -> F + Send + Sync,
     ) -> Result<T> {
@@ -86,7 +86,7 @@ impl Retry {
                 Err(_) => {
                     self.signals.count(Metric::SourceTimeouts);
                     let waited = format!("not finished after {} s, its deadline{failures}", allowed.as_secs());
-                    return Err(Error::new(ErrorKind::Timeout, op, name).because(waited));
+                    return Err(Error::new(ErrorKind::Timeout, op, name()).because(waited));
                 }
             };
             if error.is_throttled() {
@@ -105,7 +105,7 @@ impl Retry {
             tracing::debug!("trying again in {} ms: {}", pause.as_millis(), error.report());
             sleep(pause).await;
         }
-        Err(Error::new(ErrorKind::Internal, op, name).because("there were more attempts than there are numbers"))
+        Err(Error::new(ErrorKind::Internal, op, name()).because("there were more attempts than there are numbers"))
     }
 }
 
@@ -182,15 +182,15 @@ impl Source for Retry {
     delegate!();
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
-        self.until_done("list", self.uri(), None, || self.inner.page(prefix, token)).await
+        self.until_done("list", || self.uri().to_owned(), None, || self.inner.page(prefix, token)).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
-        self.until_done("look at", &self.uri_of(key), None, || self.inner.head(key)).await
+        self.until_done("look at", || self.uri_of(key), None, || self.inner.head(key)).await
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
-        let name = self.uri_of(&request.key);
-        self.until_done("read", &name, Some(request), || self.inner.read(request, buffers)).await
+        let name = || self.uri_of(&request.key);
+        self.until_done("read", name, Some(request), || self.inner.read(request, buffers)).await
     }
 }

@@ -70,16 +70,17 @@ impl Wire {
     pub(crate) async fn send(&self, mut parts: Parts, body: &bytes::Bytes, follow: bool) -> Result<Response, Failure> {
         let mut linked = HeaderMap::new();
         for _ in 0..=MAX_REDIRECTS {
-            let request = reqwest::Request::try_from(Request::from_parts(parts.clone(), body.clone()))
-                .map_err(Failure::Request)?;
+            let again = follow.then(|| parts.clone());
+            let request =
+                reqwest::Request::try_from(Request::from_parts(parts, body.clone())).map_err(Failure::Request)?;
             let mut answer = self.client.execute(request).await.map_err(Failure::Request)?;
-            if !follow || !is_redirect(answer.status()) {
+            let Some(again) = again.filter(|_| is_redirect(answer.status())) else {
                 answer.headers_mut().extend(linked);
                 return Ok(answer);
-            }
+            };
             let of_object = answer.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-linked-"));
             linked.extend(of_object.map(|(name, value)| (name.clone(), value.clone())));
-            parts = redirected(parts, &answer)?;
+            parts = redirected(again, &answer)?;
         }
         Err(Failure::Redirect(format!("it was redirected more than {MAX_REDIRECTS} times")))
     }
