@@ -1,228 +1,318 @@
-"""Sources against what the same server gives wrk, and what the policies are worth.
+"""Reading from remotes: throughput against ``wrk``, and what failures cost.
 
-The server is the testkit's, in memory, on the same machine: what is measured is the client. Reading is raw, without decoding,
-by ``crates/core/examples/read.rs`` on the default policies; wrk reads the same objects over the number of connections that
-suits it best. Both sides run in turn in one run. Processor time is of the client alone.
+The server is our fault server, in memory: slowed down to 30 ms to the first byte and 100 MB/s per stream, and as fast as this
+machine allows. ``wrk`` asks it for the same objects in the same rounds, with the number of connections that serves it best, and
+throws away what comes. Ours is the core with default policies (``crates/core/examples/read.rs``), whose bytes are verified and
+in buffers; the loader over the same objects is a row of its own. Both programs share the machine with the server.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
+import logging
 import os
-import re
-import resource
 import shutil
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import headwater as hw
-from measure import Row, figure, report
+import numpy as np
 
-TESTKIT = Path("target/release/headwater-testkit")
-READ = Path("target/release/examples/read")
-COMMAND = Path("target/release/headwater")
-REMOTE = ("--first-byte", "30ms", "--stream-rate", "100MB")
-SECONDS = 4
+import headwater as hw
+from measure import RESULTS, Row, figure, report
+
 ROUNDS = 5
-CONNECTIONS = (16, 32, 64, 128, 256, 512)
-HEADER = b"\x93NUMPY\x01\x00\x76\x00"
+SECONDS = 6
+SLOW = ("--first-byte", "30ms", "--stream-rate", "100MB")
+# Name, bytes of an object, objects, samples of a batch.
+LARGE, SMALL = ("4 MiB", 4 << 20, 96, 8), ("48 KB", 48_000, 4096, 64)
+CONNECTIONS = (8, 16, 32, 64, 128, 256)
+OPTIONS = ("endpoint", "region", "access_key_id", "secret_access_key")
+# Walks over the keys; prints one line at the end.
+WALK = """
+local objects, next = tonumber(os.getenv("OBJECTS")), 0
+local requests = {}
+function init() for n = 1, objects do requests[n] = wrk.format("GET", string.format(os.getenv("PATTERN"), n - 1)) end end
+function request() next = next % objects + 1; return requests[next] end
+function done(summary)
+  local e = summary.errors
+  io.write(string.format('{"objects": %d, "seconds": %f, "errors": %d}\\n', summary.requests, summary.duration / 1e6,
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+def objects_of(size: int, count: int) -> Path:
+    """A folder of ``.npy`` files of exactly that size, written once."""
+    folder = RESULTS / "sets" / f"npy-{size}-{count}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        path = folder / f"object-{number:05}.npy"
+        if not path.exists():
+            np.save(path, np.random.default_rng(number).integers(0, 256, size - 128, np.uint8))
+    return folder
 
 
 class Server:
-    """A running testkit server that takes commands."""
+    """The fault server over a folder."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the server has no pipes")
-        self._in, self._out = process.stdin, process.stdout
-        self.where: dict[str, Any] = json.loads(self._out.readline())
+    def __init__(self, folder: Path, *options: str) -> None:
+        command = ["target/release/headwater-testkit", str(folder), *options]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.where = self.heard()
 
-    def told(self, command: str) -> dict[str, Any]:
-        """The answer to a command."""
-        self._in.write(command + "\n")
-        self._in.flush()
-        answer: dict[str, Any] = json.loads(self._out.readline())
-        return answer
+    def __enter__(self) -> Server:
+        return self
 
-    def end(self) -> None:
-        """Lets the server end."""
-        self._in.close()
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate(timeout=30)
 
+    def heard(self) -> dict[str, Any]:
+        """Its next line."""
+        line: dict[str, Any] = json.loads(self.process.stdout.readline() if self.process.stdout else "")
+        return line
 
-@contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Server]:
-    """A server of a folder; ends with the block."""
-    command = [str(TESTKIT), str(folder), *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        server = Server(process)
-        yield server
-        server.end()
+    def say(self, command: str) -> None:
+        """Gives a command, whose answer is heard later."""
+        if self.process.stdin:
+            self.process.stdin.write(f"{command}\n")
+            self.process.stdin.flush()
 
+    def gets(self) -> int:
+        """Objects asked for so far."""
+        self.say("stats")
+        return int(self.heard()["get"])
 
-def objects(folder: Path, count: int, size: int) -> None:
-    """Writes ``.npy`` files of bytes, so many of that size each."""
-    elements = size - 128
-    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({elements},), }}"
-    (folder / "x").mkdir(parents=True)
-    for number in range(count):
-        (folder / f"x/{number:04d}.npy").write_bytes(HEADER + f"{head:<117}\n".encode() + bytes([number % 251]) * elements)
+    def source(self) -> hw.Source:
+        """What it serves."""
+        return hw.Source(f"s3://{self.where['bucket']}", **{name: self.where[name] for name in OPTIONS})
 
+    def read(self, seconds: float, *options: str) -> dict[str, Any]:
+        """What the core reads in that time."""
+        where = [f"{name}={self.where[name]}" for name in OPTIONS]
+        command = ["target/release/examples/read", f"s3://{self.where['bucket']}", "--seconds", str(seconds), *where]
+        return measured([*command, *options], {})
 
-def measured(command: list[str], environment: dict[str, str] | None = None) -> tuple[str, float]:
-    """What a command prints, and its processor time in seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def wrk(server: Server, script: Path, connections: int, seconds: int) -> tuple[float, float]:
-    """Requests per second, and processor seconds per request."""
-    url = server.where["endpoint"]
-    out, cpu = measured(["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url])
-    found = re.search(r"(\d+) requests in ([\d.]+)s", out)
-    if found is None or "Non-2xx" in out:
-        raise RuntimeError(f"wrk could not read: {out}")
-    return int(found[1]) / float(found[2]), cpu / int(found[1])
+    def wrk(self, connections: int, seconds: int, objects: int) -> dict[str, Any]:
+        """What ``wrk`` reads in that time."""
+        script = RESULTS / "walk.lua"
+        script.write_text(WALK)
+        environment = {"OBJECTS": str(objects), "PATTERN": f"/{self.where['bucket']}/object-%05d.npy"}
+        command = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "-s", str(script), self.where["endpoint"]]
+        found = measured(command, environment)
+        if found["errors"]:
+            raise SystemExit(f"wrk had {found['errors']} errors with {connections} connections")
+        return found
 
 
-def read(server: Server, seconds: float, *options: str) -> dict[str, Any]:
-    """What the core reads in that time."""
-    where = server.where
-    keys = [f"{name}={where[name]}" for name in ("endpoint", "region", "access_key_id", "secret_access_key")]
-    out, cpu = measured([str(READ), f"s3://{where['bucket']}/x", "--seconds", str(seconds), *options, *keys])
-    done: dict[str, Any] = json.loads(out)
-    return {**done, "cpu": cpu}
+def measured(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """The last line that a program prints, and its processor time."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    printed = process.stdout.read() if process.stdout else ""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[0]} failed")
+    return {**json.loads(printed.splitlines()[-1]), "cpu": used.ru_utime + used.ru_stime}
 
 
-def against_wrk(name: str, count: int, size: int, remote: tuple[str, ...], *options: str) -> list[Row]:
-    """Rates of both sides over several rounds, and processor time per GB."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, script = Path(scratch), Path(scratch) / "walk.lua"
-        objects(folder, count, size)
-        path = f'"/bucket/x/"..string.format("%04d.npy", n % {count})'
-        script.write_text(f'local n = 0\nrequest = function() n = n + 1; return wrk.format("GET", {path}) end\n')
-        with serving(folder, *remote) as server:
-            tried = {number: wrk(server, script, number, 2)[0] for number in CONNECTIONS}
-            best = max(tried, key=lambda number: tried[number])
-            ours: list[float] = []
-            theirs: list[float] = []
-            settled: list[float] = []
-            costs: list[tuple[float, float]] = []
-            for _ in range(ROUNDS):
-                done = read(server, SECONDS, *options)
-                rate, cpu = wrk(server, script, best, SECONDS)
-                ours.append(done["objects"] / done["seconds"])
-                settled.append(done["settled_objects"] / done["settled_seconds"])
-                theirs.append(rate)
-                costs.append((done["cpu"] / done["bytes"] * 1e9, cpu / size * 1e9))
-    baseline = f"wrk, {best} connections"
-    unit, scale = ("MB/s", size / 1e6) if size > 1 << 20 else ("requests/s", 1.0)
+def loader_rate(server: Server, batch: int, seconds: float) -> Callable[[], float]:
+    """A call that walks epochs for that time and returns objects per second; no cache."""
+    dataset = hw.StreamingDataset(server.source(), cache=hw.CacheConfig(memory=0))
+    loader = hw.StreamingDataLoader(dataset, batch)
+    for _ in loader:
+        pass
 
-    def row(what: str, figures: list[float]) -> Row:
-        ratios = [mine / other for mine, other in zip(figures, theirs, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4)
-        mine, other = statistics.median(figures) * scale, statistics.median(theirs) * scale
-        return figure(f"{name}, {what}", unit, mine, other, baseline, ROUNDS, (high - low) / 2 / statistics.median(ratios))
+    def walk() -> float:
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            count += sum(len(made["__index__"]) for made in loader)
+        return count / (time.perf_counter() - began)
 
-    mine, other = (statistics.median(cost[side] for cost in costs) for side in (0, 1))
-    cost = figure(f"{name}, processor time", "s/GB", mine, other, baseline, ROUNDS, lower=True)
-    return [row("from the start", ours), row("second half", settled), cost]
+    return walk
 
 
-def hedging() -> list[Row]:
-    """What 2 % of requests that stall for a second cost, with and without second requests."""
-    with tempfile.TemporaryDirectory() as scratch:
-        objects(Path(scratch), 200, 64 << 10)
-        with serving(Path(scratch), "--first-byte", "10ms", "--fault", "stall=1s,share=0.02") as server:
-            p99: dict[str, list[float]] = {"0": [], "0.05": []}
-            extra: list[float] = []
-            for _ in range(ROUNDS):
-                for share, figures in p99.items():
-                    before = server.told("stats")["get"]
-                    done = read(server, SECONDS, "--hedge", share, "--tasks", "16")
-                    figures.append(done["p99_ms"])
-                    if share != "0":
-                        extra.append((server.told("stats")["get"] - before) / done["objects"] * 100 - 100)
-    without, with_them = statistics.median(p99["0"]), statistics.median(p99["0.05"])
+def spread(figures: list[float]) -> float:
+    """Half the interquartile range, relative to the median."""
+    low, middle, high = statistics.quantiles(figures, n=4)
+    return (high - low) / 2 / middle
+
+
+def throughput_rows(kind: tuple[str, int, int, int], speed: tuple[str, ...]) -> list[Row]:
+    """The core and the loader against ``wrk``."""
+    name, size, count, batch = kind
+    what = f"{name} objects, {'30 ms and 100 MB/s per stream' if speed else 'unthrottled'}"
+    with Server(objects_of(size, count), *speed) as server:
+        # The two best of a short try go into the rounds.
+        tried = {connections: server.wrk(connections, 1, count)["objects"] for connections in CONNECTIONS}
+        best = sorted(tried, key=lambda connections: -tried[connections])[:2]
+        theirs: dict[int, list[dict[str, Any]]] = {connections: [] for connections in best}
+        ours: list[dict[str, Any]] = []
+        loaded: list[float] = []
+        load = loader_rate(server, batch, SECONDS / 2)
+        for _ in range(ROUNDS):
+            for connections in best:
+                theirs[connections].append(server.wrk(connections, SECONDS // 2, count))
+            ours.append(server.read(SECONDS))
+            loaded.append(load())
+    rates = {connections: [run["objects"] / run["seconds"] for run in runs] for connections, runs in theirs.items()}
+    fastest = max(rates, key=lambda connections: statistics.median(rates[connections]))
+    baseline = f"wrk, {fastest} connections"
+    unit, scale = ("MB/s", size / 1e6) if kind is LARGE else ("requests/s", 1.0)
+
+    def row(side: str, mine: list[float]) -> Row:
+        median, other = statistics.median(mine) * scale, statistics.median(rates[fastest]) * scale
+        return figure(f"{side}: {what}", unit, median, other, baseline, ROUNDS, spread(mine))
+
+    def cpu(runs: list[dict[str, Any]]) -> list[float]:
+        return [1e3 * run["cpu"] / (run["objects"] * size / 1e9) for run in runs]
+
+    mine, other = cpu(ours), statistics.median(cpu(theirs[fastest]))
     return [
-        figure("2 % stalled for 1 s, p99 latency", "ms", with_them, without, "hedge = 0", ROUNDS, lower=True),
-        figure("further requests for that", "%", statistics.median(extra), 6.0, "the goal", ROUNDS, lower=True),
+        row(f"core, {SECONDS} s from opening", [run["objects"] / run["seconds"] for run in ours]),
+        row("core, second half of those", [run["settled_objects"] / run["settled_seconds"] for run in ours]),
+        row("loader, no cache, many epochs", loaded),
+        figure(
+            f"processor time per GB, core: {what}",
+            "ms/GB",
+            statistics.median(mine),
+            other,
+            baseline,
+            ROUNDS,
+            spread(mine),
+            lower=True,
+        ),
     ]
 
 
-def epoch(loader: hw.StreamingDataLoader, hook: Any = None) -> float:
-    """Seconds of one pass."""
-    began = time.perf_counter()
-    for step, _ in enumerate(loader):
-        time.sleep(0.02)
-        if hook and step == 20:
-            hook()
-    return time.perf_counter() - began
+def hedging_rows() -> list[Row]:
+    """Latency of objects while 2 % of requests stall for a second, and what hedging costs."""
+    _, size, count, _ = SMALL
+    with Server(objects_of(size, count), *SLOW, "--fault", "stall=1s,share=0.02,on=get") as server:
+        sides: dict[str, list[dict[str, Any]]] = {"0": [], "0.05": []}
+        for _ in range(ROUNDS):
+            for hedge, runs in sides.items():
+                before = server.gets()
+                # As many at once as have a turn from the beginning: what is timed is asking, not queueing.
+                run = server.read(SECONDS, "--tasks", "16", "--hedge", hedge)
+                runs.append({**run, "extra": 100 * ((server.gets() - before) / run["objects"] - 1)})
+    what = "48 KB objects, 2 % of requests stall 1 s, 16 at once"
 
+    def column(hedge: str, name: str) -> list[float]:
+        return [run[name] for run in sides[hedge]]
 
-def failover() -> list[Row]:
-    """What a replica costs that dies in the middle of an epoch, beside an undisturbed one."""
-    with tempfile.TemporaryDirectory() as scratch:
-        objects(Path(scratch), 600, 1 << 20)
-        with serving(Path(scratch), *REMOTE) as first, serving(Path(scratch), *REMOTE) as second:
-            names = ("endpoint", "region", "access_key_id", "secret_access_key")
-            places = [
-                hw.Source(f"s3://{server.where['bucket']}/x", **{name: server.where[name] for name in names})
-                for server in (first, second)
-            ]
-            calm: list[float] = []
-            disturbed: list[float] = []
-            for _ in range(ROUNDS):
-                dataset = hw.StreamingDataset({"x": places}, cache=hw.CacheConfig(memory=0))
-                calm.append(epoch(hw.StreamingDataLoader(dataset, batch_size=8)))
-                disturbed.append(epoch(hw.StreamingDataLoader(dataset, batch_size=8), lambda: first.told("kill")))
-                if not dataset.stats()["replica_failovers_total"]:
-                    raise RuntimeError("the second replica was never asked")
-                first.told("revive")
-                time.sleep(2)
-    extra = statistics.median(after - before for before, after in zip(calm, disturbed, strict=True))
-    return [figure("a replica dies within an epoch, further time", "s", max(extra, 0.001), 2.0, "the goal", ROUNDS, lower=True)]
-
-
-def listing() -> list[Row]:
-    """A million keys: the time of the whole index against that of the pages alone."""
     rows = []
-    with tempfile.TemporaryDirectory() as scratch, serving(Path(scratch), "--keys", "1000000", *REMOTE[:2]) as server:
-        where = server.where
-        pages = 1000 * 0.030
-        environment = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "test"}
-        for uri, endpoint in ((f"s3://{where['bucket']}/", "endpoint"), (f"gs://{where['bucket']}/", "gcs")):
-            options = ["--endpoint", where[endpoint]] + (["--anonymous"] if endpoint == "gcs" else [])
-            out, _ = measured([str(COMMAND), "index", uri, "--json", *options], environment)
-            took = json.loads(out)["seconds"]
-            name = f"a million keys of {uri[:2]}, 30 ms a page"
-            rows.append(figure(name, "s", took, pages, "1,000 pages one by one", 1, lower=True))
+    for name in ("p50", "p99"):
+        mine = column("0.05", f"{name}_ms")
+        none = statistics.median(column("0", f"{name}_ms"))
+        median = statistics.median(mine)
+        rows.append(figure(f"latency, {name}: {what}", "ms", median, none, "hedge=0", ROUNDS, spread(mine), lower=True))
+    extra = statistics.median(column("0.05", "extra"))
+    rows.append(figure(f"extra requests: {what}", "%", extra, 6.0, "what is allowed", ROUNDS, lower=True))
+    return rows
+
+
+def failover_rows(step: float) -> list[Row]:
+    """What it costs an epoch that its first replica dies after a quarter, and when that one is read again."""
+    _, size, count, _ = SMALL
+    folder, batch = objects_of(size, count), 16
+    # What is told of every epoch: its seconds, and those of them that its consumer waited for sources.
+    whole: list[tuple[float, float]] = []
+    cut: list[tuple[float, float]] = []
+    back: list[float] = []
+    with Server(folder, *SLOW) as first, Server(folder, *SLOW) as second:
+        for _ in range(ROUNDS):
+            dataset = hw.StreamingDataset([first.source(), second.source()], cache=hw.CacheConfig(memory=0))
+            loader = hw.StreamingDataLoader(dataset, batch)
+
+            def epoch(kill_at: int | None, loader: hw.StreamingDataLoader = loader) -> tuple[float, float]:
+                stall = loader.stats()["loader_stall_source_seconds_total"]
+                began = time.perf_counter()
+                for number, _ in enumerate(loader):
+                    if number == kill_at:
+                        first.say("kill")
+                    time.sleep(step)
+                return time.perf_counter() - began, loader.stats()["loader_stall_source_seconds_total"] - stall
+
+            epoch(None)
+            whole.append(epoch(None))
+            cut.append(epoch(count // batch // 4))
+            first.heard()
+            stats = loader.stats()
+            opened, failed_over = stats["replica_breaker_opened_total"], stats["replica_failovers_total"]
+            if stats["replica_breakers_open"] != 1:
+                raise SystemExit(f"the dead replica is still asked: {stats}")
+            first.say("revive")
+            first.heard()
+            began, before = time.perf_counter(), first.gets()
+            for _ in itertools.chain.from_iterable(loader for _ in itertools.count()):
+                if loader.stats()["replica_breakers_open"] == 0 or time.perf_counter() - began > 60:
+                    break
+                time.sleep(0.01)
+            back.append(time.perf_counter() - began)
+            epoch(None)
+            gets = first.gets() - before
+            print(f"breaker opened {opened} time(s), {failed_over} failovers; {gets} reads of the revived replica")
+            if loader.stats()["replica_breakers_open"] or gets < count:
+                raise SystemExit(f"the revived replica is not read: {loader.stats()}")
+    what = f"4,096 objects of 48 KB, step of {step * 1e3:.0f} ms, first of two replicas killed after a quarter"
+    rows = []
+    for at, name in enumerate(("an epoch", "of it waiting for sources")):
+        mine, usual = ([pair[at] * 1e3 for pair in side] for side in (cut, whole))
+        middle = max(statistics.median(usual), 0.1), max(statistics.median(mine), 0.1)
+        rows.append(figure(f"{name}: {what}", "ms", middle[1], middle[0], "undisturbed", ROUNDS, spread(mine), lower=True))
+    revived = f"until the revived replica is read again: {what}"
+    mine = [seconds * 1e3 for seconds in back]
+    rows.append(figure(revived, "ms", statistics.median(mine), 30e3, "the longest rest", ROUNDS, spread(mine), lower=True))
+    return rows
+
+
+def listing_rows() -> list[Row]:
+    """A million keys in one folder, 30 ms a page: the whole index, joined and kept, against the pages one after the other."""
+    empty = RESULTS / "sets" / "empty"
+    empty.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with Server(empty, "--keys", "1000000", *SLOW[:2]) as server:
+        environment = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "test"}
+        for scheme, endpoint, options in (
+            ("s3", "endpoint", []),
+            ("gs", "gcs", ["--anonymous"]),
+            ("az", "azure", ["--anonymous"]),
+        ):
+            command = ["target/release/headwater", "index", f"{scheme}://{server.where['bucket']}/", "--json"]
+            command += ["--endpoint", server.where[endpoint], *options]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+            seconds = json.loads(printed.stdout)["seconds"]
+            name = f"a million keys over {scheme}, 30 ms a page"
+            rows.append(figure(name, "s", seconds, 30.0, "1,000 pages in turn", 1, lower=True))
     return rows
 
 
 def main() -> None:
-    """Runs all rows and reports them."""
+    """Runs the suite, or the parts named."""
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "large": lambda: throughput_rows(LARGE, SLOW),
+        "small": lambda: throughput_rows(SMALL, SLOW),
+        "large-limit": lambda: throughput_rows(LARGE, ()),
+        "small-limit": lambda: throughput_rows(SMALL, ()),
+        "hedging": hedging_rows,
+        "failover": lambda: failover_rows(0.01) + failover_rows(0.0),
+        "listing": listing_rows,
+    }
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(parts)}; all of them by default")
+    given = parser.parse_args().parts or list(parts)
+    # That replicas come and go is meant.
+    logging.getLogger("headwater").setLevel(logging.ERROR)
     if not shutil.which("wrk"):
-        sys.exit("sources: wrk is not installed (apt-get install wrk)")
-    rows = [
-        *against_wrk("4 MiB at 30 ms and 100 MB/s a stream", 128, 4 << 20, REMOTE),
-        *against_wrk("48 KB at 30 ms", 2000, 48_000, REMOTE),
-        *against_wrk("48 KB at 30 ms, 512 at once", 2000, 48_000, REMOTE, "--max-concurrency", "512", "--tasks", "1024"),
-        *against_wrk("4 MiB, nothing emulated", 128, 4 << 20, ()),
-        *against_wrk("48 KB, nothing emulated", 2000, 48_000, ()),
-        *hedging(),
-        *failover(),
-        *listing(),
-    ]
-    report("sources", rows)
+        print("wrk is not installed: nothing to compare throughput with")
+        given = [part for part in given if part in ("hedging", "failover", "listing")]
+    report("sources", [row for part in given for row in parts[part]()])
 
 
 if __name__ == "__main__":
