@@ -160,13 +160,11 @@ impl Refusal {
 
 /// Seconds, or the time until a date.
 fn pause_in(text: &str) -> Option<Duration> {
-    match text.trim().parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => {
-            let at = reqsign_core::time::Timestamp::parse_rfc2822(text.trim()).ok()?.as_system_time();
-            Some(at.duration_since(std::time::SystemTime::now()).unwrap_or_default())
-        }
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
     }
+    let at = reqsign_core::time::Timestamp::parse_rfc2822(text.trim()).ok()?.as_system_time();
+    Some(at.duration_since(std::time::SystemTime::now()).unwrap_or_default())
 }
 
 /// Whether a page may show what was sent: some servers print the headers of a request that they failed at.

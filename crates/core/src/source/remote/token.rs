@@ -60,15 +60,14 @@ impl Token {
                 // Held while the function is asked: the others wait for what it says.
                 let mut kept = kept.lock().await;
                 let is_fresh = |until: &Option<SystemTime>| until.is_none_or(|until| until > SystemTime::now());
-                match kept.as_ref().filter(|(_, until)| is_fresh(until)) {
-                    Some((value, _)) => value.clone(),
-                    None => {
-                        let given = provider.provide().await.map_err(|error| error.report())?;
-                        let token = given.values.get("token").ok_or("the function returned no `token`")?;
-                        let value = bearer(token).ok_or("the token has a character that headers cannot have")?;
-                        *kept = Some((value.clone(), given.expires_at));
-                        value
-                    }
+                if let Some((value, _)) = kept.as_ref().filter(|(_, until)| is_fresh(until)) {
+                    value.clone()
+                } else {
+                    let given = provider.provide().await.map_err(|error| error.report())?;
+                    let token = given.values.get("token").ok_or("the function returned no `token`")?;
+                    let value = bearer(token).ok_or("the token has a character that headers cannot have")?;
+                    *kept = Some((value.clone(), given.expires_at));
+                    value
                 }
             }
         };
