@@ -19,6 +19,7 @@ pub(super) struct Breaker(Mutex<State>);
 struct State {
     failures: u32,
     rests: u32,
+    opened_at: Option<Instant>,
     /// While open: when one request may try.
     open_until: Option<Instant>,
 }
@@ -42,9 +43,13 @@ impl Breaker {
         self.0.lock().open_until.is_some()
     }
 
-    /// Notes a success; whether that closed it.
-    pub(super) fn succeeded(&self) -> bool {
+    /// Notes a success of a request that began then; whether that closed it. One that began before it opened says nothing of how
+    /// things are now.
+    pub(super) fn succeeded(&self, began: Instant) -> bool {
         let mut state = self.0.lock();
+        if state.opened_at.is_some_and(|opened| began < opened) {
+            return false;
+        }
         let was_open = state.open_until.is_some();
         *state = State::default();
         was_open
@@ -56,6 +61,7 @@ impl Breaker {
         state.failures += 1;
         let opens = state.open_until.is_none() && state.failures >= FAILURES;
         if opens {
+            state.opened_at = Some(Instant::now());
             state.rest();
         }
         opens
@@ -80,8 +86,11 @@ mod tests {
     async fn opens_after_failures_in_a_row_and_closes_when_one_try_succeeds() {
         let breaker = Breaker::default();
         assert!(!breaker.failed() && !breaker.failed());
-        breaker.succeeded();
+        breaker.succeeded(Instant::now());
+        let before = Instant::now();
+        advance(Duration::from_millis(1)).await;
         assert!(!breaker.failed() && !breaker.failed() && breaker.failed());
+        assert!(!breaker.succeeded(before), "a late success of before");
         assert!(breaker.is_open() && !breaker.allows());
         advance(Duration::from_millis(1001)).await;
         assert!(breaker.allows(), "one may try");
@@ -91,7 +100,7 @@ mod tests {
         advance(Duration::from_millis(1001)).await;
         assert!(!breaker.allows(), "the second rest is longer");
         advance(Duration::from_secs(1)).await;
-        assert!(breaker.allows() && breaker.succeeded(), "whoever asks closes it");
+        assert!(breaker.allows() && breaker.succeeded(Instant::now()), "whoever asks closes it");
         assert!(!breaker.is_open() && breaker.allows() && breaker.allows());
     }
 }

@@ -75,6 +75,7 @@ impl Failover {
     async fn read_from(&self, at: usize, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
         let replica = &self.replicas[at];
         replica.breaker.asked();
+        let began = Instant::now();
         let version = if at == 0 { request.version.clone() } else { Version::Unknown };
         let own = ReadRequest { version, ..request.clone() };
         let read = replica.source.read(&own, buffers).await;
@@ -91,14 +92,14 @@ impl Failover {
             Err(error) => Err(error),
         };
         match &read {
-            Ok(_) => self.succeeded(at),
+            Ok(_) => self.succeeded(at, began),
             Err(error) => self.failed(at, error),
         }
         read
     }
 
-    fn succeeded(&self, at: usize) {
-        if self.replicas[at].breaker.succeeded() {
+    fn succeeded(&self, at: usize, began: Instant) {
+        if self.replicas[at].breaker.succeeded(began) {
             tracing::warn!("`{}` is back: it is read from again", self.replicas[at].source.uri());
             self.signals.subtract(Metric::ReplicasOpen, 1);
         }
@@ -151,9 +152,10 @@ impl Failover {
         let mut errors = Vec::new();
         for at in self.order() {
             self.replicas[at].breaker.asked();
+            let began = Instant::now();
             match ask(at, self.replicas[at].source.as_ref()).await {
                 Ok(done) => {
-                    self.succeeded(at);
+                    self.succeeded(at, began);
                     return Ok(done);
                 }
                 Err(error) => {
