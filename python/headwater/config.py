@@ -57,7 +57,7 @@ class FetchConfig:
         retries: further tries after the first, within the deadline; 8 by default.
         hedge: second requests for what takes longer than 95 of 100 others did, as a share of all requests; 0.05 by default, 0
             for none.
-        max_bandwidth: bytes per second of each replica, at most; unlimited by default.
+        max_bandwidth: bytes per second of all replicas of a source together, at most; unlimited by default.
         part_size: of the parts that objects of four parts and more are read in; 8 MiB by default, 0 reads everything whole.
         verify: ``"auto"`` checks whole objects against the checksums that servers name, where that is cheap; or ``"never"``.
         throttle: a remote to emulate.

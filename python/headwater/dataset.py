@@ -239,10 +239,10 @@ def _credentials_in(config: Any) -> set[str]:
 def _places(places: Places) -> Any:
     if isinstance(places, list | tuple):
         return [_place(place) for place in places]
-    return _place(places)  # type: ignore[arg-type]
+    return _place(places)
 
 
-def _place(place: Place) -> str | dict[str, Option]:
+def _place(place: Any) -> str | dict[str, Option]:
     if isinstance(place, Source):
         return place._config()
     if isinstance(place, str | os.PathLike):

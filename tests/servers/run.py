@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # `servers` is a package, which a script inside would not find
-from servers.keeper import SERVERS, end_in_order, serving, wait_until_unwanted  # noqa: E402
-from servers.process import StartError, die_with  # noqa: E402
+from servers.keeper import SERVERS, end_in_order, serving, wait_until_unwanted  # noqa: E402 - found only now
+from servers.process import StartError, die_with  # noqa: E402 - the same
 
 EXIT_MISSING = 69  # EX_UNAVAILABLE: a program is not installed
 

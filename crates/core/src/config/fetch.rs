@@ -29,7 +29,7 @@ pub struct FetchConfig {
     /// Second requests for what takes longer than 95 of 100 others did, as a share of all requests; 0 for none. Default: 0.05.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge: Option<f64>,
-    /// Bytes per second of each replica, at most. Default: unlimited.
+    /// Bytes per second of all replicas together, at most. Default: unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bandwidth: Option<ByteSize>,
     /// Bytes of the parts that objects of four parts and more are read in; 0 reads everything whole. Default: 8 MiB.

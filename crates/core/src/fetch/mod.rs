@@ -6,14 +6,14 @@
 //! | policy | what it does |
 //! |---|---|
 //! | [`Coalesce`] | neighbouring small ranges of an object become one request |
+//! | [`Bandwidth`] | no faster than allowed |
 //! | [`Limit`] | so many requests at once; how many is found out |
 //! | [`Retry`] | again, until a total deadline |
 //! | [`Failover`] | the next replica when one fails, is slow or lies; a breaker each |
 //! | [`Parts`] | a large object becomes several ranges at once |
 //! | [`Hedge`] | a second request when one takes unusually long |
-//! | [`Bandwidth`] | no faster than allowed |
 //!
-//! The limit is around the deadline, so that waiting for a turn does not count against it, and who pauses before trying again
+//! Bandwidth and limit are around the deadline, so that waiting for a turn does not count against it nor as slowness, and who pauses before trying again
 //! keeps the turn: a remote that is in trouble is asked less. Failing over comes before pausing: a dead replica costs its error.
 //! Local sources alone need none of it: a system call cannot be cancelled, and the page cache has no quota.
 
@@ -60,7 +60,7 @@ pub struct Policies {
     pub max_concurrency: usize,
     /// Second requests per request, at most; 0 for none.
     pub hedge: f64,
-    /// Bytes per second of each replica, at most.
+    /// Bytes per second of all replicas together, at most.
     pub bandwidth: Option<u64>,
     /// Bytes of the parts that large objects are read in; 0 reads them whole.
     pub part_bytes: u64,
@@ -95,6 +95,10 @@ pub fn with_policies(replicas: Vec<Arc<dyn Source>>, policies: &Policies, signal
         if replicas.len() == 1 { replicas.swap_remove(0) } else { Arc::new(Failover::new(replicas, signals.clone())) };
     let source = Arc::new(Retry::new(source, policies.patience, signals.clone()));
     let source = Arc::new(Limit::new(source, policies.max_concurrency, signals.clone()));
+    let source: Arc<dyn Source> = match policies.bandwidth {
+        Some(bandwidth) => Arc::new(Bandwidth::new(source, bandwidth)),
+        None => source,
+    };
     Arc::new(Coalesce::new(source, GAP_BYTES, signals.clone()))
 }
 
@@ -102,10 +106,6 @@ fn around_replica(source: Arc<dyn Source>, policies: &Policies, signals: &Arc<Si
     let source: Arc<dyn Source> = match policies.throttling {
         Some(throttling) => Arc::new(Throttle::new(source, throttling)),
         None if source.is_local() => return source,
-        None => source,
-    };
-    let source: Arc<dyn Source> = match policies.bandwidth {
-        Some(bandwidth) => Arc::new(Bandwidth::new(source, bandwidth)),
         None => source,
     };
     let source = if policies.hedge > 0.0 {

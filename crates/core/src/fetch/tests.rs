@@ -299,6 +299,20 @@ async fn bandwidth_is_what_was_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waiting_for_bandwidth_is_neither_slowness_nor_lateness() {
+    let ((_, first), (_, second)) = (switched("first"), switched("second"));
+    let (metrics, signals) = signals();
+    let patience = Patience { deadline: Duration::from_secs(2), ..Patience::default() };
+    let policies = Policies { bandwidth: Some(10), patience, ..Policies::default() };
+    let source = with_policies(vec![first.clone(), second.clone()], &policies, &signals);
+    let (buffers, request) = (pool(), sized("small", 10));
+    let (reads, took) = timed(join_all((0..100).map(|_| source.read(&request, &buffers)))).await;
+    assert!(reads.iter().all(Result::is_ok) && took > Duration::from_secs(90), "10 bytes a second: {took:?}");
+    assert_eq!((first.reads(), second.reads()), (100, 0));
+    assert_eq!(counted(&metrics, Metric::SourceHedges) + counted(&metrics, Metric::ReplicaFailovers), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_large_object_is_read_in_parts_of_one_version() {
     let slow = Scripted::new("parts", |_, request| {
         let bytes = request.range.as_ref().map_or(100_000_000, |range| range.end - range.start);
