@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,18 @@ def absent(what: str) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Manifests are kept in a folder of this session, not in the user's."""
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where manifests are kept instead of in the user's folder."""
+    folder = tmp_path_factory.mktemp("homes")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADWATER_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+        patch.setenv("HEADWATER_HOME", str(folder / "session"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def home(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for this test alone: another one's server may get the same port, and would find this one's manifest."""
+    monkeypatch.setenv("HEADWATER_HOME", str(homes / uuid.uuid4().hex))
 
 
 def server(name: str) -> Iterator[Any]:
