@@ -38,8 +38,8 @@ impl Breaker {
         }
     }
 
-    #[cfg(test)]
-    fn is_open(&self) -> bool {
+    /// Whether the last failures have not been followed by a success yet.
+    pub(super) fn is_open(&self) -> bool {
         self.0.lock().open_until.is_some()
     }
 

@@ -1,6 +1,7 @@
 //! Several sources that hold the same objects.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +27,17 @@ use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Versio
 const UNUSUAL: f64 = 4.0;
 const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 const MOST_PATIENCE: Duration = Duration::from_secs(1);
+/// A page may take long: servers look for the keys that are in it.
+const PAGE_PATIENCE: Duration = Duration::from_secs(2);
 /// Until enough was seen, a slow replica is one that brings less than this besides.
 const SLOW_BYTES_PER_SECOND: f64 = 20e6;
 
 /// Asks the first replica, and the next one when it fails or takes unusually long; what comes first is taken.
 ///
 /// A replica that fails repeatedly is left alone for a while (see `breaker`), and one that serves other content than the
-/// others counts as failing. Content is the same when the size is the listed one and the bytes are those that were read first,
-/// from whichever replica: 16 bytes per object are kept for that. Each replica has versions of its own: the listed one is asked
-/// of the replica that was listed, the first.
+/// others counts as failing. Content is the same when the size is the listed one and the bytes are those of the listed version,
+/// or until that was read, those that were read first from whichever replica: 16 bytes per object are kept for that. Each
+/// replica has versions of its own: the listed one is asked of the replica that was listed, the first.
 #[derive(Debug)]
 pub struct Failover {
     replicas: Vec<Replica>,
@@ -72,30 +75,30 @@ impl Failover {
         }
     }
 
-    async fn read_from(&self, at: usize, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
-        let replica = &self.replicas[at];
-        replica.breaker.asked();
+    /// Asks a replica, and notes what that says of it.
+    async fn ask<T>(&self, at: usize, asking: impl Future<Output = Result<T>>) -> Result<T> {
+        self.replicas[at].breaker.asked();
         let began = Instant::now();
-        let version = if at == 0 { request.version.clone() } else { Version::Unknown };
-        let own = ReadRequest { version, ..request.clone() };
-        let read = replica.source.read(&own, buffers).await;
-        let read = match read {
-            Ok(object) => self.checked(replica, request, object),
-            // No version was asked for: it is the size that is another.
-            Err(error) if error.kind() == ErrorKind::Changed && own.version == Version::Unknown => {
-                self.signals.count(Metric::ReplicaRefused);
-                let name = replica.source.uri_of(&request.key);
-                Err(Error::new(ErrorKind::Corrupt, "read", name)
-                    .because("the replica serves other content")
-                    .caused_by(error))
-            }
-            Err(error) => Err(error),
-        };
-        match &read {
+        let answer = asking.await;
+        match &answer {
             Ok(_) => self.succeeded(at, began),
             Err(error) => self.failed(at, error),
         }
-        read
+        answer
+    }
+
+    async fn read_from(&self, at: usize, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        let replica = &self.replicas[at];
+        let version = if at == 0 { request.version.clone() } else { Version::Unknown };
+        let own = ReadRequest { version, ..request.clone() };
+        match replica.source.read(&own, buffers).await {
+            Ok(object) => self.checked(at, &own, object),
+            // No version was asked for: it is the size that is another.
+            Err(error) if error.kind() == ErrorKind::Changed && own.version == Version::Unknown => {
+                Err(self.refused(at, request, "the replica serves other content").caused_by(error))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn succeeded(&self, at: usize, began: Instant) {
@@ -119,57 +122,118 @@ impl Failover {
         }
     }
 
+    fn refused(&self, at: usize, request: &ReadRequest, words: impl std::fmt::Display) -> Error {
+        self.signals.count(Metric::ReplicaRefused);
+        Error::new(ErrorKind::Corrupt, "read", self.replicas[at].source.uri_of(&request.key)).because(words)
+    }
+
     /// The object, if it is the one that was listed and that others serve.
-    fn checked(&self, replica: &Replica, request: &ReadRequest, object: ObjectBytes) -> Result<ObjectBytes> {
-        let refused = |words: String| {
-            self.signals.count(Metric::ReplicaRefused);
-            Error::new(ErrorKind::Corrupt, "read", replica.source.uri_of(&request.key)).because(words)
-        };
+    fn checked(&self, at: usize, request: &ReadRequest, object: ObjectBytes) -> Result<ObjectBytes> {
         if let Some(size) = request.size.filter(|&size| size != object.meta.size) {
-            return Err(refused(format!(
+            let words = format_args!(
                 "the replica serves other content: {} bytes instead of the listed {size}",
                 object.meta.size
-            )));
+            );
+            return Err(self.refused(at, request, words));
         }
         // Whoever names no size takes the object as it is now, so that other bytes are no lie.
         if request.range.is_none() && request.size.is_some() {
             let (key, content) = (xxh3_64(request.key.as_bytes()), xxh3_64(&object.bytes));
-            let first = *self.contents.lock().entry(key).or_insert(content);
-            if first != content {
-                return Err(refused("the replica serves other bytes than were read first".to_owned()));
+            let known = match self.contents.lock().entry(key) {
+                Entry::Occupied(mut known) => {
+                    let before = *known.get();
+                    if request.version != Version::Unknown {
+                        known.insert(content);
+                    }
+                    before
+                }
+                Entry::Vacant(unknown) => *unknown.insert(content),
+            };
+            if known != content {
+                if request.version == Version::Unknown {
+                    return Err(self.refused(at, request, "the replica serves other bytes than were read first"));
+                }
+                self.signals.count(Metric::ReplicaRefused);
+                tracing::warn!(
+                    "another replica than `{}` served other bytes of `{}` than the listed version has",
+                    self.replicas[at].source.uri(),
+                    request.key
+                );
             }
         }
         Ok(object)
     }
 
-    /// The first replica's answer that is one, for what needs no race.
-    async fn first<'a, T, F: Future<Output = Result<T>> + Send>(
+    /// Asks the replicas in order, the next one when one fails or patience with it is over: the first answer, and whose it is.
+    async fn race<'a, T, F: Future<Output = Result<T>> + Send>(
         &'a self,
         op: &'static str,
-        name: &str,
-        ask: impl Fn(usize, &'a dyn Source) -> F + Send + Sync,
-    ) -> Result<T> {
-        let mut errors = Vec::new();
-        for at in self.order() {
-            self.replicas[at].breaker.asked();
-            let began = Instant::now();
-            match ask(at, self.replicas[at].source.as_ref()).await {
-                Ok(done) => {
-                    self.succeeded(at, began);
-                    return Ok(done);
+        name: impl Fn(&'a dyn Source) -> String,
+        patience: Duration,
+        ask: impl Fn(usize, &'a dyn Source) -> F,
+    ) -> Result<(usize, T)> {
+        let order = self.order();
+        let mut waiting = order.iter();
+        let mut asked = FuturesUnordered::new();
+        let ask = |at: usize| {
+            let asking = self.ask(at, ask(at, self.replicas[at].source.as_ref()));
+            async move { (at, asking.await) }
+        };
+        let mut slow = Vec::new();
+        let mut errors: Vec<(usize, Error)> = Vec::new();
+        let mut until = Instant::now();
+        loop {
+            // Another replica, once the patience with the last one is over or none is left that might answer.
+            if let Some(&at) = (asked.is_empty() || Instant::now() >= until).then(|| waiting.next()).flatten() {
+                if at != order[0] {
+                    self.signals.count(Metric::ReplicaFailovers);
                 }
-                Err(error) => {
-                    self.failed(at, &error);
-                    errors.push(error);
+                asked.push(ask(at));
+                slow.push(at);
+                until = Instant::now() + patience;
+            }
+            let answered = if waiting.len() == 0 {
+                asked.next().await
+            } else {
+                match select(asked.next(), pin!(sleep_until(until))).await {
+                    Either::Left((answered, _)) => answered,
+                    Either::Right(_) => continue,
                 }
+            };
+            match answered {
+                Some((at, Ok(answer))) => {
+                    // Whoever was asked before and has not answered yet was outrun by far.
+                    let outrun = slow.iter().take_while(|&&other| other != at);
+                    for &other in outrun.filter(|&&other| !errors.iter().any(|(failed, _)| *failed == other)) {
+                        let words = "it did not answer in several times the usual time";
+                        let error = Error::new(ErrorKind::Timeout, op, name(self.replicas[other].source.as_ref()));
+                        self.failed(other, &error.because(words));
+                    }
+                    return Ok((at, answer));
+                }
+                Some((at, Err(error))) => {
+                    errors.push((at, error));
+                    until = Instant::now();
+                }
+                None if waiting.len() == 0 => return Err(self.all_failed(op, &name(self), errors)),
+                None => {}
             }
         }
-        Err(all_failed(op, name, &errors))
+    }
+
+    /// What replicas that are left alone anyway say counts only when the others say nothing: what is missing where it can be
+    /// looked for is missing.
+    fn all_failed(&self, op: &'static str, name: &str, errors: Vec<(usize, Error)>) -> Error {
+        let (resting, asked): (Vec<_>, Vec<_>) =
+            errors.into_iter().partition(|(at, _)| self.replicas[*at].breaker.is_open());
+        let errors_of = |of: Vec<(usize, Error)>| of.into_iter().map(|(_, error)| error).collect::<Vec<_>>();
+        all_failed(op, name, &errors_of(asked), &errors_of(resting))
     }
 }
 
-/// One error of all. Its kind is the one that leaves most hope: what may pass, before what will not.
-pub(crate) fn all_failed(op: &'static str, name: &str, errors: &[Error]) -> Error {
+/// One error of all. Its kind is the one that leaves most hope — what may pass, before what will not — of `errors`, or if there
+/// are none, of the `others`.
+pub(crate) fn all_failed(op: &'static str, name: &str, errors: &[Error], others: &[Error]) -> Error {
     let rank = |error: &&Error| match error.kind() {
         ErrorKind::Timeout | ErrorKind::Unavailable => 0,
         ErrorKind::Changed => 1,
@@ -178,12 +242,13 @@ pub(crate) fn all_failed(op: &'static str, name: &str, errors: &[Error]) -> Erro
         ErrorKind::NotFound => 5,
         _ => 4,
     };
-    let kind = errors.iter().min_by_key(rank).map_or(ErrorKind::Internal, Error::kind);
-    let reports: Vec<_> = errors.iter().map(Error::report).collect();
-    let pause = errors.iter().filter_map(Error::retry_after).min();
+    let deciding = if errors.is_empty() { others } else { errors };
+    let kind = deciding.iter().min_by_key(rank).map_or(ErrorKind::Internal, Error::kind);
+    let reports: Vec<_> = errors.iter().chain(others).map(Error::report).collect();
+    let pause = deciding.iter().filter_map(Error::retry_after).min();
     let error = Error::new(kind, op, name).because(format_args!("every replica failed: {}", reports.join("; ")));
     // Pages and clients that are throttled everywhere slow down.
-    if errors.iter().all(Error::is_throttled) { error.throttled(pause) } else { error.retried_after(pause) }
+    if deciding.iter().all(Error::is_throttled) { error.throttled(pause) } else { error.retried_after(pause) }
 }
 
 #[async_trait]
@@ -224,71 +289,33 @@ impl Source for Failover {
             listed
         };
         if let Some(at) = of.filter(|&at| at < self.replicas.len()) {
-            return self.replicas[at].source.page(prefix, token).await.map(|listed| own(at, listed));
+            let replica = &self.replicas[at];
+            if replica.breaker.is_open() && self.replicas.iter().any(|other| !other.breaker.is_open()) {
+                return Err(Error::new(ErrorKind::Changed, "list", replica.source.uri())
+                    .because("the replica that was being listed fails, another one is there"));
+            }
+            return self.ask(at, replica.source.page(prefix, token)).await.map(|listed| own(at, listed));
         }
-        let (at, listed) =
-            self.first("list", self.uri(), |at, source| async move {
-                source.page(prefix, None).await.map(|page| (at, page))
-            })
-            .await?;
+        let name = |source: &dyn Source| source.uri().to_owned();
+        let (at, listed) = self.race("list", name, PAGE_PATIENCE, |_, source| source.page(prefix, None)).await?;
         Ok(own(at, listed))
     }
 
+    /// Of another than the first, the version is left out as well.
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
-        self.first("look at", &self.uri_of(key), |_, source| source.head(key)).await
+        let name = |source: &dyn Source| source.uri_of(key);
+        let (at, meta) = self.race("look at", name, self.patience(0), |_, source| source.head(key)).await?;
+        Ok(if at == 0 { meta } else { ObjectMeta { version: Version::Unknown, ..meta } })
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
         let bytes = known_bytes(request).unwrap_or_default();
         let began = Instant::now();
-        let order = self.order();
-        let mut waiting = order.iter().copied();
-        let mut asked = FuturesUnordered::new();
-        let ask = |at: usize| async move { (at, self.read_from(at, request, buffers).await) };
-        let mut slow = Vec::new();
-        let mut errors = Vec::new();
-        let mut until = began;
-        loop {
-            // Another replica, once the patience with the last one is over or none is left that might answer.
-            if let Some(at) = (asked.is_empty() || Instant::now() >= until).then(|| waiting.next()).flatten() {
-                if at != order[0] {
-                    self.signals.count(Metric::ReplicaFailovers);
-                }
-                asked.push(ask(at));
-                slow.push(at);
-                until = Instant::now() + self.patience(bytes);
-            }
-            let answered = if waiting.len() == 0 {
-                asked.next().await
-            } else {
-                match select(asked.next(), pin!(sleep_until(until))).await {
-                    Either::Left((answered, _)) => answered,
-                    Either::Right(_) => continue,
-                }
-            };
-            match answered {
-                Some((at, Ok(object))) => {
-                    self.latencies.record(bytes, began.elapsed());
-                    // Whoever was asked before and has not answered yet was outrun by far.
-                    let outrun = slow.iter().take_while(|&&other| other != at);
-                    for &other in outrun.filter(|&&other| !errors.iter().any(|(failed, _)| *failed == other)) {
-                        let words = "it did not answer in several times the usual time";
-                        let error =
-                            Error::new(ErrorKind::Timeout, "read", self.replicas[other].source.uri_of(&request.key));
-                        self.failed(other, &error.because(words));
-                    }
-                    return Ok(object);
-                }
-                Some((at, Err(error))) => {
-                    errors.push((at, error));
-                    until = Instant::now();
-                }
-                None if waiting.len() == 0 => {
-                    let errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
-                    return Err(all_failed("read", &self.uri_of(&request.key), &errors));
-                }
-                None => {}
-            }
-        }
+        let name = |source: &dyn Source| source.uri_of(&request.key);
+        let read = self.race("read", name, self.patience(bytes), |at, _| self.read_from(at, request, buffers)).await;
+        read.map(|(_, object)| {
+            self.latencies.record(bytes, began.elapsed());
+            object
+        })
     }
 }

@@ -29,7 +29,7 @@ const HUMBLE_FOR: Duration = Duration::from_secs(2);
 /// What a request costs besides its bytes, in bytes: so that throughput of small objects is counted in requests.
 const REQUEST_BYTES: u64 = 64 << 10;
 
-/// Lets so many reads go on at once; the others wait for their turn in order. How many is found out: the limit grows while that
+/// Lets so many requests go on at once; the others wait for their turn in order. How many is found out: the limit grows while that
 /// brings throughput, and shrinks by a third when the remote asks for fewer requests.
 #[derive(Debug)]
 pub struct Limit {
@@ -171,6 +171,13 @@ impl Limit {
         turn.map_err(|cause| Error::new(ErrorKind::Internal, "read", self.uri()).caused_by(cause))
     }
 
+    async fn in_turn<T>(&self, asking: impl Future<Output = Result<T>>, bytes: fn(&T) -> u64) -> Result<T> {
+        let turn = self.turn().await?;
+        let answer = asking.await;
+        self.ended(turn, answer.as_ref().ok().map(bytes));
+        answer
+    }
+
     fn ended(&self, turn: SemaphorePermit<'_>, bytes: Option<u64>) {
         let mut pace = self.pace.lock();
         let before = pace.limit;
@@ -215,18 +222,15 @@ impl Source for Limit {
     delegate!();
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
-        self.inner.page(prefix, token).await
+        self.in_turn(self.inner.page(prefix, token), |_| 0).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
-        self.inner.head(key).await
+        self.in_turn(self.inner.head(key), |_| 0).await
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
-        let turn = self.turn().await?;
-        let read = self.inner.read(request, buffers).await;
-        self.ended(turn, read.as_ref().ok().map(|object| object.bytes.len() as u64));
-        read
+        self.in_turn(self.inner.read(request, buffers), |object| object.bytes.len() as u64).await
     }
 }
 

@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::Listing;
 use crate::metrics::{Metric, Metrics};
-use crate::source::{Listed, Memory, ObjectBytes, ObjectMeta, ReadRequest, Version};
+use crate::source::{Listed, Memory, ObjectBytes, ObjectMeta, ReadRequest, Version, list_sorted};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -518,6 +519,65 @@ async fn replicas_keep_to_versions_of_their_own() {
     // Listed by the second, an object has no version that the first could be asked for.
     let listed = source.page("", None).await.expect("listed by the second");
     assert!(listed.objects.iter().all(|object| object.version == Version::Unknown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_hangs_is_outrun_on_listings_too() {
+    let (first, (_, second)) = (Scripted::slow(HOUR), switched("second"));
+    let (_, source) = replicas(&[&first, &second]);
+    let (listed, took) = timed(list_sorted(source.as_ref(), "", |_| true)).await;
+    assert_eq!(listed.expect("listed").len(), 2);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_dies_while_it_is_listed_has_the_listing_begin_anew() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    (0..2_500).for_each(|number| first.inner.put(&format!("{number:04}.pt"), vec![1]));
+    (0..2_500).for_each(|number| second.inner.put(&format!("{number:04}.pt"), vec![1]));
+    let (_, source) = replicas(&[&first, &second]);
+    let listed = std::sync::atomic::AtomicU64::new(0);
+    let dying = async {
+        sleep(Duration::from_millis(15)).await;
+        is_off.store(true, Ordering::SeqCst);
+    };
+    let listing = Listing::collect(source.as_ref(), |key| key.ends_with(".pt"), &listed);
+    let ((listing, ()), took) = timed(async { tokio::join!(listing, dying) }).await;
+    let listing = listing.expect("listed by the second");
+    assert_eq!((listing.len(), listing.ignored, listed.into_inner()), (2_500, 2, 2_500));
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_wherever_it_can_be_looked_for_is_missing_at_once() {
+    let ((_, first), (is_off, second)) = (switched("first"), switched("second"));
+    let (_, source) = replicas(&[&first, &second]);
+    is_off.store(true, Ordering::SeqCst);
+    // Until the dead one is known to be dead, it may be the one that has it.
+    let error = source.read(&sized("nowhere", 10), &pool()).await.expect_err("nowhere");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let (read, took) = timed(source.read(&sized("nowhere", 10), &pool())).await;
+    let error = read.expect_err("nowhere");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("connection refused"), "what was not looked at is told as well: {error}");
+    assert!(took < Duration::from_millis(50), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_listed_version_is_believed_rather_than_what_was_read_first() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    let (_, source) = replicas(&[&first, &second]);
+    let listed = source.head("small").await.expect("there");
+    let request = ReadRequest { version: listed.version, ..sized("small", 10) };
+    second.inner.put("small", vec![6; 10]);
+    is_off.store(true, Ordering::SeqCst);
+    assert_eq!(source.read(&request, &pool()).await.expect("nobody knows better").bytes, vec![6; 10]);
+    is_off.store(false, Ordering::SeqCst);
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(source.read(&request, &pool()).await.expect("the truth").bytes, vec![1; 10]);
+    is_off.store(true, Ordering::SeqCst);
+    let error = source.read(&request, &pool()).await.expect_err("a lie");
+    assert!(error.to_string().contains("the replica serves other bytes"), "{error}");
 }
 
 fn ten_megabytes() -> Arc<Memory> {

@@ -6,8 +6,11 @@ use futures_util::StreamExt;
 
 use super::strings::Strings;
 use super::versions::Versions;
-use crate::error::Result;
-use crate::source::{ObjectMeta, Source, list};
+use crate::error::{ErrorKind, Result};
+use crate::source::{ObjectMeta, Source, list_wanted};
+
+/// Listings that cannot go on are begun anew, so often in all.
+const BEGINNINGS: usize = 3;
 
 /// The objects of one source that some decoder reads, and how many others there were.
 #[derive(Debug, Default)]
@@ -26,19 +29,31 @@ impl Listing {
     /// # Errors
     /// Those of the source.
     pub async fn collect(source: &dyn Source, readable: fn(&str) -> bool, listed: &AtomicU64) -> Result<Self> {
-        let mut listing = Self::default();
-        let mut pages = list(source, "");
-        while let Some(page) = pages.next().await {
-            let page = page?;
-            listed.fetch_add(page.len() as u64, Ordering::Relaxed);
-            for object in page {
-                if readable(&object.key) && !is_hidden(&object.key) {
-                    listing.push(&object);
-                } else {
-                    listing.ignored += 1;
+        for _ in 1..BEGINNINGS {
+            match Self::begin(source, readable, listed).await {
+                Err(error) if error.kind() == ErrorKind::Changed => {
+                    tracing::warn!("listing anew: {}", error.report());
                 }
+                done => return done,
             }
         }
+        Self::begin(source, readable, listed).await
+    }
+
+    /// Objects of a listing that fails are counted no longer.
+    async fn begin(source: &dyn Source, readable: fn(&str) -> bool, listed: &AtomicU64) -> Result<Self> {
+        let mut listing = Self::default();
+        let left_out = AtomicU64::new(0);
+        let mut pages = list_wanted(source, "", |key| readable(key) && !is_hidden(key), &left_out);
+        while let Some(page) = pages.next().await {
+            let page = page.inspect_err(|_| {
+                listed.fetch_sub(listing.len() as u64, Ordering::Relaxed);
+            })?;
+            listed.fetch_add(page.len() as u64, Ordering::Relaxed);
+            page.iter().for_each(|object| listing.push(object));
+        }
+        drop(pages);
+        listing.ignored = left_out.into_inner();
         Ok(listing)
     }
 

@@ -78,7 +78,7 @@ impl Source for Memory {
         };
         let page: Vec<_> = below.by_ref().take(self.page_objects).map(meta).collect();
         let last = page.last().map(|object| object.key.clone()).filter(|_| below.next().is_some());
-        Ok(Listed { objects: page, next: last.into_iter().collect(), passed_over: 0 })
+        Ok(Listed { objects: page, next: last.into_iter().collect(), ..Listed::default() })
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {

@@ -29,7 +29,7 @@ use futures_util::future::BoxFuture;
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
-pub use list::{Listed, list, list_sorted};
+pub use list::{Listed, list, list_sorted, list_wanted};
 pub use local::Local;
 pub use memory::Memory;
 pub use options::{Credentials, CredentialsProvider, SourceOptions, SourceSpec, register_credentials};
@@ -100,6 +100,9 @@ pub trait Source: Debug + Send + Sync {
     /// A page of the listing of every object whose key starts with the folder `prefix` (empty for all), recursively: the first
     /// one, or the one that `token` of an earlier page names. [`list()`] gives all of them. A folder that does not exist is
     /// `NotFound` where the source can tell, empty where it cannot.
+    ///
+    /// # Errors
+    /// `Changed` when the listing cannot go on, and has to begin anew.
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed>;
 
     /// Size and version of one object.

@@ -25,7 +25,6 @@ use std::sync::OnceLock;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -43,9 +42,6 @@ pub(super) use token::Token;
 pub use wire::Transport;
 pub(super) use wire::Wire;
 
-/// Objects whose size a listing did not tell are asked for it, so many at once.
-const HEADS_AT_ONCE: usize = 64;
-const HEAD_TRIES: usize = 3;
 /// No store has larger ones; sizes beyond are not true.
 const LARGEST_OBJECT: u64 = 1 << 46;
 
@@ -168,7 +164,7 @@ pub(super) struct Parsed {
     /// Folders that are not part of the page, each ending in a slash.
     folders: Vec<String>,
     /// Keys whose sizes the page does not tell.
-    unsized_keys: Vec<String>,
+    untold: Vec<String>,
 }
 
 impl Parsed {
@@ -186,7 +182,7 @@ impl Parsed {
         } else if let Some(size) = size {
             self.objects.push(ObjectMeta { key: key.to_owned(), size, version });
         } else {
-            self.unsized_keys.push(key.to_owned());
+            self.untold.push(key.to_owned());
         }
     }
 
@@ -241,7 +237,7 @@ impl<P: Protocol> Remote<P> {
     async fn parsed(&self, asked: &Asked<'_>) -> Result<Parsed> {
         let answer = self.send("list", &self.uri, || self.protocol.page(asked)).await?;
         let answer = self.whole("list", answer).await?;
-        let mut parsed = self.protocol.parse(asked, &answer).map_err(|words| {
+        let parsed = self.protocol.parse(asked, &answer).map_err(|words| {
             Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.protocol.place().at())
         })?;
         let strange =
@@ -252,23 +248,7 @@ impl<P: Protocol> Remote<P> {
         if let Some(object) = parsed.objects.iter().find(|object| object.size > LARGEST_OBJECT) {
             return strange(format!("the listing tells of an object of {} bytes", object.size));
         }
-        let keys = std::mem::take(&mut parsed.unsized_keys);
-        let heads = stream::iter(keys).map(|key| self.head_if_there(key)).buffer_unordered(HEADS_AT_ONCE);
-        parsed.objects.extend(heads.try_collect::<Vec<_>>().await?.into_iter().flatten());
         Ok(parsed)
-    }
-
-    /// What a listing names may be gone by now, and one hiccup should not cost the whole page.
-    async fn head_if_there(&self, key: String) -> Result<Option<ObjectMeta>> {
-        let mut tries = 1;
-        loop {
-            match self.head(&key).await {
-                Ok(meta) => return Ok(Some(meta)),
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                Err(error) if error.is_transient() && tries < HEAD_TRIES => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     async fn send(

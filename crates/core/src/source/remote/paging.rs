@@ -60,7 +60,7 @@ impl Cursor {
         let folders = folders.map(|folder| Self { is_shallow: folders_are_shallow, folder, ..Self::default() });
         let mut next: Vec<_> = folders.map(Self::into_token).collect();
         next.extend(parsed.next.map(|token| Self { token: Some(token), ..self }.into_token()));
-        Listed { objects: parsed.objects, next, passed_over: parsed.passed_over }
+        Listed { objects: parsed.objects, untold: parsed.untold, next, passed_over: parsed.passed_over }
     }
 }
 
