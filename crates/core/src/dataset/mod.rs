@@ -16,6 +16,7 @@ mod open;
 mod pinned;
 mod read;
 
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -35,13 +36,12 @@ pub(crate) use kept::{Claim, Kept};
 pub(crate) use load::{Loaded, Sources};
 
 /// Samples by index.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Dataset {
     pub(crate) inner: Arc<Inner>,
 }
 
 /// What all handles of a dataset share.
-#[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) config: DatasetConfig,
     pub(crate) manifest: Manifest,
@@ -219,6 +219,21 @@ impl Dataset {
     /// Identifies sizes and versions of the objects.
     pub fn content_fingerprint(&self) -> &str {
         self.inner.manifest.content_fingerprint()
+    }
+}
+
+impl Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dataset")
+            .field("samples", &self.manifest.len())
+            .field("sources", &self.config.sources())
+            .finish()
     }
 }
 

@@ -120,9 +120,17 @@ fn around_replica(source: Arc<dyn Source>, policies: &Policies, signals: &Arc<Si
     }
 }
 
-/// Everything but `page`, `head` and `read` is passed through. Whoever waits, waits: nothing is read on the calling thread.
+/// Everything but `page`, `head` and `read` is passed through, or what is only told and not asked for. Whoever waits, waits:
+/// nothing is read on the calling thread.
 macro_rules! delegate {
     () => {
+        delegate!(told);
+
+        fn publish<'a>(&'a self, key: &'a str, bytes: bytes::Bytes) -> futures_util::future::BoxFuture<'a, Result<()>> {
+            self.inner.publish(key, bytes)
+        }
+    };
+    (told) => {
         fn uri(&self) -> &str {
             self.inner.uri()
         }
@@ -141,10 +149,6 @@ macro_rules! delegate {
 
         fn uri_of(&self, key: &str) -> String {
             self.inner.uri_of(key)
-        }
-
-        fn publish<'a>(&'a self, key: &'a str, bytes: bytes::Bytes) -> futures_util::future::BoxFuture<'a, Result<()>> {
-            self.inner.publish(key, bytes)
         }
     };
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::signals::Signals;
@@ -179,7 +181,14 @@ impl std::fmt::Display for Failures {
 
 #[async_trait]
 impl Source for Retry {
-    delegate!();
+    delegate!(told);
+
+    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let all = ReadRequest { size: Some(bytes.len() as u64), ..ReadRequest::whole(key) };
+            self.until_done("write", || self.uri_of(key), Some(&all), || self.inner.publish(key, bytes.clone())).await
+        })
+    }
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
         self.until_done("list", || self.uri().to_owned(), None, || self.inner.page(prefix, token)).await

@@ -1,12 +1,14 @@
 //! Whole listings, page after page.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, FuturesUnordered, StreamExt};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{ObjectMeta, Page, Source};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Pages that are asked for at once, where one does not depend on the other: folders of a disk or of an index.
 const PAGES_AT_ONCE: usize = 16;
@@ -54,6 +56,7 @@ pub fn list_wanted<'a>(
         pages_asked: 0,
         looked_at: Page::new(),
         passed_over: 0,
+        tokens: HashSet::new(),
     };
     stream::unfold(Some(walk), |walk| async { walk?.step().await }).boxed()
 }
@@ -91,6 +94,8 @@ struct Walk<'a> {
     pages_asked: usize,
     looked_at: Page,
     passed_over: u64,
+    /// Hashes of all that pages were asked for with: listings of servers that lie go round in circles.
+    tokens: HashSet<u64>,
 }
 
 enum Answer {
@@ -106,7 +111,8 @@ impl Walk<'_> {
             match self.asked.next().await {
                 Some(Ok(Answer::Page(listed))) => {
                     let page = self.page(listed);
-                    return Some((Ok(page), Some(self)));
+                    let rest = page.is_ok().then_some(self);
+                    return Some((page, rest));
                 }
                 Some(Ok(Answer::Object(found))) => {
                     self.looked_at.extend(found);
@@ -149,8 +155,12 @@ impl Walk<'_> {
         }
     }
 
-    fn page(&mut self, listed: Listed) -> Page {
+    fn page(&mut self, listed: Listed) -> Result<Page> {
         self.pages_asked -= 1;
+        if !listed.next.iter().all(|token| self.tokens.insert(xxh3_64(token.as_bytes()))) {
+            let error = Error::new(ErrorKind::Unavailable, "list", self.source.uri());
+            return Err(error.because("the listing goes in a circle: a page says to go on where it went on before"));
+        }
         self.pages.extend(listed.next.into_iter().map(Some));
         self.passed_over += listed.passed_over;
         let (mut objects, mut keys) = (listed.objects, listed.untold);
@@ -159,7 +169,7 @@ impl Walk<'_> {
         keys.retain(|key| (self.wanted)(key));
         self.left_out.fetch_add((told - objects.len() - keys.len()) as u64, Ordering::Relaxed);
         self.keys.append(&mut keys);
-        objects
+        Ok(objects)
     }
 
     fn tell(&self) {

@@ -30,6 +30,7 @@ const FAULTS: &[(&str, Option<&[ErrorKind]>)] = {
         ("reset-mid", Some(&[Unavailable])),
         ("stall=1h", Some(&[Timeout])),
         ("stall-mid", Some(&[Timeout])),
+        ("drip=100ms", Some(&[Timeout])),
         ("truncate", Some(&[Unavailable])),
         ("short-length", Some(&[Unavailable, Changed])),
         ("long", Some(&[Unavailable])),

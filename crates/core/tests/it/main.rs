@@ -5,6 +5,7 @@ mod decoders;
 mod faults;
 mod interleavings;
 mod layers;
+mod listings;
 mod loader;
 mod manifests;
 mod places;

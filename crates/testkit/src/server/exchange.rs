@@ -38,12 +38,12 @@ pub(super) async fn answer(
         _ => incoming.collect().await.map(Collected::to_bytes).unwrap_or_default(),
     };
     let (fault, answer) = decide(&state, &parts, body);
-    match fault {
+    match &fault {
         Some(Fault::ResetBefore) => {
             control.reset();
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        Some(Fault::Stall(time)) => sleep(time).await,
+        Some(Fault::Stall(time)) => sleep(*time).await,
         _ => {}
     }
     if !state.line.speed.first_byte.is_zero() {
@@ -60,7 +60,7 @@ fn decide(state: &State, parts: &Parts, body: Bytes) -> (Option<Fault>, Answer) 
     let mut call = protocol.call(&state.store, &asked);
     state.counters.count(call.class);
     let fault = state.faults.choose(&call);
-    let mut answer = match fault {
+    let mut answer = match &fault {
         None => protocol.answer(state, &asked, &call),
         Some(fault) => spoiled(state, protocol, &asked, &mut call, fault),
     };
@@ -78,14 +78,14 @@ fn spoiled<'a>(
     protocol: &dyn Protocol,
     asked: &'a Asked<'a>,
     call: &mut Call<'a>,
-    fault: Fault,
+    fault: &Fault,
 ) -> Answer {
     let failure = |problem| protocol.failure(asked, problem);
     match fault {
         Fault::Status { code, retry_after } => {
-            let failed = failure(Problem::Status(code));
+            let failed = failure(Problem::Status(*code));
             let Some(seconds) = retry_after else { return failed };
-            return answer::with(failed, RETRY_AFTER, seconds);
+            return answer::with(failed, RETRY_AFTER, *seconds);
         }
         Fault::Missing => return failure(Problem::Missing),
         Fault::Denied => return failure(Problem::Denied),
@@ -121,9 +121,22 @@ fn spoiled<'a>(
             }
             *made.body_mut() = bytes.into();
         }
+        Fault::Rewrite { one, other } => rewrite(&mut made, one, other),
         _ => {}
     }
     made
+}
+
+fn rewrite(answer: &mut Answer, one: &str, other: &str) {
+    for value in answer.headers_mut().values_mut() {
+        let rewritten = value.to_str().ok().map(|text| text.replace(one, other));
+        if let Some(rewritten) = rewritten.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            *value = rewritten;
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(answer.body()) {
+        *answer.body_mut() = text.replace(one, other).into();
+    }
 }
 
 /// The answer on its way.
@@ -138,6 +151,9 @@ fn send(state: &State, control: &Arc<Control>, fault: Option<Fault>, answer: Ans
     let steps = match fault {
         Some(Fault::ResetMid | Fault::Swap) => vec![Step::Send(half()), Step::Break { reset: true }],
         Some(Fault::Truncate) => vec![Step::Send(half()), Step::Break { reset: false }],
+        Some(Fault::Drip(time)) => {
+            bytes.chunks(1).flat_map(|byte| [Step::Wait(time), Step::Send(Bytes::copy_from_slice(byte))]).collect()
+        }
         Some(Fault::StallMid(time)) => vec![Step::Send(half()), Step::Wait(time), Step::Send(bytes)],
         Some(Fault::Long) => {
             head.headers.remove(CONTENT_LENGTH);

@@ -14,7 +14,7 @@ use super::counters::Class;
 use super::protocol::Call;
 
 /// What goes wrong with a request. Words in backquotes are what scripts call it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
     /// `status=503`: an error, perhaps with a time after which to come back.
     Status {
@@ -31,6 +31,8 @@ pub enum Fault {
     Stall(Duration),
     /// `stall-mid=1s`: nothing comes for that long after half of the body.
     StallMid(Duration),
+    /// `drip=100ms`: the body comes byte by byte, one in that time.
+    Drip(Duration),
     /// `truncate`: the connection ends after half of the body.
     Truncate,
     /// `short-length`: the object is told as 10 bytes shorter than it is.
@@ -59,6 +61,13 @@ pub enum Fault {
     Cut,
     /// `flip`: one bit of the body is wrong.
     Flip,
+    /// `rewrite=ONE=>OTHER`: the answer's headers and body have other words where the one are.
+    Rewrite {
+        /// What is looked for.
+        one: String,
+        /// What is there instead.
+        other: String,
+    },
     /// `missing`: there is no such thing.
     Missing,
 }
@@ -121,11 +130,11 @@ impl Rule {
 
 impl Fault {
     /// Whether the fault means anything for a request: what spoils bodies leaves requests without one alone.
-    fn can_befall(self, call: &Call<'_>) -> bool {
+    fn can_befall(&self, call: &Call<'_>) -> bool {
         match self {
             Self::WholeForRange | Self::WrongRange => call.carries && call.range.is_some(),
             Self::ShortLength | Self::SwapBefore => call.object.is_some(),
-            Self::Cut => call.carries || call.class == Class::List,
+            Self::Cut | Self::Drip(_) => call.carries || call.class == Class::List,
             Self::ResetMid | Self::StallMid(_) | Self::Truncate | Self::Long | Self::Swap | Self::Flip => call.carries,
             _ => true,
         }
@@ -179,7 +188,7 @@ impl Faults {
         })?;
         *happened += 1;
         self.done.fetch_add(1, Ordering::SeqCst);
-        Some(rule.fault)
+        Some(rule.fault.clone())
     }
 }
 

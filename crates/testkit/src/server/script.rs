@@ -53,6 +53,11 @@ fn fault(name: &str, value: &str) -> Option<Fault> {
     let time = || value.parse::<Span>().ok().map(|span| span.0);
     match (name, value) {
         ("status", _) => Some(Fault::Status { code: value.parse::<StatusCode>().ok()?, retry_after: None }),
+        ("drip", _) => time().map(Fault::Drip),
+        ("rewrite", _) => {
+            let (one, other) = value.split_once("=>")?;
+            Some(Fault::Rewrite { one: one.to_owned(), other: other.to_owned() })
+        }
         ("stall", _) => time().map(Fault::Stall),
         ("stall-mid", "") => Some(Fault::StallMid(FOR_EVER)),
         ("stall-mid", _) => time().map(Fault::StallMid),

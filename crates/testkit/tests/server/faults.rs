@@ -1,4 +1,5 @@
 use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
 use headwater_testkit::server::{Fault, On, Rule};
 
@@ -177,6 +178,23 @@ fn a_flipped_bit_is_one_bit_under_the_same_version_and_checksum() {
 }
 
 #[test]
+fn what_drips_comes_whole_in_the_end() {
+    let began = Instant::now();
+    let heard = read_range(&server(&["drip=5ms"]));
+    assert_eq!((heard.status, &heard.body[..]), (206, &content()[10..20]));
+    let whole = Duration::from_millis(5 * heard.body.len() as u64);
+    assert!(began.elapsed() >= whole, "{:?} for {} bytes", began.elapsed(), heard.body.len());
+}
+
+#[test]
+fn words_are_rewritten_in_headers_and_body() {
+    let heard = get(&server(&["rewrite=a/x.pt=>b/y.pt,on=list"]), "/bucket?list-type=2");
+    assert!(heard.text().contains("<Key>b/y.pt</Key>") && !heard.text().contains("a/x.pt"), "{}", heard.text());
+    let heard = read(&server(&["rewrite=octet-stream=>nonsense"]));
+    assert_eq!(heard.header("content-type"), Some("application/nonsense"));
+}
+
+#[test]
 fn a_missing_object_was_listed() {
     let server = server(&["missing"]);
     assert_eq!(read(&server).status, 404);
@@ -212,9 +230,18 @@ fn a_share_falls_on_the_same_requests_again() {
 fn rules_are_read_from_text_or_refused() {
     let rule = Rule { key: Some(".pt".to_owned()), ..Rule::always(Fault::ResetMid).times(3).on(On::Any) };
     assert_eq!("reset-mid,times=3,on=any,key=.pt".parse(), Ok(rule));
-    for text in
-        ["", "nonsense", "stall", "status=abc", "reset-mid=3", "flip,share=2", "flip,retry-after=1", "flip,on=x"]
-    {
+    for text in [
+        "",
+        "nonsense",
+        "stall",
+        "drip",
+        "rewrite=x",
+        "status=abc",
+        "reset-mid=3",
+        "flip,share=2",
+        "flip,retry-after=1",
+        "flip,on=x",
+    ] {
         let error = text.parse::<Rule>().expect_err(text);
         assert!(error.contains("cannot use"), "{error}");
     }

@@ -240,13 +240,9 @@ impl<P: Protocol> Remote<P> {
         let parsed = self.protocol.parse(asked, &answer).map_err(|words| {
             Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.protocol.place().at())
         })?;
-        let strange =
-            |words: String| Err(Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.at()));
-        if asked.token.is_some() && parsed.next.as_deref() == asked.token {
-            return strange("the listing goes in a circle".to_owned());
-        }
         if let Some(object) = parsed.objects.iter().find(|object| object.size > LARGEST_OBJECT) {
-            return strange(format!("the listing tells of an object of {} bytes", object.size));
+            let words = format!("the listing tells of an object of {} bytes{}", object.size, self.at());
+            return Err(Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words));
         }
         Ok(parsed)
     }
