@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use crate::world::ProcessStamp;
 
 const PAGE: usize = 4096;
-/// A huge page. Regions of one and more are aligned to it and ask the kernel for them: copying into a region then costs a
-/// fraction of the address translations.
+/// A huge page. Regions of one and more are mappings of their own, aligned to it, that ask the kernel for them: copying into one
+/// then costs a fraction of the page faults and address translations.
 const HUGE: usize = 2 << 20;
 
 /// A pool of reusable, page-aligned memory. Clones share it.
@@ -75,7 +75,11 @@ impl State {
 
 impl Shared {
     fn limit(&self, state: &State) -> usize {
-        if state.share_bytes > 0 { state.share_bytes } else { self.base_bytes }
+        if state.share_bytes > 0 {
+            return state.share_bytes;
+        }
+        // What is lent beyond the limit is wanted again in a moment: a little of it is kept.
+        self.base_bytes.max(state.lent_bytes + if self.base_bytes > 0 { state.lent_bytes / 8 } else { 0 })
     }
 }
 
@@ -220,10 +224,15 @@ impl Drop for Buffer {
 struct Region {
     start: NonNull<u8>,
     layout: Layout,
+    is_mapped: bool,
 }
 
 #[allow(unsafe_code)]
 mod region {
+    use std::ptr;
+
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
     use super::{HUGE, Layout, NonNull, PAGE, Region, alloc_zeroed, dealloc, handle_alloc_error};
 
     // SAFETY: a region is plain owned memory; only its owner reaches it.
@@ -236,15 +245,16 @@ mod region {
             let Ok(layout) = Layout::from_size_align(capacity, if capacity >= HUGE { HUGE } else { PAGE }) else {
                 handle_alloc_error(Layout::new::<u8>())
             };
-            // SAFETY: `capacity_for` never returns zero.
-            let start = unsafe { alloc_zeroed(layout) };
-            let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-            if capacity >= HUGE {
-                // SAFETY: the range is this region's own; the advice changes no content, and failure changes nothing.
-                let _ =
-                    unsafe { rustix::mm::madvise(start.as_ptr().cast(), capacity, rustix::mm::Advice::LinuxHugepage) };
+            // A process may have so many mappings and no more.
+            if capacity >= HUGE
+                && let Some(start) = map_huge(capacity)
+            {
+                return Self { start, layout, is_mapped: true };
             }
-            Self { start, layout }
+            // SAFETY: `capacity_for` never returns zero.
+            let start = NonNull::new(unsafe { alloc_zeroed(layout) });
+            let Some(start) = start else { handle_alloc_error(layout) };
+            Self { start, layout, is_mapped: false }
         }
 
         pub(super) fn as_slice(&self) -> &[u8] {
@@ -258,10 +268,37 @@ mod region {
         }
     }
 
+    /// Zeroes from the kernel, aligned to huge pages: an allocator would write the zeroes itself.
+    fn map_huge(capacity: usize) -> Option<NonNull<u8>> {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let mapped = unsafe { mmap_anonymous(ptr::null_mut(), capacity + HUGE, protection, flags) }.ok()?;
+        let mapped = mapped.cast::<u8>();
+        let before = mapped.align_offset(HUGE);
+        // SAFETY: what is given back, the region's own pages and those after it make up the mapping, and nobody knows it yet. The
+        // advice changes no content, and failures change nothing.
+        unsafe {
+            let start = mapped.add(before);
+            if before > 0 {
+                let _ = munmap(mapped.cast(), before);
+            }
+            if before < HUGE {
+                let _ = munmap(start.add(capacity).cast(), HUGE - before);
+            }
+            let _ = madvise(start.cast(), capacity, Advice::LinuxHugepage);
+            NonNull::new(start)
+        }
+    }
+
     impl Drop for Region {
         fn drop(&mut self) {
-            // SAFETY: allocated in `allocate` with this very layout, and dropped once.
-            unsafe { dealloc(self.start.as_ptr(), self.layout) }
+            if self.is_mapped {
+                // SAFETY: mapped in `allocate` with this very size, and given back once.
+                let _ = unsafe { munmap(self.start.as_ptr().cast(), self.layout.size()) };
+            } else {
+                // SAFETY: allocated in `allocate` with this very layout, and dropped once.
+                unsafe { dealloc(self.start.as_ptr(), self.layout) }
+            }
         }
     }
 }
