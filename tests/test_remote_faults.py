@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import headwater as hw
+from same import assert_same
 from servers.testkit import KINDS, Testkit
 from waiting import until
 
@@ -289,6 +291,26 @@ def test_a_wrong_bit_is_noticed_unless_nothing_is_verified(
     server.clear()
     server.fault("flip,times=1")
     assert not careful[0]["x"].any()
+
+
+def test_what_has_only_a_time_is_never_joined_from_parts_and_a_change_is_noticed(
+    tmp_path: Path, fault_servers: Callable[[Path], Testkit]
+) -> None:
+    (tmp_path / "x").mkdir()
+    value = np.arange(40_000) % 100
+    np.save(tmp_path / "x/a.npy", value)
+    server = fault_servers(tmp_path)
+    # Tags that are weak say nothing of bytes.
+    for asked in ("get", "head"):
+        server.fault(f'rewrite="=>W/",on={asked}')
+    dataset = opened(server, "http", part_size=4096)
+    assert_same(dataset[0]["x"], torch.from_numpy(value))
+    assert dataset.stats()["source_reads_in_parts_total"] == 0
+    time.sleep(1.1)  # times have seconds
+    np.save(tmp_path / "x/a.npy", value + 1)
+    server.put("x/a.npy", (tmp_path / "x/a.npy").read_bytes())
+    with pytest.raises(hw.ObjectChangedError, match="it was replaced"):
+        dataset[0]
 
 
 def test_a_bandwidth_changes_nothing_of_what_arrives(many: Testkit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import huggingface_hub
 import huggingface_hub.errors
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import headwater as hw
 from conftest import absent
@@ -99,6 +101,19 @@ def test_an_open_dataset_stays_with_its_commit_and_a_new_one_takes_the_next(hub:
         pinned = hw.StreamingDataset({"x": source(hub, "run", revision)})
         assert len(pinned) == samples
         assert_same(pinned[1]["x"], was if revision == before else old[2]["x"])
+
+
+def test_a_commit_is_kept_in_pickles_and_workers(hub: Testkit, folder: Path) -> None:
+    dataset = hw.StreamingDataset({"x": source(hub, "run")})
+    was = [dataset[index]["x"] for index in range(SAMPLES)]
+    key, replaced = dataset.key(1), (folder / f"run/{dataset.key(2)}.pt").read_bytes()
+    pickled = pickle.dumps(dataset)
+    hub.put(f"run/{key}.pt", replaced)
+    again = pickle.loads(pickled)
+    assert_same([again[index]["x"] for index in range(SAMPLES)], was)
+    for start in ("fork", "spawn"):
+        loader = DataLoader(again, batch_size=None, num_workers=1, multiprocessing_context=start)
+        assert_same([sample["x"] for sample in loader], was)
 
 
 def test_a_manifest_of_a_commit_is_kept_whatever_its_age(hub: Testkit) -> None:

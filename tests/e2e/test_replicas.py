@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 import torch
 
@@ -16,6 +18,9 @@ from same import assert_same
 from servers.rclone import RcloneServer
 from servers.testkit import KINDS, Testkit
 from waiting import until
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 pytestmark = pytest.mark.e2e
 
@@ -223,23 +228,48 @@ def test_a_replica_that_lacks_an_object_costs_only_that_object(folder: Path, tmp
     assert whole.stats()["get"] == 1
 
 
+@pytest.fixture
+def misbehaving(folder: Path, rclone_server: RcloneServer) -> tuple[hw.Source, Path]:
+    """The folder's objects as rclone serves them, and where they lie."""
+    prefix = uuid.uuid4().hex
+    place = Path(rclone_server["folder"]) / prefix
+    shutil.copytree(folder / "run", place)
+    options = {name: str(value) for name, value in rclone_server.items() if name not in ("bucket", "folder")}
+    return hw.Source(f"s3://{rclone_server['bucket']}/{prefix}", **options), place
+
+
 @pytest.mark.parametrize("part_size", [0, 4096], ids=["whole", "in parts"])
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "with a replica"])
 def test_what_rclone_serves_comes_out_right(
-    folder: Path, fault_servers: Servers, rclone_server: RcloneServer, part_size: int, alone: bool
+    folder: Path, fault_servers: Servers, misbehaving: tuple[hw.Source, Path], part_size: int, alone: bool
 ) -> None:
-    """Rclone has its own idea of S3, of ranges and versions above all."""
-    prefix, place = uuid.uuid4().hex, Path(rclone_server["folder"])
-    (place / prefix).mkdir()
-    for original in (folder / "run").iterdir():
-        (place / prefix / original.name).write_bytes(original.read_bytes())
-    server = {name: value for name, value in rclone_server.items() if name not in ("bucket", "folder")}
-    source = hw.Source(f"s3://{rclone_server['bucket']}/{prefix}", **{name: str(value) for name, value in server.items()})
+    source, _ = misbehaving
     replicas = [source] if alone else [source, fault_servers(folder).source("s3", "run")]
     dataset = opened(*replicas, fetch=hw.FetchConfig(part_size=part_size, retries=2))
     assert len(dataset) == SAMPLES
     for index, sample in enumerate(dataset[list(range(24))]):
         assert_same(sample["x"], torch.arange(1000) + index)
+
+
+def test_rclone_ignores_conditions_and_answers_ranges_as_wholes_and_a_change_is_noticed_all_the_same(
+    folder: Path, rclone_server: RcloneServer, misbehaving: tuple[hw.Source, Path]
+) -> None:
+    source, place = misbehaving
+    dataset = opened(source)
+    client: S3Client = boto3.client(
+        "s3",
+        endpoint_url=rclone_server["endpoint"],
+        region_name=rclone_server["region"],
+        aws_access_key_id=rclone_server["access_key_id"],
+        aws_secret_access_key=rclone_server["secret_access_key"],
+    )
+    bucket, key = rclone_server["bucket"], f"{place.name}/0000.pt"
+    answer = client.get_object(Bucket=bucket, Key=key, Range="bytes=0-9", IfMatch='"another"', ChecksumMode="ENABLED")
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 200, "neither 412 nor 206"
+    assert not [name for name in answer["ResponseMetadata"]["HTTPHeaders"] if "checksum" in name]
+    shutil.copy(folder / "run/0009.pt", place / "0000.pt")
+    with pytest.raises(hw.ObjectChangedError, match="it was replaced"):
+        dataset[0]
 
 
 def test_an_object_that_was_replaced_everywhere_is_read_anew_on_request(folder: Path, fault_servers: Servers) -> None:
