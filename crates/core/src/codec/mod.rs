@@ -1,9 +1,11 @@
 //! Byte codecs: how objects are compressed as a whole.
 //!
 //! A [`Codec`] turns bytes into other bytes and back, knows nothing of tensors or files, and never produces more than it
-//! was allowed to. One file per codec; [`by_suffix`] is the register.
+//! was allowed to. One file per codec; [`by_suffix`] is the register. What tensors are compressed with for the cache is
+//! another thing: [`tensor`].
 
 mod none;
+pub mod tensor;
 mod zstd;
 
 use std::fmt::Debug;

@@ -233,7 +233,7 @@ impl Debug for Inner {
         f.debug_struct("Dataset")
             .field("samples", &self.manifest.len())
             .field("sources", &self.config.sources())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

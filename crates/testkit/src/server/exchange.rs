@@ -49,7 +49,8 @@ pub(super) async fn answer(
     if !state.line.speed.first_byte.is_zero() {
         sleep_until(began + state.line.speed.first_byte).await;
     }
-    Ok(send(&state, &control, fault.filter(|_| answer.status().is_success()), answer, began))
+    let fault = fault.filter(|_| answer.status().is_success());
+    Ok(send(&state, &control, fault.as_ref(), answer, began))
 }
 
 /// Which fault befalls a request, and the answer to it as far as that fault lets the protocol speak.
@@ -140,7 +141,13 @@ fn rewrite(answer: &mut Answer, one: &str, other: &str) {
 }
 
 /// The answer on its way.
-fn send(state: &State, control: &Arc<Control>, fault: Option<Fault>, answer: Answer, began: Instant) -> Response<Body> {
+fn send(
+    state: &State,
+    control: &Arc<Control>,
+    fault: Option<&Fault>,
+    answer: Answer,
+    began: Instant,
+) -> Response<Body> {
     let (mut head, mut bytes) = answer.into_parts();
     if head.headers.contains_key(CONTENT_LENGTH) && bytes.is_empty() {
         return Response::from_parts(head, Body::Whole(bytes));
@@ -151,10 +158,10 @@ fn send(state: &State, control: &Arc<Control>, fault: Option<Fault>, answer: Ans
     let steps = match fault {
         Some(Fault::ResetMid | Fault::Swap) => vec![Step::Send(half()), Step::Break { reset: true }],
         Some(Fault::Truncate) => vec![Step::Send(half()), Step::Break { reset: false }],
-        Some(Fault::Drip(time)) => {
+        Some(&Fault::Drip(time)) => {
             bytes.chunks(1).flat_map(|byte| [Step::Wait(time), Step::Send(Bytes::copy_from_slice(byte))]).collect()
         }
-        Some(Fault::StallMid(time)) => vec![Step::Send(half()), Step::Wait(time), Step::Send(bytes)],
+        Some(&Fault::StallMid(time)) => vec![Step::Send(half()), Step::Wait(time), Step::Send(bytes)],
         Some(Fault::Long) => {
             head.headers.remove(CONTENT_LENGTH);
             vec![Step::Send(bytes), Step::Send(Bytes::from_static(&[b'+'; LIE]))]
