@@ -56,6 +56,10 @@ class Testkit:
         """Ends all faults."""
         self._told("clear")
 
+    def expect(self, *words: str) -> None:
+        """Refuses credentials without all of these words, parts of keys and tokens, as expired; none ends that."""
+        self._told(" ".join(["expect", *words]))
+
     def kill(self) -> None:
         """Closes the port and resets every connection."""
         self._told("kill")

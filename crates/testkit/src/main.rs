@@ -3,7 +3,8 @@
 //!
 //! Prints one JSON line that says where, then serves until its standard input ends: so it never outlives who started it. Lines of
 //! standard input are commands, each answered by one JSON line: `fault RULE` adds a rule, `clear` ends all faults, `kill` closes the
-//! port and resets every connection, `revive` opens it again, `stats` tells what was asked for.
+//! port and resets every connection, `revive` opens it again, `expect WORD…` refuses other credentials, `stats` tells what was
+//! asked for.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program
 
@@ -80,6 +81,7 @@ fn obey(server: &Server, line: &str) -> Result<Value, String> {
     match line.split_once(' ').unwrap_or((line, "")) {
         ("fault", rule) => server.add_fault(rule.parse()?),
         ("clear", "") => server.set_faults(Vec::new()),
+        ("expect", words) => server.expect(words.split_whitespace().map(str::to_owned).collect()),
         ("kill", "") => server.kill().map_err(|cause| cause.to_string())?,
         ("revive", "") => server.revive().map_err(|cause| cause.to_string())?,
         ("stats", "") => {
@@ -91,7 +93,11 @@ fn obey(server: &Server, line: &str) -> Result<Value, String> {
                 "connections_open": server.connections_open(),
             }));
         }
-        _ => return Err(format!("unknown command `{line}`: expected fault RULE, clear, kill, revive or stats")),
+        _ => {
+            return Err(format!(
+                "unknown command `{line}`: expected fault RULE, clear, kill, revive, expect WORD… or stats"
+            ));
+        }
     }
     Ok(json!({"ok": true}))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -20,6 +20,8 @@ use super::protocol::{Asked, Call, PROTOCOLS, Problem, Protocol};
 use super::wire::Control;
 use super::{State, s3};
 
+/// Where S3 has the token of temporary keys.
+const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 /// Bytes that lying servers add or leave out.
 const LIE: usize = 10;
 /// Of a web page that nobody wants to read in an error.
@@ -60,6 +62,9 @@ fn decide(state: &State, parts: &Parts, body: Bytes) -> (Option<Fault>, Answer) 
     let asked = Asked { parts, path: &path, body };
     let mut call = protocol.call(&state.store, &asked);
     state.counters.count(call.class);
+    if !is_expected(state, &asked) {
+        return (None, protocol.failure(&asked, Problem::Expired));
+    }
     let fault = state.faults.choose(&call);
     let mut answer = match &fault {
         None => protocol.answer(state, &asked, &call),
@@ -71,6 +76,12 @@ fn decide(state: &State, parts: &Parts, body: Bytes) -> (Option<Fault>, Answer) 
         *answer.body_mut() = Bytes::new();
     }
     (fault, answer)
+}
+
+/// Whether a request's credentials have the words they should.
+fn is_expected(state: &State, asked: &Asked<'_>) -> bool {
+    let given = [asked.header(AUTHORIZATION), asked.header(SECURITY_TOKEN)];
+    state.expected.lock().iter().all(|word| given.iter().flatten().any(|given| given.contains(&**word)))
 }
 
 /// The answer under a fault that shows in what is said, not in how it is sent.

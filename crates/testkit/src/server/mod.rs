@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 pub use counters::Class;
 pub use faults::{Fault, On, Rule};
@@ -66,6 +67,8 @@ struct State {
     counters: Counters,
     line: Line,
     page_objects: AtomicUsize,
+    /// What credentials have to contain.
+    expected: Mutex<Vec<String>>,
 }
 
 impl State {
@@ -93,6 +96,7 @@ impl Server {
             counters: Counters::default(),
             line: Line::new(speed),
             page_objects: AtomicUsize::new(PAGE_OBJECTS),
+            expected: Mutex::default(),
         });
         let gate = Gate::open(runtime.handle(), state.clone())?;
         Ok(Self { gate, state, runtime: Some(runtime) })
@@ -172,6 +176,11 @@ impl Server {
     /// Adds one rule after those there are.
     pub fn add_fault(&self, rule: Rule) {
         self.state.faults.add(rule);
+    }
+
+    /// Refuses credentials without all of these words as expired: of keys and tokens, for signatures are not checked. None ends that.
+    pub fn expect(&self, words: Vec<String>) {
+        *self.state.expected.lock() = words;
     }
 
     /// Chooses which requests the shares of rules fall on.

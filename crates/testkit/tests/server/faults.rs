@@ -118,6 +118,20 @@ fn a_swap_before_answers_another_version_than_was_listed() {
 }
 
 #[test]
+fn credentials_without_the_expected_words_are_refused_as_expired() {
+    let server = server(&[]);
+    server.expect(vec!["KEY1".to_owned(), "session1".to_owned()]);
+    let key = "Authorization: AWS4-HMAC-SHA256 Credential=KEY1/x";
+    let read = |headers: &[&str]| ask(&server, &[&["GET /bucket/a/x.pt"], headers].concat(), b"").status;
+    assert_eq!(read(&[]), 400);
+    assert_eq!(read(&[key]), 400);
+    assert_eq!(read(&[key, "x-amz-security-token: session1"]), 200);
+    assert_eq!(server.faults_done(), 0);
+    server.expect(Vec::new());
+    assert_eq!(read(&[]), 200);
+}
+
+#[test]
 fn expired_and_denied_are_told_as_each_protocol_tells_them() {
     let expired = server(&["expired"]);
     let denied = server(&["denied"]);
