@@ -98,14 +98,16 @@ impl FetchConfig {
         let rates = throttling.map(|it| [it.stream_bytes_per_second, it.total_bytes_per_second]);
         positive("throttle", rates.into_iter().flatten().any(|rate| rate == Some(0)))?;
         let default = Policies::default();
+        let deadline = self.deadline.map_or(default.patience.deadline, |span| span.0);
         Ok(Policies {
             transport: Transport {
                 connect: self.connect_timeout.map_or(default.transport.connect, |span| span.0),
                 no_progress: self.no_progress_timeout.map_or(default.transport.no_progress, |span| span.0),
+                credentials: deadline / 2,
                 verify: self.verify.unwrap_or_default() == Verify::Auto,
             },
             patience: Patience {
-                deadline: self.deadline.map_or(default.patience.deadline, |span| span.0),
+                deadline,
                 retries: self.retries.unwrap_or(default.patience.retries),
                 ..default.patience
             },

@@ -119,7 +119,7 @@ impl Retry {
 pub async fn open(spec: &SourceSpec, policies: &Policies) -> Result<Arc<dyn Source>> {
     let allowed = policies.patience.deadline;
     let ends = Instant::now() + allowed;
-    let mut number = 0;
+    let mut failures = Failures::default();
     loop {
         let opened = timeout_at(ends, source::open_with(spec, &policies.transport)).await;
         let error = match opened {
@@ -127,17 +127,17 @@ pub async fn open(spec: &SourceSpec, policies: &Policies) -> Result<Arc<dyn Sour
             Ok(Err(error)) => error,
             Err(_) => {
                 return Err(Error::new(ErrorKind::Timeout, "open", spec.shown_uri())
-                    .because(format_args!("not finished after {} s, its deadline", allowed.as_secs())));
+                    .because(format_args!("not finished after {} s, its deadline{failures}", allowed.as_secs())));
             }
         };
-        let pause = error.retry_after().unwrap_or_else(|| pause_before(number));
+        let pause = error.retry_after().unwrap_or_else(|| pause_before(failures.count));
         if !error.is_transient()
-            || number >= policies.patience.retries.min(OPEN_RETRIES)
+            || failures.count >= policies.patience.retries.min(OPEN_RETRIES)
             || Instant::now() + pause >= ends
         {
             return Err(error);
         }
-        number += 1;
+        failures.note(&error);
         sleep(pause).await;
     }
 }

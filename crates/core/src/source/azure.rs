@@ -1,6 +1,7 @@
 //! Azure Blob Storage.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use http::request::Parts;
@@ -15,7 +16,7 @@ use reqsign_core::time::Timestamp;
 use super::options::{Known, env};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{expect_tag, folder, http_url, quoted, refuse_query, request, tag_in};
-use super::remote::{Answer, Asked, Parsed, Place, Protocol, Remote, Transport, Wire, text};
+use super::remote::{Answer, Asked, Missing, Parsed, Place, Protocol, Remote, Transport, Wire, text};
 use super::{Kind, Probe, Source, SourceOptions, SourceSpec, Version, unusable};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -109,7 +110,7 @@ fn signer(options: &SourceOptions, account: Option<&str>, transport: &Transport)
     }
     let links = if let Some(provider) = options.credentials()? {
         let account = account.map(str::to_owned);
-        vec![Link::callable(provider, move |values, expires| {
+        vec![Link::callable(provider, transport, move |values, expires| {
             Ok(given(&values.known("the credentials", OPTIONS)?, account.as_deref(), expires))
         })]
     } else if let Some(key) = options.get("access_key") {
@@ -148,7 +149,7 @@ fn signer(options: &SourceOptions, account: Option<&str>, transport: &Transport)
             Link::new("managed identity", ImdsCredentialProvider::new()),
         ]
     };
-    Signer::new(links, RequestSigner::new(), transport)
+    Ok(Signer::new(links, RequestSigner::new(), transport))
 }
 
 /// What a user's function returned.
@@ -240,16 +241,13 @@ impl Protocol for Azure {
         }
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
-        self.signer.sign(request).await.map_err(|words| {
-            format!(
-                "{words}; run `az login`, set AZURE_STORAGE_ACCOUNT_KEY, or anonymous = true for a public container"
-            )
-        })
+    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
+        let hint = "run `az login`, set AZURE_STORAGE_ACCOUNT_KEY, or anonymous = true for a public container";
+        self.signer.sign(request).await.map_err(|missing| missing.hinted(hint))
     }
 
-    fn renew(&self, _: Option<&HeaderValue>) -> bool {
-        self.signer.renew()
+    fn renew(&self, signed: Instant) -> bool {
+        self.signer.renew(signed)
     }
 
     fn credentials(&self) -> String {

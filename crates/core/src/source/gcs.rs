@@ -4,10 +4,11 @@
 //! would be a second S3. A version is an object's generation: a number that every write raises.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, Method};
 use reqsign_google::{
     Credential, EnvCredentialProvider, FileCredentialProvider, RequestSigner, StaticCredentialProvider,
     TokenCredentialProvider, VmMetadataCredentialProvider, WellKnownCredentialProvider,
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use super::options::{Known, env};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{bucket_and_prefix, http_url, request};
-use super::remote::{Algorithm, Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, text};
+use super::remote::{Algorithm, Answer, Asked, Digest, Missing, Parsed, Place, Protocol, Remote, Transport, Wire, text};
 use super::{Kind, Probe, Source, SourceOptions, SourceSpec, Version};
 use crate::error::Result;
 
@@ -96,7 +97,7 @@ fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Gcs> {
 
 fn signer(options: &SourceOptions, transport: &Transport) -> Result<Signer<Credential>> {
     let links = if let Some(provider) = options.credentials()? {
-        vec![Link::callable(provider, |values, expires_at| {
+        vec![Link::callable(provider, transport, |values, expires_at| {
             let token = values.known("the credentials", OPTIONS)?.get("token").map(str::to_owned);
             Ok(token.map(|access_token| Credential::with_token(reqsign_google::Token { access_token, expires_at })))
         })]
@@ -116,7 +117,7 @@ fn signer(options: &SourceOptions, transport: &Transport) -> Result<Signer<Crede
             Link::new("the metadata server", VmMetadataCredentialProvider::new().with_scope(SCOPE)),
         ]
     };
-    Signer::new(links, RequestSigner::new("storage").with_scope(SCOPE), transport)
+    Ok(Signer::new(links, RequestSigner::new("storage").with_scope(SCOPE), transport))
 }
 
 /// An object as listings and metadata tell of it.
@@ -222,14 +223,13 @@ impl Protocol for Gcs {
         Digest::from_base64(Algorithm::Crc32c, crc)
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
-        self.signer.sign(request).await.map_err(|words| {
-            format!("{words}; run `gcloud auth application-default login`, or set anonymous = true for a public bucket")
-        })
+    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
+        let hint = "run `gcloud auth application-default login`, or set anonymous = true for a public bucket";
+        self.signer.sign(request).await.map_err(|missing| missing.hinted(hint))
     }
 
-    fn renew(&self, _: Option<&HeaderValue>) -> bool {
-        self.signer.renew()
+    fn renew(&self, signed: Instant) -> bool {
+        self.signer.renew(signed)
     }
 
     fn credentials(&self) -> String {

@@ -6,16 +6,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use super::options::{Known, env};
 use super::remote::request::{folder, http_url, refuse_query, request, tag_in};
-use super::remote::{Algorithm, Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Token, Transport, Wire, text};
+use super::remote::{
+    Algorithm, Answer, Asked, Digest, Missing, Parsed, Place, Protocol, Remote, Token, Transport, Wire, text,
+};
 use super::{Kind, Probe, Source, SourceSpec, Version, unusable};
 use crate::error::Result;
 
@@ -102,7 +105,7 @@ async fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Hub> {
     let base = base.as_str().trim_end_matches('/');
     let token = match (options.credentials()?, options.get("token")) {
         _ if options.is_on("anonymous")? => Token::none(),
-        (Some(provider), _) => Token::callable(provider),
+        (Some(provider), _) => Token::callable(provider, transport),
         (None, Some(token)) => Token::fixed("the token in the source's options", token),
         (None, None) => standard_token().await,
     };
@@ -224,12 +227,12 @@ impl Protocol for Hub {
         }
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
+    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
         self.token.authorize(request).await
     }
 
-    fn renew(&self, refused: Option<&HeaderValue>) -> bool {
-        self.token.renew(refused)
+    fn renew(&self, signed: Instant) -> bool {
+        self.token.renew(signed)
     }
 
     fn credentials(&self) -> String {

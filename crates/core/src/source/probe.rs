@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::options::{env, without_userinfo};
 use super::remote::{Asked, Protocol};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// A source that is not open yet.
 #[derive(Debug)]
@@ -81,14 +81,14 @@ impl Probe {
     /// Finds credentials as a first request would, without sending that, and says in words which ones they are.
     ///
     /// # Errors
-    /// `Denied` where there are none.
+    /// `Denied` where there are none, `Unavailable` where that may pass.
     pub async fn credentials(&self) -> Result<String> {
         let Some(protocol) = &self.protocol else { return Ok("none needed".to_owned()) };
         let mut request = protocol.page(&first_page())?;
         match protocol.authorize(&mut request).await {
             Ok(()) => Ok(protocol.credentials()),
-            Err(words) => {
-                Err(Error::new(ErrorKind::Denied, "find credentials for", &protocol.place().uri).because(words))
+            Err(missing) => {
+                Err(Error::new(missing.kind(), "find credentials for", &protocol.place().uri).because(missing.words))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Amazon S3, and every server that speaks its protocol.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use http::request::Parts;
@@ -14,7 +15,9 @@ use reqsign_aws_v4::{
 use super::options::{Known, env, flag};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{bucket_and_prefix, expect_tag, http_url, quoted, request, tag_in};
-use super::remote::{Answer, Asked, Digest, Parsed, Place, Protocol, Remote, Transport, Wire, header_value, text};
+use super::remote::{
+    Answer, Asked, Digest, Missing, Parsed, Place, Protocol, Remote, Transport, Wire, header_value, text,
+};
 use super::{Kind, Probe, Source, SourceOptions, SourceSpec, Version};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -133,7 +136,7 @@ fn signer(
         let convert = |values: &SourceOptions, expires_in| {
             Ok(given(&values.known("the credentials", OPTIONS)?).map(|given| Credential { expires_in, ..given }))
         };
-        vec![Link::callable(provider, convert)]
+        vec![Link::callable(provider, transport, convert)]
     } else if let Some(credential) = given(options) {
         let provider = StaticCredentialProvider::new(&credential.access_key_id, &credential.secret_access_key);
         let provider = match &credential.session_token {
@@ -148,7 +151,7 @@ fn signer(
         }
         standard(profile)
     };
-    Signer::new(links, sign, transport)
+    Ok(Signer::new(links, sign, transport))
 }
 
 fn given(options: &SourceOptions) -> Option<Credential> {
@@ -276,14 +279,13 @@ impl Protocol for S3 {
         names.into_iter().filter(|_| self.verify && !is_composite).find_map(of)
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
-        self.signer.sign(request).await.map_err(|words| {
-            format!("{words}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anonymous = true for a public bucket")
-        })
+    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
+        let hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anonymous = true for a public bucket";
+        self.signer.sign(request).await.map_err(|missing| missing.hinted(hint))
     }
 
-    fn renew(&self, _: Option<&HeaderValue>) -> bool {
-        self.signer.renew()
+    fn renew(&self, signed: Instant) -> bool {
+        self.signer.renew(signed)
     }
 
     fn credentials(&self) -> String {

@@ -6,7 +6,7 @@
 //! last change.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Instant, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use http::header::{ACCEPT, ACCEPT_ENCODING, IF_UNMODIFIED_SINCE, LAST_MODIFIED};
@@ -19,7 +19,9 @@ use url::Url;
 
 use super::options::Known;
 use super::remote::request::{expect_tag, http_url, request, tag_in};
-use super::remote::{Answer, Asked, Parsed, Place, Protocol, Remote, Token, Transport, Wire, header_value, text};
+use super::remote::{
+    Answer, Asked, Missing, Parsed, Place, Protocol, Remote, Token, Transport, Wire, header_value, text,
+};
 use super::{Kind, Probe, Source, SourceSpec, Version};
 use crate::error::Result;
 
@@ -28,7 +30,7 @@ pub(super) const KIND: Kind = Kind {
     schemes: &["https", "http"],
     example: "https://host/path",
     open: |spec, transport| Box::pin(open(spec, transport)),
-    probe: |spec, _| Box::pin(async { Probe::of(prepare(spec)?) }),
+    probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport)?) }),
 };
 
 const OPTIONS: &[Known] =
@@ -54,13 +56,13 @@ struct Entry {
 }
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
-    let remote = Remote::new(prepare(spec)?, Wire::new(transport)?);
+    let remote = Remote::new(prepare(spec, transport)?, Wire::new(transport)?);
     // Whether it lists its folders is another question: a manifest may take the place of that.
     remote.reached().await?;
     Ok(Arc::new(remote))
 }
 
-fn prepare(spec: &SourceSpec) -> Result<Web> {
+fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Web> {
     let options = spec.options.known(&spec.uri, OPTIONS)?;
     let given = Url::parse(&spec.uri).ok();
     let mut root = http_url(&spec.uri)?;
@@ -74,7 +76,7 @@ fn prepare(spec: &SourceSpec) -> Result<Web> {
     let beside =
         options.get("user").map(|user| (user.to_owned(), options.get("password").unwrap_or_default().to_owned()));
     let token = match (options.credentials()?, options.get("token"), beside, in_uri) {
-        (Some(provider), ..) => Token::callable(provider),
+        (Some(provider), ..) => Token::callable(provider, transport),
         (None, Some(token), ..) => Token::fixed("the token in the source's options", token),
         (None, None, Some((user, password)), _) => Token::basic("the user in the source's options", &user, &password),
         (None, None, None, Some((user, password))) => Token::basic("the user in the URI", &user, &password),
@@ -130,12 +132,12 @@ impl Protocol for Web {
         }
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
+    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
         self.token.authorize(request).await
     }
 
-    fn renew(&self, refused: Option<&HeaderValue>) -> bool {
-        self.token.renew(refused)
+    fn renew(&self, signed: Instant) -> bool {
+        self.token.renew(signed)
     }
 
     fn credentials(&self) -> String {

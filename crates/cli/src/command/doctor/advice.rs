@@ -91,6 +91,8 @@ impl Adviser<'_> {
             "the server's certificate is not trusted here: install its authority's, or use the name it is made for"
         } else if speaks_tls && (words.contains("InvalidContentType") || words.contains("corrupt message")) {
             "the server does not speak TLS on that port: write http:// instead of https://"
+        } else if words.starts_with("cannot find credentials") {
+            "whom credentials are asked of is in trouble: try again, then see its log"
         } else if words.contains("no listing") && self.scheme.starts_with("http") {
             "the server makes no index pages of folders: turn them on (autoindex), or publish a manifest there"
         } else if words.contains("no listing") || words.contains("not the store's") {

@@ -2,31 +2,31 @@
 //!
 //! A [`Signer`] tries its links in order and stays with what the first one gives until that expires. Which link it was is
 //! told in errors and by `headwater doctor`; what it gave never is.
+//!
+//! A link fails in a way that may pass when whom it asks cannot be reached, does not answer in time or answers 408, 429 or 5xx,
+//! when its command fails or does not end, and when its function raises. The chain ends there, as `Unavailable`, and is tried
+//! again by the policies: links further down would give somebody else's credentials. Any other failure is for good. Then the
+//! next link is tried, and where none has credentials, that is `Denied`.
+//!
+//! Metadata services and the Azure CLI are asked without anybody having named them. Most machines have none, so their silence
+//! means just that, until they have given credentials once.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use bytes::Bytes;
 use http::request::Parts;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use reqsign_core::time::Timestamp;
 use reqsign_core::{
-    CommandExecute, CommandOutput, Context, FileRead, HttpSend, OsEnv, ProvideCredential, ProvideCredentialDyn,
-    SignRequest, SigningCredential,
+    Context, OsEnv, ProvideCredential, ProvideCredentialDyn, SignRequest, SignRequestDyn, SigningCredential,
 };
 
-use super::{Transport, Wire, body};
+use super::Transport;
+use super::kept::{Kept, Missing};
+use super::outside::{Outside, Trouble, Watch};
 use crate::error::Result;
-use crate::source::options::{CredentialsProvider, SourceOptions};
-
-/// Refusals that follow each other this closely are of the same credentials.
-const RENEWED_TOGETHER: Duration = Duration::from_secs(1);
-/// A token service that does not answer in this time is not there.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
-/// A metadata service is on the machine or nowhere: on machines without one, nothing answers at all.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
-const METADATA_HOSTS: &[&str] = &["169.254.169.254", "169.254.170.2", "169.254.170.23", "metadata.google.internal"];
+use crate::source::options::{Credentials, CredentialsProvider, SourceOptions};
 
 /// One place where credentials may come from, and what it is called.
 pub(crate) struct Link<K> {
@@ -43,12 +43,13 @@ impl<K> Link<K> {
     }
 
     /// The user's function; `convert` makes a credential of what it returned and of when that expires.
-    pub(crate) fn callable<F>(provider: CredentialsProvider, convert: F) -> Self
+    pub(crate) fn callable<F>(provider: CredentialsProvider, timeouts: &Transport, convert: F) -> Self
     where
         K: Send + Sync + Unpin + 'static,
         F: Fn(&SourceOptions, Option<Timestamp>) -> Result<Option<K>> + Send + Sync + Unpin + 'static,
     {
-        Self::new("the function in the source's options", Callable { provider, convert })
+        let provider = Callable { provider, limit: timeouts.credentials, convert };
+        Self::new("the function in the source's options", provider)
     }
 }
 
@@ -58,9 +59,9 @@ pub(crate) struct Signer<K: SigningCredential> {
 }
 
 struct Inner<K: SigningCredential> {
-    signer: RwLock<reqsign_core::Signer<K>>,
-    renewed: Mutex<Option<Instant>>,
+    sign: Arc<dyn SignRequestDyn<Credential = K>>,
     chain: Chain<K>,
+    kept: Kept<K>,
 }
 
 impl<K: SigningCredential> Signer<K> {
@@ -69,40 +70,30 @@ impl<K: SigningCredential> Signer<K> {
         Self { inner: None }
     }
 
-    pub(crate) fn new(
-        links: Vec<Link<K>>,
-        sign: impl SignRequest<Credential = K>,
-        timeouts: &Transport,
-    ) -> Result<Self> {
-        let context = Context::new()
-            .with_env(OsEnv)
-            .with_file_read(Files)
-            .with_command_execute(Commands)
-            .with_http_send(Tokens(Wire::new(timeouts)?));
-        let chain = Chain { links: links.into(), used: Arc::default() };
-        let signer = RwLock::new(reqsign_core::Signer::new(context, chain.clone(), sign));
-        Ok(Self { inner: Some(Inner { signer, renewed: Mutex::new(None), chain }) })
+    pub(crate) fn new(links: Vec<Link<K>>, sign: impl SignRequest<Credential = K>, timeouts: &Transport) -> Self {
+        let chain = Chain { links, used: Mutex::new(None), outside: Outside::new(timeouts) };
+        Self { inner: Some(Inner { sign: Arc::new(sign), chain, kept: Kept::new() }) }
     }
 
     /// # Errors
     /// Why there are no credentials.
-    pub(crate) async fn sign(&self, request: &mut Parts) -> Result<(), String> {
+    pub(crate) async fn sign(&self, request: &mut Parts) -> Result<(), Missing> {
         let Some(inner) = &self.inner else { return Ok(()) };
-        let signer = inner.signer.read().clone();
-        signer.sign(request, None).await.map_err(|error| super::text::shortened(&error.to_string()))
+        let is_usable = |credential: &K| credential.is_valid_at(inner.sign.required_valid_until_dyn(credential, None));
+        let is_fresh = |credential: &K| credential.is_valid() && is_usable(credential);
+        let credential = inner.kept.get(is_fresh, || inner.chain.provide()).await?;
+        if !is_usable(&credential) {
+            return Err(Missing::for_now(format!("{}: what it gave has expired already", self.described())));
+        }
+        let context = Context::new().with_env(OsEnv);
+        let signed = inner.sign.sign_request_dyn(&context, request, Some(&credential), None).await;
+        signed.map_err(|error| Missing::for_good(reason(&error)))
     }
 
-    /// Asks for new credentials next time; whether there can be any.
-    pub(crate) fn renew(&self) -> bool {
+    /// Asks for other credentials than those of a request that was signed then; whether there can be any.
+    pub(crate) fn renew(&self, signed: Instant) -> bool {
         let Some(inner) = &self.inner else { return false };
-        // Many requests are refused together: the first of them renews for all.
-        let mut renewed = inner.renewed.lock();
-        if renewed.is_some_and(|at| at.elapsed() < RENEWED_TOGETHER) {
-            return true;
-        }
-        *renewed = Some(Instant::now());
-        let mut signer = inner.signer.write();
-        *signer = signer.clone().with_credential_provider(inner.chain.clone());
+        inner.kept.forget(signed);
         true
     }
 
@@ -124,39 +115,41 @@ impl<K: SigningCredential> Debug for Signer<K> {
 
 /// Links in order.
 struct Chain<K> {
-    links: Arc<[Link<K>]>,
-    used: Arc<Mutex<Option<&'static str>>>,
+    links: Vec<Link<K>>,
+    used: Mutex<Option<&'static str>>,
+    outside: Arc<Outside>,
 }
 
-impl<K> Clone for Chain<K> {
-    fn clone(&self) -> Self {
-        Self { links: self.links.clone(), used: self.used.clone() }
-    }
-}
-
-impl<K> Debug for Chain<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.links.iter().map(|link| link.name)).finish()
-    }
-}
-
-impl<K: SigningCredential> ProvideCredential for Chain<K> {
-    type Credential = K;
-
-    async fn provide_credential(&self, context: &Context) -> reqsign_core::Result<Option<K>> {
+impl<K: SigningCredential> Chain<K> {
+    async fn provide(&self) -> Result<K, Missing> {
         let mut failures = Vec::new();
-        for link in self.links.iter() {
-            match link.provider.provide_credential_dyn(context).await {
+        for link in &self.links {
+            let watch = Watch::new(*self.used.lock() == Some(link.name));
+            let context = self.outside.context(&watch);
+            let failure = match link.provider.provide_credential_dyn(&context).await {
                 Ok(Some(credential)) => {
                     *self.used.lock() = Some(link.name);
-                    return Ok(Some(credential));
+                    return Ok(credential);
                 }
-                Ok(None) => {}
-                Err(error) => failures.push(format!("{}: {}", link.name, reason(&error))),
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            let words = failure.as_ref().map(reason);
+            match (watch.trouble(), words) {
+                (Trouble::MayPass(seen), Some(words)) if words != seen => {
+                    return Err(Missing::for_now(format!("{}: {words} ({seen})", link.name)));
+                }
+                (Trouble::MayPass(seen), _) => return Err(Missing::for_now(format!("{}: {seen}", link.name))),
+                // Services that throttle say so in other ways than by their status, too.
+                (Trouble::None, Some(words)) if failure.is_some_and(|error| error.is_retryable()) => {
+                    return Err(Missing::for_now(format!("{}: {words}", link.name)));
+                }
+                (_, Some(words)) => failures.push(format!("{}: {words}", link.name)),
+                (_, None) => {}
             }
         }
         let failures = if failures.is_empty() { String::new() } else { format!(" ({})", failures.join("; ")) };
-        Err(reqsign_core::Error::credential_invalid(format!("there are no credentials{failures}")))
+        Err(Missing::for_good(format!("there are no credentials{failures}")))
     }
 }
 
@@ -165,9 +158,18 @@ fn reason(error: &reqsign_core::Error) -> String {
     super::text::shortened(&error.to_string())
 }
 
+/// What a user's function gives within a time.
+pub(super) async fn provided(provider: &CredentialsProvider, limit: Duration) -> Result<Credentials, Missing> {
+    match tokio::time::timeout(limit, provider.provide()).await {
+        Ok(given) => given.map_err(|error| Missing { words: error.report(), may_pass: error.is_transient() }),
+        Err(_) => Err(Missing::for_now(format!("the function did not return within {} s", limit.as_secs_f32()))),
+    }
+}
+
 /// The user's function, asked again when what it gave expires.
 struct Callable<F> {
     provider: CredentialsProvider,
+    limit: Duration,
     convert: F,
 }
 
@@ -185,66 +187,13 @@ where
     type Credential = K;
 
     async fn provide_credential(&self, _: &Context) -> reqsign_core::Result<Option<K>> {
-        let failed = |error: crate::Error| reqsign_core::Error::credential_invalid(error.report());
-        let given = self.provider.provide().await.map_err(failed)?;
+        let failed = |words: String| reqsign_core::Error::credential_invalid(words);
+        let given = provided(&self.provider, self.limit).await;
+        let given = given.map_err(|missing| failed(missing.words).set_retryable(missing.may_pass))?;
         let expires = given.expires_at.map(|at| {
             let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             Timestamp::from_second(seconds.cast_signed())
         });
-        (self.convert)(&given.values, expires.transpose()?).map_err(failed)
-    }
-}
-
-#[derive(Debug)]
-struct Files;
-
-#[allow(clippy::disallowed_methods)] // credentials are kept in files
-impl FileRead for Files {
-    async fn file_read(&self, path: &str) -> reqsign_core::Result<Vec<u8>> {
-        let path = path.to_owned();
-        let read = tokio::task::spawn_blocking(move || {
-            std::fs::read(&path).map_err(|cause| format!("cannot read `{path}`: {cause}"))
-        });
-        read.await.map_err(|cause| cause.to_string()).flatten().map_err(reqsign_core::Error::config_invalid)
-    }
-}
-
-#[derive(Debug)]
-struct Commands;
-
-impl CommandExecute for Commands {
-    async fn command_execute(&self, program: &str, arguments: &[&str]) -> reqsign_core::Result<CommandOutput> {
-        let mut command = std::process::Command::new(program);
-        command.args(arguments).stdin(std::process::Stdio::null());
-        let output = tokio::task::spawn_blocking(move || command.output());
-        let output = tokio::time::timeout(TOKEN_TIMEOUT, output).await.map_err(|_| format!("`{program}` did not end"));
-        let output = output.and_then(|done| done.map_err(|cause| cause.to_string()));
-        let output = output.and_then(|ran| ran.map_err(|cause| format!("cannot run `{program}`: {cause}")));
-        let output = output.map_err(reqsign_core::Error::config_invalid)?;
-        let status = output.status.code().unwrap_or(-1);
-        Ok(CommandOutput { status, stdout: output.stdout, stderr: output.stderr })
-    }
-}
-
-/// Asks token and metadata services.
-#[derive(Debug)]
-struct Tokens(Wire);
-
-impl HttpSend for Tokens {
-    async fn http_send(&self, request: http::Request<Bytes>) -> reqsign_core::Result<http::Response<Bytes>> {
-        let failed = reqsign_core::Error::unexpected;
-        let host = request.uri().host().unwrap_or_default().to_owned();
-        let limit = if METADATA_HOSTS.contains(&&*host) { METADATA_TIMEOUT } else { TOKEN_TIMEOUT };
-        let exchange = async {
-            let answer = self.0.execute(request).await.map_err(|_| failed(format!("cannot ask {host}")))?;
-            let mut response = http::Response::new(Bytes::new());
-            *response.status_mut() = answer.status();
-            *response.headers_mut() = answer.headers().clone();
-            *response.body_mut() = body::collect(answer, &host).await.map_err(|error| failed(error.to_string()))?;
-            Ok(response)
-        };
-        tokio::time::timeout(limit, exchange)
-            .await
-            .unwrap_or_else(|_| Err(failed(format!("{host} did not answer within {} s", limit.as_secs()))))
+        (self.convert)(&given.values, expires.transpose()?).map_err(|error| failed(error.report()))
     }
 }

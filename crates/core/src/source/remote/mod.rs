@@ -12,6 +12,8 @@
 mod body;
 pub(super) mod credentials;
 mod digest;
+mod kept;
+mod outside;
 mod paging;
 mod refusal;
 pub(super) mod request;
@@ -21,11 +23,12 @@ mod wire;
 
 use std::fmt::Debug;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, RANGE};
+use http::header::{CONTENT_LENGTH, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -36,6 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 use body::Body;
 pub(super) use digest::{Algorithm, Digest};
+pub(super) use kept::Missing;
 pub(super) use refusal::Place;
 use refusal::Refusal;
 pub(super) use token::Token;
@@ -86,12 +90,12 @@ pub(super) trait Protocol: Debug + Send + Sync + 'static {
     /// Signs a request.
     ///
     /// # Errors
-    /// Why there are no credentials, in words.
-    async fn authorize(&self, request: &mut Parts) -> Result<(), String>;
+    /// Why there are no credentials.
+    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing>;
 
-    /// Forgets credentials that were refused as expired, with the header they came in; whether there may be others.
-    fn renew(&self, refused: Option<&HeaderValue>) -> bool {
-        let _ = refused;
+    /// Forgets credentials that were refused as expired, and when the request was signed with them; whether there may be others.
+    fn renew(&self, signed: Instant) -> bool {
+        let _ = signed;
         false
     }
 
@@ -320,18 +324,18 @@ async fn send(
     let mut is_second = false;
     loop {
         let mut parts = request()?;
-        protocol.authorize(&mut parts).await.map_err(|words| {
-            let tried = protocol.credentials();
-            Error::new(ErrorKind::Denied, op, name).because(format_args!("{words}; credentials tried: {tried}"))
+        protocol.authorize(&mut parts).await.map_err(|missing| {
+            let (words, tried) = (&missing.words, protocol.credentials());
+            Error::new(missing.kind(), op, name).because(format_args!("{words}; credentials tried: {tried}"))
         })?;
-        let header = parts.headers.get(AUTHORIZATION).cloned();
+        let signed = Instant::now();
         let sent = wire.send(parts, body, protocol.follows_redirects()).await;
         let answer = sent.map_err(|failure| failure.into_error(op, name, protocol.place()))?;
         if answer.status().is_success() {
             return Ok(answer);
         }
         let refusal = Refusal::read(answer, |headers, body| protocol.reason(headers, body)).await;
-        if refusal.may_be_expired() && !is_second && protocol.renew(header.as_ref()) {
+        if refusal.may_be_expired() && !is_second && protocol.renew(signed) {
             is_second = true;
             continue;
         }

@@ -1,13 +1,15 @@
 //! A token in a header: what the Hub and plain HTTP take for credentials.
 
 use std::fmt::{self, Debug};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use tokio::sync::Mutex;
 
+use super::Transport;
+use super::credentials::provided;
+use super::kept::{Kept, Missing};
 use crate::source::options::CredentialsProvider;
 
 /// A bearer token, a user and password, or neither.
@@ -22,7 +24,9 @@ enum Kind {
     Fixed(HeaderValue),
     Callable {
         provider: CredentialsProvider,
-        kept: Mutex<Option<(HeaderValue, Option<SystemTime>)>>,
+        limit: Duration,
+        /// With when it expires.
+        kept: Kept<(HeaderValue, Option<SystemTime>)>,
     },
 }
 
@@ -48,42 +52,30 @@ impl Token {
     }
 
     /// Whatever `token` the user's function returns.
-    pub(crate) fn callable(provider: CredentialsProvider) -> Self {
-        Self { name: "the function in the source's options", kind: Kind::Callable { provider, kept: Mutex::new(None) } }
+    pub(crate) fn callable(provider: CredentialsProvider, timeouts: &Transport) -> Self {
+        let kind = Kind::Callable { provider, limit: timeouts.credentials, kept: Kept::new() };
+        Self { name: "the function in the source's options", kind }
     }
 
-    pub(crate) async fn authorize(&self, request: &mut Parts) -> Result<(), String> {
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
         let value = match &self.kind {
             Kind::None => return Ok(()),
             Kind::Fixed(value) => value.clone(),
-            Kind::Callable { provider, kept } => {
-                // Held while the function is asked: the others wait for what it says.
-                let mut kept = kept.lock().await;
-                let is_fresh = |until: &Option<SystemTime>| until.is_none_or(|until| until > SystemTime::now());
-                if let Some((value, _)) = kept.as_ref().filter(|(_, until)| is_fresh(until)) {
-                    value.clone()
-                } else {
-                    let given = provider.provide().await.map_err(|error| error.report())?;
-                    let token = given.values.get("token").ok_or("the function returned no `token`")?;
-                    let value = bearer(token).ok_or("the token has a character that headers cannot have")?;
-                    *kept = Some((value.clone(), given.expires_at));
-                    value
-                }
+            Kind::Callable { provider, limit, kept } => {
+                let is_fresh = |(_, until): &(_, Option<SystemTime>)| until.is_none_or(|at| at > SystemTime::now());
+                kept.get(is_fresh, || asked(provider, *limit)).await?.0
             }
         };
         request.headers.insert(AUTHORIZATION, value);
         Ok(())
     }
 
-    /// Asks for another one than was refused next time; whether there can be one.
-    pub(crate) fn renew(&self, refused: Option<&HeaderValue>) -> bool {
+    /// Asks for another one than that of a request that was signed then; whether there can be one.
+    pub(crate) fn renew(&self, signed: Instant) -> bool {
         let Kind::Callable { kept, .. } = &self.kind else { return false };
-        // Whoever holds it is asking for another one.
-        if let Ok(mut kept) = kept.try_lock()
-            && kept.as_ref().map(|(value, _)| value) == refused
-        {
-            *kept = None;
-        }
+        kept.forget(signed);
         true
     }
 
@@ -96,6 +88,14 @@ impl Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Token").field(&self.name).finish()
     }
+}
+
+async fn asked(provider: &CredentialsProvider, limit: Duration) -> Result<(HeaderValue, Option<SystemTime>), Missing> {
+    let given = provided(provider, limit).await?;
+    let token = given.values.get("token");
+    let token = token.ok_or_else(|| Missing::for_good("the function returned no `token`"))?;
+    let wrong = || Missing::for_good("the token has a character that headers cannot have");
+    Ok((bearer(token).ok_or_else(wrong)?, given.expires_at))
 }
 
 fn bearer(token: &str) -> Option<HeaderValue> {

@@ -26,13 +26,21 @@ pub struct Transport {
     /// For the next byte of an answer, the first one included. Default: 15 s, since a store that is busy may think for
     /// several seconds before it answers, and none pauses for so long in the middle.
     pub no_progress: Duration,
+    /// For credentials, from a service, a command or a function; some have less. Default: 30 s, half of the deadline of a read,
+    /// so that its error can tell whom it waited for.
+    pub credentials: Duration,
     /// Whether whole objects are checked against the checksums that servers name, where that is cheap. Default: yes.
     pub verify: bool,
 }
 
 impl Default for Transport {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(5), no_progress: Duration::from_secs(15), verify: true }
+        Self {
+            connect: Duration::from_secs(5),
+            no_progress: Duration::from_secs(15),
+            credentials: Duration::from_secs(30),
+            verify: true,
+        }
     }
 }
 
