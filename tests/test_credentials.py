@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,8 @@ from servers import testkit
 
 SAMPLES = 4
 ASKED: list[float] = []
+# Longer than anything here takes.
+LONG = 60.0
 
 
 def keys() -> dict[str, Any]:
@@ -24,8 +30,16 @@ def keys() -> dict[str, Any]:
     return {"access_key_id": "a", "secret_access_key": "hunter2", "expires_at": datetime.now(UTC) + timedelta(hours=1)}
 
 
+def sealed() -> dict[str, Any]:
+    raise PermissionError("the vault is sealed")
+
+
 def raising() -> dict[str, Any]:
-    raise LookupError("the vault is sealed")
+    raise LookupError("the vault is being moved")
+
+
+def leaving() -> dict[str, Any]:
+    raise SystemExit(3)
 
 
 def no_dict() -> Any:
@@ -69,12 +83,98 @@ def test_workers_ask_by_themselves(server: testkit.Testkit, method: str) -> None
 
 @pytest.mark.parametrize(
     ("function", "words"),
-    [(raising, "LookupError: the vault is sealed"), (no_dict, "it must return a dict"), (dict, "there are no credentials")],
+    [(sealed, "PermissionError: the vault is sealed"), (no_dict, "it must return a dict"), (dict, "there are no credentials")],
 )
 def test_a_function_that_gives_none_is_an_error_in_words(server: testkit.Testkit, function: Any, words: str) -> None:
     with pytest.raises(hw.AccessDeniedError, match=words) as error:
         opened(server, function)
     assert "the function in the source's options" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"), [(raising, "LookupError: the vault is being moved"), (leaving, "SystemExit: 3")]
+)
+def test_a_function_that_goes_on_raising_is_an_error_that_may_pass(server: testkit.Testkit, function: Any, words: str) -> None:
+    with pytest.raises(hw.UnavailableError, match=words) as error:
+        opened(server, function)
+    assert "the function in the source's options" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["s3", "hf"])
+def test_a_function_that_raises_once_is_asked_again(server: testkit.Testkit, kind: str) -> None:
+    def once() -> dict[str, Any]:
+        given = {**keys(), "token": server.token}
+        if len(ASKED) == 1:
+            raise ConnectionError("the vault did not answer")
+        return given if kind == "s3" else {"token": given["token"]}
+
+    source = hw.Source(server.uri(kind, "x"), **server.options(kind), credentials=once)
+    assert float(hw.StreamingDataset({"x": source})[1]["x"]["value"][0]) == 1.0
+    assert len(ASKED) == 2
+
+
+def test_many_reads_whose_token_is_refused_ask_for_one_together(server: testkit.Testkit) -> None:
+    given = iter(["first", "second"])
+    source = hw.Source(server.uri("gs", "x"), **server.options("gs"), credentials=lambda: {"token": next(given)})
+    dataset = hw.StreamingDataset({"x": source})
+    server.expect("second")
+    assert [float(sample["x"]["value"][0]) for sample in dataset[list(range(SAMPLES))]] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_slow_function_holds_up_no_other(server: testkit.Testkit) -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> dict[str, Any]:
+        began.set()
+        assert goes_on.wait(LONG)
+        return keys()
+
+    opening = threading.Thread(target=lambda: opened(server, slow), daemon=True)
+    opening.start()
+    assert began.wait(LONG)
+    assert len(opened(server, keys)) == SAMPLES
+    loader = DataLoader(opened(server, keys), batch_size=2, num_workers=1, multiprocessing_context="fork")
+    assert [batch["x"]["value"][:, 0].tolist() for batch in loader] == [[0.0, 1.0], [2.0, 3.0]]
+    goes_on.set()
+    opening.join(LONG)
+    assert not opening.is_alive()
+
+
+def held(functions: list[weakref.ref[Any]]) -> int:
+    """How many of them are still there."""
+    gc.collect()
+    return sum(function() is not None for function in functions)
+
+
+def own_keys() -> Callable[[], dict[str, Any]]:
+    def own() -> dict[str, Any]:
+        return keys()
+
+    return own
+
+
+def test_functions_are_let_go_with_what_uses_them(server: testkit.Testkit) -> None:
+    functions = []
+    for _ in range(3):
+        function = own_keys()
+        functions.append(weakref.ref(function))
+        dataset = opened(server, function)
+        del function
+        assert held(functions) == 1
+    copied = copy.copy(dataset)
+    del dataset
+    assert float(copied[1]["x"]["value"][0]) == 1.0
+    del copied
+    assert held(functions) == 0
+
+
+def test_a_pass_asks_when_its_loader_is_gone(server: testkit.Testkit) -> None:
+    batches = iter(hw.StreamingDataLoader(opened(server, own_keys()), window_samples=1))
+    next(batches)
+    gc.collect()
+    server.fault("expired,times=1")
+    assert [batch["x"]["value"][0, 0].item() for batch in batches] == [1.0, 2.0, 3.0]
+    assert len(ASKED) == 2
 
 
 def test_what_is_no_function_is_refused(server: testkit.Testkit) -> None:

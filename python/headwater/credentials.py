@@ -1,4 +1,4 @@
-"""Functions that give credentials, called from a thread of Python's when the core asks for them."""
+"""Functions that give credentials, called from threads of Python's when the core asks for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import atexit
 import json
 import os
 import threading
+import time
 import uuid
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -16,53 +18,101 @@ from headwater import _headwater
 Credentials: TypeAlias = Mapping[str, Any]
 CredentialsFunction: TypeAlias = Callable[[], Credentials]
 
-# How often the thread looks whether it is still wanted.
+# How often a thread looks whether it is still wanted.
 _PATIENCE_SECONDS = 1.0
-
-_functions: dict[str, CredentialsFunction] = {}
-# The one thread that answers, once it is needed.
-_threads: list[threading.Thread] = []
+# Functions that are called at once. One that does not return costs a thread until the process ends.
+_MOST_THREADS = 8
 
 
-def named(function: CredentialsFunction) -> str:
-    """The name under which the core asks for what a function returns."""
-    for name, known in _functions.items():
-        if known is function:
+class Named(str):
+    """The name by which the core asks for what a function returns. It can for as long as somebody holds this object."""
+
+    function: CredentialsFunction
+
+
+_named: weakref.WeakValueDictionary[str, Named] = weakref.WeakValueDictionary()
+
+
+def named(function: CredentialsFunction) -> Named:
+    """Names a function, always in the same way while the name is held."""
+    for name in list(_named.values()):
+        if name.function is function:
             return name
-    name = f"python-{uuid.uuid4().hex}"
-    register({name: function})
+    return _register(f"python-{uuid.uuid4().hex}", function)
+
+
+def renamed(functions: Mapping[str, CredentialsFunction]) -> tuple[Named, ...]:
+    """Gives functions the names that they have in another process."""
+    return tuple(_named.get(name) or _register(name, function) for name, function in functions.items())
+
+
+def _register(text: str, function: CredentialsFunction) -> Named:
+    name = Named(text)
+    name.function = function
+    _headwater.register_credentials(name)
+    weakref.finalize(name, _headwater.release_credentials, text).atexit = False
+    _named[text] = name
+    _threads.begin()
     return name
 
 
-def register(functions: Mapping[str, CredentialsFunction]) -> None:
-    """Has the core ask functions by names that were given in another process."""
-    for name, function in functions.items():
-        _functions[name] = function
-        _headwater.register_credentials(name)
-    if functions:
-        _start()
+class _Threads:
+    """Those that answer. One of them always listens, unless all that there may be are in functions."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: set[threading.Thread] = set()
+        self._listening = 0
+
+    def begin(self) -> None:
+        """Makes sure that somebody listens."""
+        with self._lock:
+            self._all = {thread for thread in self._all if thread.is_alive()}
+            if self._listening == 0 and len(self._all) < _MOST_THREADS:
+                thread = threading.Thread(target=self._serve, name="headwater-credentials", daemon=True)
+                self._listening += 1
+                self._all.add(thread)
+                thread.start()
+
+    def stop(self) -> None:
+        """Has nobody listen any more. Functions that do not return are left to the process's end."""
+        _headwater.close_questions()
+        ends = time.monotonic() + 2 * _PATIENCE_SECONDS
+        for thread in list(self._all):
+            thread.join(max(ends - time.monotonic(), 0.0))
+
+    def _serve(self) -> None:
+        while threading.main_thread().is_alive():
+            question = _headwater.next_question(_PATIENCE_SECONDS)
+            with self._lock:
+                if question is None and self._listening == 1:
+                    continue
+                self._listening -= 1
+            if question is None:
+                return
+            self.begin()
+            _reply(*question)
+            with self._lock:
+                self._listening += 1
 
 
-def functions_of(names: set[str]) -> dict[str, CredentialsFunction]:
-    """The functions behind names."""
-    return {name: _functions[name] for name in names if name in _functions}
+def _reply(number: int, name: str) -> None:
+    """Calls a function for the core. What it raises may pass, unless it says that there is no access."""
+    try:
+        given = _named[name].function()
+    except BaseException as error:
+        _headwater.answer_question(number, "", _words(error), not isinstance(error, PermissionError))
+        return
+    try:
+        answer = _answer(given)
+    except Exception as error:
+        _headwater.answer_question(number, "", _words(error), False)
+    else:
+        _headwater.answer_question(number, answer)
 
 
-def _start() -> None:
-    if not any(thread.is_alive() for thread in _threads):
-        _threads[:] = [threading.Thread(target=_serve, name="headwater-credentials", daemon=True)]
-        _threads[0].start()
-
-
-def _serve() -> None:
-    while threading.main_thread().is_alive():
-        question = _headwater.next_question(_PATIENCE_SECONDS)
-        if question is not None:
-            number, name = question
-            try:
-                _headwater.answer_question(number, _answer(_functions[name]()))
-            except Exception as error:
-                _headwater.answer_question(number, "", f"it raised {type(error).__name__}: {error}")
+def _words(error: BaseException) -> str:
+    return f"it raised {type(error).__name__}: {error}"
 
 
 def _answer(given: Credentials) -> str:
@@ -77,17 +127,19 @@ def _answer(given: Credentials) -> str:
     return json.dumps({"values": {name: str(value) for name, value in answer.items()}, "expires_at": expires})
 
 
+_threads = _Threads()
+
+
 def _stop() -> None:
-    _headwater.close_questions()
-    for thread in _threads:
-        thread.join(2 * _PATIENCE_SECONDS)
+    _threads.stop()
 
 
 def _begin_anew() -> None:
-    # A forked child has the functions, but not the thread.
-    _threads.clear()
-    if _functions:
-        _start()
+    # A forked child has the functions, but not the threads.
+    global _threads  # noqa: PLW0603 - a lock that was held when the child was made stays locked there
+    _threads = _Threads()
+    if _named:
+        _threads.begin()
 
 
 atexit.register(_stop)

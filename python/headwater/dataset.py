@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from headwater import _headwater
 from headwater.config import CacheConfig, FetchConfig, as_json, given
-from headwater.credentials import CredentialsFunction, functions_of, named, register
+from headwater.credentials import CredentialsFunction, Named, named, renamed
 from headwater.distributed import compare_with_first_rank, rank_and_world_size
 from headwater.errors import ConfigError, IndexOutOfRangeError
 from headwater.frameworks import FrameworkName, framework_of
@@ -60,6 +60,9 @@ class StreamingDataset(_MapStyle):
 
     """
 
+    # What the core calls through this dataset.
+    _functions: tuple[Named, ...]
+
     def __init__(
         self,
         fields: Mapping[str, Places] | Places,
@@ -90,7 +93,7 @@ class StreamingDataset(_MapStyle):
             config["follow"] = manifest != "published" and rank_and_world_size(None, None)[0] > 0
         if manifest_timeout is not None:
             config["manifest_timeout"] = manifest_timeout
-        self._functions = functions_of(_credentials_in(config))
+        self._functions = tuple(_credentials_in(config))
         self._framework, made = framework_of(framework)
         self._transform = transform
         self._native = _headwater.Dataset.open(as_json(config), made)
@@ -101,7 +104,7 @@ class StreamingDataset(_MapStyle):
     ) -> StreamingDataset:
         dataset = cls.__new__(cls)
         dataset._native, dataset._framework, dataset._transform = native, framework, transform
-        dataset._functions = {}
+        dataset._functions = ()
         return dataset
 
     @classmethod
@@ -194,7 +197,8 @@ class StreamingDataset(_MapStyle):
     def __reduce__(self) -> tuple[Any, ...]:
         # Explicit credentials are handed to a worker that multiprocessing is starting, and written nowhere else.
         spawning = multiprocessing.context.get_spawning_popen() is not None
-        return _reopen, (self._native.pinned(spawning), self._framework, self._transform, self._functions)
+        functions = {str(name): name.function for name in self._functions}
+        return _reopen, (self._native.pinned(spawning), self._framework, self._transform, functions)
 
     def _index(self, index: Any) -> int:
         if isinstance(index, bool):
@@ -214,10 +218,10 @@ def _reopen(
     transform: Callable[[Sample], Any] | None,
     functions: dict[str, CredentialsFunction],
 ) -> StreamingDataset:
-    register(functions)
+    names = renamed(functions)
     native = _headwater.Dataset.reopen(pinned, framework_of(framework)[1])
     dataset = StreamingDataset._around(native, framework, transform)
-    dataset._functions = functions
+    dataset._functions = names
     return dataset
 
 
@@ -226,14 +230,12 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: named(value) if name == "credentials" and callable(value) else value for name, value in options.items()}
 
 
-def _credentials_in(config: Any) -> set[str]:
+def _credentials_in(config: Any) -> set[Named]:
     """Names of the functions that a configuration refers to."""
-    if isinstance(config, dict):
-        inner = set().union(*(_credentials_in(value) for value in config.values()), set())
-        return inner | ({config["credentials"]} if isinstance(config.get("credentials"), str) else set())
-    if isinstance(config, list):
-        return set().union(*(_credentials_in(value) for value in config), set())
-    return set()
+    if isinstance(config, Named):
+        return {config}
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    return {name for value in inner for name in _credentials_in(value)}
 
 
 def _places(places: Places) -> Any:

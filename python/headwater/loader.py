@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from headwater import _headwater
 from headwater.config import Size, Span, as_json
-from headwater.dataset import Sample, StreamingDataset
+from headwater.dataset import StreamingDataset
 from headwater.distributed import rank_and_world_size
 from headwater.errors import ConfigError
 from headwater.frameworks import FrameworkName, default_collate, framework_of
@@ -128,7 +128,7 @@ class StreamingDataLoader:
             ConfigError: samples do not fit together; the message names field and samples, and says what to do.
 
         """
-        made = _Pass(self._native.batches(), self.dataset._transform, self._finish)
+        made = _Pass(self._native.batches(), self.dataset, self._finish)
         self._passes.add(made)
         return made
 
@@ -179,10 +179,12 @@ class _Pass:
     def __init__(
         self,
         batches: _headwater.Batches,
-        transform: Callable[[Sample], Any] | None,
+        dataset: StreamingDataset,
         finish: Callable[[list[Any]], Any] | None,
     ) -> None:
-        self._batches, self._transform, self._collate = batches, transform, finish
+        # Also so that the dataset's functions are there while batches are.
+        self._dataset = dataset
+        self._batches, self._collate = batches, finish
 
     def __iter__(self) -> _Pass:
         return self
@@ -194,8 +196,8 @@ class _Pass:
         if self._collate is None:
             return batch
         samples: list[Any] = list(batch)
-        if self._transform is not None:
-            samples = [self._transform(sample) for sample in samples]
+        if self._dataset._transform is not None:
+            samples = [self._dataset._transform(sample) for sample in samples]
         return self._collate(samples)
 
     def close(self) -> None:

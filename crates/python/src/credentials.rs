@@ -1,4 +1,4 @@
-//! Functions of the user's that give credentials, asked through a thread of Python's.
+//! Functions of the user's that give credentials, asked through threads of Python's.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::error::checked;
 /// A token service may be asked behind it.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Has sources with `credentials = name` ask the thread that takes questions.
+/// Has sources with `credentials = name` ask whoever takes questions.
 #[pyfunction]
 pub(crate) fn register_credentials(py: Python<'_>, name: &str) -> PyResult<()> {
     let asked = name.to_owned();
@@ -23,6 +23,12 @@ pub(crate) fn register_credentials(py: Python<'_>, name: &str) -> PyResult<()> {
     checked(py, headwater::source::register_credentials(name, provider))
 }
 
+/// Has no more sources ask under that name.
+#[pyfunction]
+pub(crate) fn release_credentials(py: Python<'_>, name: &str) -> PyResult<()> {
+    checked(py, headwater::source::release_credentials(name))
+}
+
 /// Waits for a question: its number and what it asks for.
 #[pyfunction]
 pub(crate) fn next_question(py: Python<'_>, seconds: f64) -> PyResult<Option<(u64, String)>> {
@@ -31,15 +37,20 @@ pub(crate) fn next_question(py: Python<'_>, seconds: f64) -> PyResult<Option<(u6
     checked(py, next)
 }
 
-/// Answers a question with JSON, or with why there is none.
+/// Answers a question with JSON, or with why there is none and whether asking again may help.
 #[pyfunction]
-#[pyo3(signature = (number, answer, failure=None))]
-pub(crate) fn answer_question(py: Python<'_>, number: u64, answer: String, failure: Option<String>) -> PyResult<()> {
+#[pyo3(signature = (number, answer, failure=None, may_pass=false))]
+pub(crate) fn answer_question(
+    py: Python<'_>,
+    number: u64,
+    answer: String,
+    failure: Option<String>,
+    may_pass: bool,
+) -> PyResult<()> {
+    let kind = if may_pass { ErrorKind::Unavailable } else { ErrorKind::Denied };
     let answer = match failure {
         None => Ok(answer),
-        Some(words) => {
-            Err(Error::new(ErrorKind::Denied, "get credentials from", "the source's function").because(words))
-        }
+        Some(words) => Err(Error::new(kind, "get credentials from", "the source's function").because(words)),
     };
     checked(py, Questions::current().map(|questions| questions.answer(number, answer)))
 }

@@ -35,6 +35,7 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::Loader>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
     module.add_function(wrap_pyfunction!(credentials::register_credentials, module)?)?;
+    module.add_function(wrap_pyfunction!(credentials::release_credentials, module)?)?;
     module.add_function(wrap_pyfunction!(credentials::next_question, module)?)?;
     module.add_function(wrap_pyfunction!(credentials::answer_question, module)?)?;
     module.add_function(wrap_pyfunction!(credentials::close_questions, module)?)?;

@@ -1,10 +1,11 @@
 //! Questions to a thread that is not ours: what only the host language can answer.
 //!
-//! Native threads never attach to Python, so they queue what they want to know; a thread of the host's takes questions, and
-//! answers them. The queue is bounded, and every question has a deadline.
+//! Native threads never attach to Python, so they queue what they want to know; threads of the host's take questions, and
+//! answer them. The queue is bounded, and every question has a deadline. The same is never asked twice at once: who is slow to
+//! answer one question keeps one thread busy, and the others answer the rest.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -26,6 +27,8 @@ pub struct Questions {
 struct State {
     waiting: VecDeque<(u64, String)>,
     asked: HashMap<u64, oneshot::Sender<Result<String>>>,
+    /// Taken, and not answered yet.
+    taken: HashMap<u64, String>,
     numbers: u64,
     is_closed: bool,
 }
@@ -70,18 +73,31 @@ impl Questions {
         }
     }
 
-    /// Takes the next question, with its number. `None` after a while without one, and for ever once closed.
+    /// Takes the next question that nobody is answering, with its number. `None` after a while without one, and for ever once
+    /// closed.
     pub fn next(&self, patience: Duration) -> Option<(u64, String)> {
+        let ends = Instant::now() + patience;
         let mut state = self.state.lock();
-        if state.waiting.is_empty() && !state.is_closed {
-            self.arrived.wait_for(&mut state, patience);
+        loop {
+            let is_free = |(_, question): &(u64, String)| !state.taken.values().any(|taken| taken == question);
+            if let Some(place) = state.waiting.iter().position(is_free) {
+                let (number, question) = state.waiting.remove(place)?;
+                state.taken.insert(number, question.clone());
+                return Some((number, question));
+            }
+            if state.is_closed || self.arrived.wait_until(&mut state, ends).timed_out() {
+                return None;
+            }
         }
-        state.waiting.pop_front()
     }
 
     /// Answers a question by its number; whoever asked may have left.
     pub fn answer(&self, number: u64, answer: Result<String>) {
-        if let Some(asked) = self.state.lock().asked.remove(&number) {
+        let mut state = self.state.lock();
+        state.taken.remove(&number);
+        // The same may be asked again.
+        self.arrived.notify_one();
+        if let Some(asked) = state.asked.remove(&number) {
             let _ = asked.send(answer);
         }
     }
@@ -133,5 +149,27 @@ mod tests {
             questions.ask("x", Duration::from_secs(9)).await.expect_err("closed").kind(),
             ErrorKind::Unavailable
         );
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_holds_up_only_its_own_question() {
+        let questions = Questions::default();
+        let ask = |question| questions.ask(question, Duration::from_secs(10));
+        let answering = async {
+            let next = || questions.next(Duration::ZERO);
+            let (slow, question) = next().expect("asked");
+            assert_eq!(question, "slow");
+            let (quick, question) = next().expect("asked");
+            assert_eq!((question.as_str(), next()), ("quick", None));
+            questions.answer(quick, Ok("there".to_owned()));
+            assert_eq!(next(), None);
+            questions.answer(slow, Ok("first".to_owned()));
+            let (slow, question) = next().expect("asked twice");
+            assert_eq!((question.as_str(), next()), ("slow", None));
+            questions.answer(slow, Ok("second".to_owned()));
+        };
+        let (first, second, quick, ()) = tokio::join!(ask("slow"), ask("slow"), ask("quick"), answering);
+        let answers = [first, second, quick].map(|answer| answer.expect("answered"));
+        assert_eq!(answers, ["first", "second", "there"]);
     }
 }

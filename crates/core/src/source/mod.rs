@@ -32,7 +32,9 @@ use crate::error::{Error, ErrorKind, Result};
 pub use list::{Listed, list, list_sorted, list_wanted};
 pub use local::Local;
 pub use memory::Memory;
-pub use options::{Credentials, CredentialsProvider, SourceOptions, SourceSpec, register_credentials};
+pub use options::{
+    Credentials, CredentialsProvider, SourceOptions, SourceSpec, register_credentials, release_credentials,
+};
 pub use probe::{Probe, Server};
 pub use remote::Transport;
 

@@ -243,6 +243,15 @@ pub fn register_credentials(name: &str, provider: CredentialsProvider) -> Result
     Ok(())
 }
 
+/// Forgets a function. Sources that are open already go on asking it.
+///
+/// # Errors
+/// `Timeout`, in a child that was forked at an unlucky moment.
+pub fn release_credentials(name: &str) -> Result<()> {
+    REGISTRY.try_write_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.remove(name);
+    Ok(())
+}
+
 /// A URL without the user and password in front of its host, also one whose slashes were forgotten, and without its query, which
 /// may be a signature; paths and other values as they are.
 pub(crate) fn without_userinfo(value: &str) -> String {
