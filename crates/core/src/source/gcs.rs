@@ -9,18 +9,21 @@ use std::time::Instant;
 use async_trait::async_trait;
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use reqsign_core::{Context, ProvideCredential};
 use reqsign_google::{
-    Credential, EnvCredentialProvider, FileCredentialProvider, RequestSigner, StaticCredentialProvider,
-    TokenCredentialProvider, VmMetadataCredentialProvider, WellKnownCredentialProvider,
+    Credential, EnvCredentialProvider, FileCredentialProvider, RequestSigner, ServiceAccountTokenCredentialProvider,
+    StaticCredentialProvider, TokenCredentialProvider, VmMetadataCredentialProvider, WellKnownCredentialProvider,
 };
 use serde::Deserialize;
 
 use super::options::{Known, env};
 use super::remote::credentials::{Link, Signer};
 use super::remote::request::{bucket_and_prefix, http_url, request};
-use super::remote::{Algorithm, Answer, Asked, Digest, Missing, Parsed, Place, Protocol, Remote, Transport, Wire, text};
+use super::remote::{
+    Algorithm, Answer, Asked, Digest, Missing, Parsed, Place, Protocol, Remote, Transport, Wire, text,
+};
 use super::{Kind, Probe, Source, SourceOptions, SourceSpec, Version};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const KIND: Kind = Kind {
     name: "Google Cloud Storage",
@@ -48,8 +51,9 @@ const OPTIONS: &[Known] = &[
     ("allow_http", &["google_allow_http"]),
 ];
 const ENDPOINT: &str = "https://storage.googleapis.com";
-/// Writing is for manifests alone, and is what the account may do in any case.
-const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
+const READ: &str = "https://www.googleapis.com/auth/devstorage.read_only";
+/// For manifests that are published.
+const WRITE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
 
 /// A bucket, or a folder in one.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ struct Gcs {
     upload_url: String,
     prefix: String,
     signer: Signer<Credential>,
+    /// Of requests that write.
+    writer: Signer<Credential>,
     user_project: Option<String>,
     verify: bool,
 }
@@ -80,6 +86,7 @@ fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Gcs> {
     let base = http_url(endpoint.as_deref().unwrap_or(ENDPOINT))?;
     let base = base.as_str().trim_end_matches('/');
     let anonymous = options.is_on("anonymous")? || is_emulated;
+    let signer = |scope| if anonymous { Ok(Signer::anonymous()) } else { signer(&options, transport, scope) };
     Ok(Gcs {
         upload_url: format!("{base}/upload/storage/v1/b/{}/o", text::component(bucket)),
         objects_url: format!("{base}/storage/v1/b/{}/o", text::component(bucket)),
@@ -89,13 +96,14 @@ fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Gcs> {
             endpoint,
         },
         prefix,
-        signer: if anonymous { Signer::anonymous() } else { signer(&options, transport)? },
+        signer: signer(READ)?,
+        writer: signer(WRITE)?,
         user_project: options.get("user_project").map(str::to_owned),
         verify: transport.verify,
     })
 }
 
-fn signer(options: &SourceOptions, transport: &Transport) -> Result<Signer<Credential>> {
+fn signer(options: &SourceOptions, transport: &Transport, scope: &'static str) -> Result<Signer<Credential>> {
     let links = if let Some(provider) = options.credentials()? {
         vec![Link::callable(provider, transport, |values, expires_at| {
             let token = values.known("the credentials", OPTIONS)?.get("token").map(str::to_owned);
@@ -104,20 +112,50 @@ fn signer(options: &SourceOptions, transport: &Transport) -> Result<Signer<Crede
     } else if let Some(token) = options.get("token") {
         vec![Link::new("the token in the source's options", TokenCredentialProvider::new(token))]
     } else if let Some(key) = options.get("service_account_key") {
-        vec![Link::new("the key in the source's options", StaticCredentialProvider::new(key).with_scope(SCOPE))]
+        let provider = match key.trim_start().strip_prefix('{') {
+            Some(_) => StaticCredentialProvider::new(key),
+            None => StaticCredentialProvider::from_base64(key.trim()).map_err(|_| {
+                Error::new(ErrorKind::Invalid, "use option", "service_account_key")
+                    .because("it is neither a service account's JSON nor that in base64")
+            })?,
+        };
+        let provider = provider.with_scope(scope);
+        vec![Link::new("the key in the source's options", Exchanged { provider, scope })]
     } else if let Some(path) = options.get("service_account") {
-        vec![Link::new(
-            "the service account file in the source's options",
-            FileCredentialProvider::new(path).with_scope(SCOPE),
-        )]
+        let provider = FileCredentialProvider::new(path).with_scope(scope);
+        vec![Link::new("the service account file in the source's options", Exchanged { provider, scope })]
     } else {
+        let named = EnvCredentialProvider::new().with_scope(scope);
+        let well_known = WellKnownCredentialProvider::new().with_scope(scope);
         vec![
-            Link::new("GOOGLE_APPLICATION_CREDENTIALS", EnvCredentialProvider::new().with_scope(SCOPE)),
-            Link::new("gcloud's application default credentials", WellKnownCredentialProvider::new().with_scope(SCOPE)),
-            Link::new("the metadata server", VmMetadataCredentialProvider::new().with_scope(SCOPE)),
+            Link::new("GOOGLE_APPLICATION_CREDENTIALS", Exchanged { provider: named, scope }),
+            Link::new("gcloud's application default credentials", Exchanged { provider: well_known, scope }),
+            Link::new("the metadata server", VmMetadataCredentialProvider::new().with_scope(scope)),
         ]
     };
-    Ok(Signer::new(links, RequestSigner::new("storage").with_scope(SCOPE), transport))
+    Ok(Signer::new(links, RequestSigner::new("storage"), transport))
+}
+
+/// Gives a token for the key of a service account: one for all requests. From the key alone, each request would get its own.
+#[derive(Debug)]
+struct Exchanged<P> {
+    provider: P,
+    scope: &'static str,
+}
+
+impl<P: ProvideCredential<Credential = Credential>> ProvideCredential for Exchanged<P> {
+    type Credential = Credential;
+
+    async fn provide_credential(&self, context: &Context) -> reqsign_core::Result<Option<Credential>> {
+        let given = self.provider.provide_credential(context).await?;
+        match given {
+            Some(Credential { service_account: Some(account), token: None, .. }) => {
+                let provider = ServiceAccountTokenCredentialProvider::new(account).with_scope(self.scope);
+                provider.provide_credential(context).await
+            }
+            given => Ok(given),
+        }
+    }
 }
 
 /// An object as listings and metadata tell of it.
@@ -225,11 +263,12 @@ impl Protocol for Gcs {
 
     async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
         let hint = "run `gcloud auth application-default login`, or set anonymous = true for a public bucket";
-        self.signer.sign(request).await.map_err(|missing| missing.hinted(hint))
+        let signer = if request.method == Method::POST { &self.writer } else { &self.signer };
+        signer.sign(request).await.map_err(|missing| missing.hinted(hint))
     }
 
     fn renew(&self, signed: Instant) -> bool {
-        self.signer.renew(signed)
+        self.writer.renew(signed) | self.signer.renew(signed)
     }
 
     fn credentials(&self) -> String {
