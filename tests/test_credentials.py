@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +141,49 @@ def test_a_slow_function_holds_up_no_other(server: testkit.Testkit) -> None:
     goes_on.set()
     opening.join(LONG)
     assert not opening.is_alive()
+
+
+def test_so_many_functions_run_at_once_and_the_others_wait(server: testkit.Testkit) -> None:
+    most, lock, goes_on = 8, threading.Lock(), threading.Event()
+    running, full = [0, 0], threading.Event()
+
+    def slow() -> dict[str, Any]:
+        with lock:
+            running[:] = running[0] + 1, max(running[0] + 1, running[1])
+            if running[0] == most:
+                full.set()
+        assert goes_on.wait(LONG)
+        with lock:
+            running[0] -= 1
+        return keys()
+
+    # Each its own function, though they do the same.
+    openings = [threading.Thread(target=opened, args=(server, partial(slow)), daemon=True) for _ in range(most + 3)]
+    for opening in openings:
+        opening.start()
+    assert full.wait(LONG)
+    goes_on.set()
+    for opening in openings:
+        opening.join(LONG)
+    assert not any(opening.is_alive() for opening in openings)
+    assert running == [0, most]
+    assert len(ASKED) == most + 3
+
+
+def test_a_process_ends_though_a_function_does_not_return(server: testkit.Testkit) -> None:
+    code = f"""
+import threading, headwater
+began = threading.Event()
+def stuck():
+    began.set()
+    threading.Event().wait()
+source = headwater.Source("s3://{server.bucket}/x", endpoint="{server.endpoint}", region="test", credentials=stuck)
+threading.Thread(target=lambda: headwater.StreamingDataset({{"x": source}}, framework="numpy"), daemon=True).start()
+assert began.wait({LONG})
+print("ends")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=LONG)
+    assert (ended.stdout, ended.returncode, ended.stderr) == ("ends\n", 0, "")
 
 
 def held(functions: list[weakref.ref[Any]]) -> int:

@@ -61,39 +61,43 @@ class _Threads:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._all: set[threading.Thread] = set()
-        self._listening = 0
+        self._listening: set[threading.Thread] = set()
+        self._in_functions = 0
 
     def begin(self) -> None:
         """Makes sure that somebody listens."""
         with self._lock:
-            self._all = {thread for thread in self._all if thread.is_alive()}
-            if self._listening == 0 and len(self._all) < _MOST_THREADS:
+            self._listening = {thread for thread in self._listening if thread.is_alive()}
+            if not self._listening and self._in_functions < _MOST_THREADS:
                 thread = threading.Thread(target=self._serve, name="headwater-credentials", daemon=True)
-                self._listening += 1
-                self._all.add(thread)
+                self._listening.add(thread)
                 thread.start()
 
     def stop(self) -> None:
-        """Has nobody listen any more. Functions that do not return are left to the process's end."""
+        """Has nobody listen any more. A function that does not return is not waited for."""
         _headwater.close_questions()
         ends = time.monotonic() + 2 * _PATIENCE_SECONDS
-        for thread in list(self._all):
+        for thread in list(self._listening):
             thread.join(max(ends - time.monotonic(), 0.0))
 
     def _serve(self) -> None:
+        this = threading.current_thread()
         while threading.main_thread().is_alive():
             question = _headwater.next_question(_PATIENCE_SECONDS)
             with self._lock:
-                if question is None and self._listening == 1:
+                if question is None and len(self._listening) == 1:
                     continue
-                self._listening -= 1
+                self._listening.discard(this)
+                self._in_functions += question is not None
             if question is None:
                 return
             self.begin()
-            _reply(*question)
-            with self._lock:
-                self._listening += 1
+            try:
+                _reply(*question)
+            finally:
+                with self._lock:
+                    self._in_functions -= 1
+                    self._listening.add(this)
 
 
 def _reply(number: int, name: str) -> None:

@@ -241,13 +241,13 @@ impl Protocol for Azure {
         }
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
+    async fn authorize(&self, request: &mut Parts) -> Result<Option<Instant>, Missing> {
         let hint = "run `az login`, set AZURE_STORAGE_ACCOUNT_KEY, or anonymous = true for a public container";
         self.signer.sign(request).await.map_err(|missing| missing.hinted(hint))
     }
 
-    fn renew(&self, signed: Instant) -> bool {
-        self.signer.renew(signed)
+    fn renew(&self, given: Instant) {
+        self.signer.renew(given);
     }
 
     fn credentials(&self) -> String {

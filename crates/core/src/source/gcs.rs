@@ -261,14 +261,15 @@ impl Protocol for Gcs {
         Digest::from_base64(Algorithm::Crc32c, crc)
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
+    async fn authorize(&self, request: &mut Parts) -> Result<Option<Instant>, Missing> {
         let hint = "run `gcloud auth application-default login`, or set anonymous = true for a public bucket";
         let signer = if request.method == Method::POST { &self.writer } else { &self.signer };
         signer.sign(request).await.map_err(|missing| missing.hinted(hint))
     }
 
-    fn renew(&self, signed: Instant) -> bool {
-        self.writer.renew(signed) | self.signer.renew(signed)
+    fn renew(&self, given: Instant) {
+        self.writer.renew(given);
+        self.signer.renew(given);
     }
 
     fn credentials(&self) -> String {

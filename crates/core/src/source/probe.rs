@@ -86,7 +86,7 @@ impl Probe {
         let Some(protocol) = &self.protocol else { return Ok("none needed".to_owned()) };
         let mut request = protocol.page(&first_page())?;
         match protocol.authorize(&mut request).await {
-            Ok(()) => Ok(protocol.credentials()),
+            Ok(_) => Ok(protocol.credentials()),
             Err(missing) => {
                 Err(Error::new(missing.kind(), "find credentials for", &protocol.place().uri).because(missing.words))
             }

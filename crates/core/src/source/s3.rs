@@ -279,13 +279,13 @@ impl Protocol for S3 {
         names.into_iter().filter(|_| self.verify && !is_composite).find_map(of)
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
+    async fn authorize(&self, request: &mut Parts) -> Result<Option<Instant>, Missing> {
         let hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or anonymous = true for a public bucket";
         self.signer.sign(request).await.map_err(|missing| missing.hinted(hint))
     }
 
-    fn renew(&self, signed: Instant) -> bool {
-        self.signer.renew(signed)
+    fn renew(&self, given: Instant) {
+        self.signer.renew(given);
     }
 
     fn credentials(&self) -> String {

@@ -132,12 +132,12 @@ impl Protocol for Web {
         }
     }
 
-    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
+    async fn authorize(&self, request: &mut Parts) -> Result<Option<Instant>, Missing> {
         self.token.authorize(request).await
     }
 
-    fn renew(&self, signed: Instant) -> bool {
-        self.token.renew(signed)
+    fn renew(&self, given: Instant) {
+        self.token.renew(given);
     }
 
     fn credentials(&self) -> String {

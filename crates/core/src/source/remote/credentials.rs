@@ -75,26 +75,28 @@ impl<K: SigningCredential> Signer<K> {
         Self { inner: Some(Inner { sign: Arc::new(sign), chain, kept: Kept::new() }) }
     }
 
+    /// When the credentials were given that it signs with, if there can be others.
+    ///
     /// # Errors
     /// Why there are no credentials.
-    pub(crate) async fn sign(&self, request: &mut Parts) -> Result<(), Missing> {
-        let Some(inner) = &self.inner else { return Ok(()) };
+    pub(crate) async fn sign(&self, request: &mut Parts) -> Result<Option<Instant>, Missing> {
+        let Some(inner) = &self.inner else { return Ok(None) };
         let is_usable = |credential: &K| credential.is_valid_at(inner.sign.required_valid_until_dyn(credential, None));
         let is_fresh = |credential: &K| credential.is_valid() && is_usable(credential);
-        let credential = inner.kept.get(is_fresh, || inner.chain.provide()).await?;
+        let (credential, given) = inner.kept.get(is_fresh, || inner.chain.provide()).await?;
         if !is_usable(&credential) {
             return Err(Missing::for_now(format!("{}: what it gave has expired already", self.described())));
         }
         let context = Context::new().with_env(OsEnv);
         let signed = inner.sign.sign_request_dyn(&context, request, Some(&credential), None).await;
-        signed.map_err(|error| Missing::for_good(reason(&error)))
+        signed.map(|()| Some(given)).map_err(|error| Missing::for_good(reason(&error)))
     }
 
-    /// Asks for other credentials than those of a request that was signed then; whether there can be any.
-    pub(crate) fn renew(&self, signed: Instant) -> bool {
-        let Some(inner) = &self.inner else { return false };
-        inner.kept.forget(signed);
-        true
+    /// Asks for other credentials than those that were given then.
+    pub(crate) fn renew(&self, given: Instant) {
+        if let Some(inner) = &self.inner {
+            inner.kept.forget(given);
+        }
     }
 
     /// Where the credentials came from, or might have come from.

@@ -46,38 +46,36 @@ impl<V: Clone> Kept<V> {
         Self { last: Mutex::new(None), turn: tokio::sync::Mutex::new(()) }
     }
 
-    /// What is kept while it is fresh, else what `ask` gives. Those who come while somebody asks share the answer, a failure too.
+    /// What is kept while it is fresh, else what `ask` gives, and when it was given. Those who come while somebody asks share the
+    /// answer, a failure too.
     pub(super) async fn get<F: Future<Output = Result<V, Missing>>>(
         &self,
         is_fresh: impl Fn(&V) -> bool,
         ask: impl FnOnce() -> F,
-    ) -> Result<V, Missing> {
+    ) -> Result<(V, Instant), Missing> {
         let came = Instant::now();
-        if let Some(value) = self.fresh(&is_fresh) {
-            return Ok(value);
-        }
-        let _turn = self.turn.lock().await;
-        if let Some(value) = self.fresh(&is_fresh) {
-            return Ok(value);
-        }
-        let given_meanwhile = self.last.lock().as_ref().filter(|(at, _)| *at >= came).map(|(_, given)| given.clone());
-        if let Some(given) = given_meanwhile {
+        let fresh = |at: &Instant, given: &Result<V, Missing>| given.as_ref().is_ok_and(&is_fresh) || *at >= came;
+        if let Some(given) = self.last(|_, given| given.as_ref().is_ok_and(&is_fresh)) {
             return given;
         }
-        let given = ask().await;
-        *self.last.lock() = Some((Instant::now(), given.clone()));
-        given
+        let _turn = self.turn.lock().await;
+        if let Some(given) = self.last(fresh) {
+            return given;
+        }
+        let (given, at) = (ask().await, Instant::now());
+        *self.last.lock() = Some((at, given.clone()));
+        given.map(|value| (value, at))
     }
 
-    /// Drops what a request of that time was signed with, unless it is replaced already.
-    pub(super) fn forget(&self, signed: Instant) {
-        self.last.lock().take_if(|(at, _)| *at <= signed);
+    /// Drops what was given then, unless it is replaced already.
+    pub(super) fn forget(&self, given: Instant) {
+        self.last.lock().take_if(|(at, _)| *at == given);
     }
 
-    fn fresh(&self, is_fresh: impl Fn(&V) -> bool) -> Option<V> {
+    fn last(&self, is_it: impl Fn(&Instant, &Result<V, Missing>) -> bool) -> Option<Result<(V, Instant), Missing>> {
         let last = self.last.lock();
-        let (_, given) = last.as_ref()?;
-        given.as_ref().ok().filter(|value| is_fresh(value)).cloned()
+        let (at, given) = last.as_ref().filter(|(at, given)| is_it(at, given))?;
+        Some(given.clone().map(|value| (value, *at)))
     }
 }
 
@@ -99,6 +97,7 @@ mod tests {
             given.clone()
         };
         let all = join_all((0..8).map(|_| kept.get(|value| *value > 1, ask))).await;
+        let all = all.into_iter().map(|given| given.map(|(value, _)| value)).collect();
         (all, asked.load(Ordering::SeqCst))
     }
 
@@ -115,11 +114,11 @@ mod tests {
     #[tokio::test]
     async fn what_was_refused_is_forgotten_once() {
         let kept = Kept::new();
-        let before = Instant::now();
-        asked_together(&kept, Ok(2)).await.0.into_iter().for_each(|given| assert_eq!(given, Ok(2)));
-        kept.forget(before);
-        assert_eq!(asked_together(&kept, Ok(3)).await.1, 0, "a request of before was signed with something else");
-        kept.forget(Instant::now());
-        assert_eq!(asked_together(&kept, Ok(3)).await, (vec![Ok(3); 8], 1));
+        let get = |value| kept.get(|_| true, move || async move { Ok(value) });
+        let (first, given) = get(1).await.expect("given");
+        kept.forget(given);
+        let (second, given_anew) = get(2).await.expect("given");
+        kept.forget(given);
+        assert_eq!((first, second, get(3).await), (1, 2, Ok((2, given_anew))), "the refusal was of what is replaced");
     }
 }

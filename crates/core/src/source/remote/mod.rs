@@ -87,16 +87,15 @@ pub(super) trait Protocol: Debug + Send + Sync + 'static {
         None
     }
 
-    /// Signs a request.
+    /// Signs a request. When the credentials were given that it is signed with, if there can be others.
     ///
     /// # Errors
     /// Why there are no credentials.
-    async fn authorize(&self, request: &mut Parts) -> Result<(), Missing>;
+    async fn authorize(&self, request: &mut Parts) -> Result<Option<Instant>, Missing>;
 
-    /// Forgets credentials that were refused as expired, and when the request was signed with them; whether there may be others.
-    fn renew(&self, signed: Instant) -> bool {
-        let _ = signed;
-        false
+    /// Forgets credentials that were given then: they were refused as expired.
+    fn renew(&self, given: Instant) {
+        let _ = given;
     }
 
     /// Which credentials are used, in words and without them.
@@ -324,18 +323,18 @@ async fn send(
     let mut is_second = false;
     loop {
         let mut parts = request()?;
-        protocol.authorize(&mut parts).await.map_err(|missing| {
+        let given = protocol.authorize(&mut parts).await.map_err(|missing| {
             let (words, tried) = (&missing.words, protocol.credentials());
             Error::new(missing.kind(), op, name).because(format_args!("{words}; credentials tried: {tried}"))
         })?;
-        let signed = Instant::now();
         let sent = wire.send(parts, body, protocol.follows_redirects()).await;
         let answer = sent.map_err(|failure| failure.into_error(op, name, protocol.place()))?;
         if answer.status().is_success() {
             return Ok(answer);
         }
         let refusal = Refusal::read(answer, |headers, body| protocol.reason(headers, body)).await;
-        if refusal.may_be_expired() && !is_second && protocol.renew(signed) {
+        if let Some(given) = given.filter(|_| refusal.may_be_expired() && !is_second) {
+            protocol.renew(given);
             is_second = true;
             continue;
         }

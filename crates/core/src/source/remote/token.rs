@@ -57,26 +57,29 @@ impl Token {
         Self { name: "the function in the source's options", kind }
     }
 
+    /// When the token was given, if there can be another.
+    ///
     /// # Errors
     /// Why there is none.
-    pub(crate) async fn authorize(&self, request: &mut Parts) -> Result<(), Missing> {
-        let value = match &self.kind {
-            Kind::None => return Ok(()),
-            Kind::Fixed(value) => value.clone(),
+    pub(crate) async fn authorize(&self, request: &mut Parts) -> Result<Option<Instant>, Missing> {
+        let (value, given) = match &self.kind {
+            Kind::None => return Ok(None),
+            Kind::Fixed(value) => (value.clone(), None),
             Kind::Callable { provider, limit, kept } => {
                 let is_fresh = |(_, until): &(_, Option<SystemTime>)| until.is_none_or(|at| at > SystemTime::now());
-                kept.get(is_fresh, || asked(provider, *limit)).await?.0
+                let ((value, _), given) = kept.get(is_fresh, || asked(provider, *limit)).await?;
+                (value, Some(given))
             }
         };
         request.headers.insert(AUTHORIZATION, value);
-        Ok(())
+        Ok(given)
     }
 
-    /// Asks for another one than that of a request that was signed then; whether there can be one.
-    pub(crate) fn renew(&self, signed: Instant) -> bool {
-        let Kind::Callable { kept, .. } = &self.kind else { return false };
-        kept.forget(signed);
-        true
+    /// Asks for another one than was given then.
+    pub(crate) fn renew(&self, given: Instant) {
+        if let Kind::Callable { kept, .. } = &self.kind {
+            kept.forget(given);
+        }
     }
 
     pub(crate) fn described(&self) -> String {
