@@ -343,6 +343,15 @@ def test_a_service_that_refuses_is_asked_once(server: testkit.Testkit, monkeypat
     assert len(service.asked) == 1
 
 
+def test_what_was_told_to_a_service_is_not_told_in_errors(server: testkit.Testkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tokens.serving(lambda asked: (403, f"not for {asked.headers['authorization']}")) as service:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", service.url)
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer pl4ntedS3cret")
+        with pytest.raises(hw.AccessDeniedError, match="ECS task not authorized") as error:
+            opened(server, "s3")
+    assert "pl4ntedS3cret" not in str(error.value)
+
+
 def test_a_service_that_is_not_reached_is_named(server: testkit.Testkit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/credentials")
     with pytest.raises(hw.UnavailableError, match=r"container credentials: .*127\.0\.0\.1:1 cannot be reached"):

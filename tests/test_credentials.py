@@ -173,17 +173,30 @@ def test_so_many_functions_run_at_once_and_the_others_wait(server: testkit.Testk
 def test_a_process_ends_though_a_function_does_not_return(server: testkit.Testkit) -> None:
     code = f"""
 import threading, headwater
-began = threading.Event()
 def stuck():
-    began.set()
     threading.Event().wait()
 source = headwater.Source("s3://{server.bucket}/x", endpoint="{server.endpoint}", region="test", credentials=stuck)
-threading.Thread(target=lambda: headwater.StreamingDataset({{"x": source}}, framework="numpy"), daemon=True).start()
-assert began.wait({LONG})
-print("ends")
+try:
+    headwater.StreamingDataset({{"x": source}}, framework="numpy", fetch=headwater.FetchConfig(deadline="300ms"))
+except headwater.HeadwaterError:
+    print("ends")
 """
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=LONG)
     assert (ended.stdout, ended.returncode, ended.stderr) == ("ends\n", 0, "")
+
+
+def test_a_function_that_does_not_return_is_named_within_the_deadline(server: testkit.Testkit) -> None:
+    goes_on = threading.Event()
+
+    def stuck() -> dict[str, Any]:
+        assert goes_on.wait(LONG)
+        return keys()
+
+    source = hw.Source(f"s3://{server.bucket}/x", endpoint=server.endpoint, region="test", credentials=stuck)
+    errors = (hw.DeadlineError, hw.UnavailableError)
+    with pytest.raises(errors, match=r"the function did not return within 0\.3 s"):
+        hw.StreamingDataset({"x": source}, fetch=hw.FetchConfig(deadline="600ms"))
+    goes_on.set()
 
 
 def held(functions: list[weakref.ref[Any]]) -> int:

@@ -177,5 +177,8 @@ mod tests {
             let found = advice(scheme, kind, words);
             assert!(found.contains(expected), "{scheme} {words}: {found}");
         }
+        let error = Error::new(ErrorKind::Unavailable, "find credentials for", "s3://b").because("no");
+        let found = Adviser { scheme: "s3", server: None }.on(&error);
+        assert!(found.starts_with("whom credentials are asked of"), "{found}");
     }
 }
