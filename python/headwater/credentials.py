@@ -102,8 +102,12 @@ class _Threads:
 
 def _reply(number: int, name: str) -> None:
     """Calls a function for the core. What it raises may pass, unless it says that there is no access."""
+    known = _named.get(name)
+    if known is None:
+        _headwater.answer_question(number, "", "nothing that uses it is there any more")
+        return
     try:
-        given = _named[name].function()
+        given = known.function()
     except BaseException as error:
         _headwater.answer_question(number, "", _words(error), not isinstance(error, PermissionError))
         return
