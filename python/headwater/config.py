@@ -22,11 +22,14 @@ class CacheConfig:
             alone, and the smaller of 4 GB and a quarter of the memory this process may use once a loader walks it.
         policy: what a full tier gives up: ``"lru"``, ``"keep"`` (nothing: newcomers are declined), or ``"auto"``: keep once a
             loader walks epochs, lru before.
+        compression: whether tensors are kept compressed, lossless: ``"auto"`` (also spelt ``"zstd"``), those that shrink by a
+            quarter at least, or ``"none"``.
 
     """
 
     memory: Size | None = None
     policy: Literal["auto", "lru", "keep"] = "auto"
+    compression: Literal["auto", "zstd", "none"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

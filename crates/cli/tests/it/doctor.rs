@@ -203,7 +203,7 @@ fn a_server_that_ignores_ranges_or_loses_bytes_is_found_out() {
     assert_eq!((&*name, &*status, code), ("range", "warn", 0));
     assert!(advice.starts_with("large objects are read whole"), "{advice}");
     for (fault, code) in [(Fault::Flip, 6), (Fault::Truncate, 6), (Fault::Swap, 6)] {
-        server.set_faults(vec![Rule::always(fault)]);
+        server.set_faults(vec![Rule::always(fault.clone())]);
         let (name, status, _, found) = trouble(&arguments);
         assert_eq!((&*name, &*status, found), ("read", "fail", code), "{fault:?}");
     }

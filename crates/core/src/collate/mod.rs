@@ -61,7 +61,7 @@ pub fn collate(
             .extend(planner.named(&column.name, &column.rows)?.into_iter().map(|(name, node)| (Arc::from(name), node)));
     }
     let mut leaves = planner.into_leaves();
-    fill::fill(&mut leaves);
+    fill::fill(&mut leaves)?;
     let tensors = leaves.into_iter().map(plan::Leaf::into_tensor).collect::<Result<Vec<_>>>()?;
     Ok(nodes.into_iter().map(|(name, node)| (name, node.into_value(&tensors))).collect())
 }

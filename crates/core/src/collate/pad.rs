@@ -50,13 +50,14 @@ fn set(shape: &[usize], full: &[usize], out: &mut [u8]) {
 }
 
 /// Copies a tensor into the corner of `out`, which has room for `full`, and zeros the rest.
-pub(super) fn copy(tensor: &Tensor, full: &[usize], out: &mut [u8]) {
+pub(super) fn copy(tensor: &Tensor, full: &[usize], out: &mut [u8]) -> Result<()> {
     if tensor.shape() == full {
         return tensor.copy_to(out);
     }
     out.fill(0);
-    let tight = tensor.to_contiguous();
+    let tight = tensor.to_contiguous()?;
     place(tight.contiguous_bytes().unwrap_or_default(), tensor.shape(), full, out);
+    Ok(())
 }
 
 fn place(bytes: &[u8], shape: &[usize], full: &[usize], out: &mut [u8]) {

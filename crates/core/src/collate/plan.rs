@@ -5,7 +5,7 @@ use smallvec::smallvec;
 use super::{Collation, pad};
 use crate::buffer::{Buffer, BufferPool};
 use crate::error::{Error, ErrorKind, Result};
-use crate::value::{DType, Dict, Dims, Tensor, Value};
+use crate::value::{DType, Dict, Dims, Packed, Tensor, Value};
 
 /// A tensor of the batch and what goes into it.
 pub(super) struct Leaf<'a> {
@@ -93,7 +93,7 @@ impl<'a, 'b> Planner<'a, 'b> {
             Some(Value::Size(first)) => self.sizes(first.len(), rows),
             Some(Value::None) if rows.iter().all(|row| matches!(row, Value::None)) => Ok(Node::Plain(Value::None)),
             Some(Value::None) => self.differ(rows, |row| matches!(row, Value::None), "some are None"),
-            _ => Ok(as_list(rows)),
+            _ => self.as_list(rows),
         }
     }
 
@@ -135,7 +135,7 @@ impl<'a, 'b> Planner<'a, 'b> {
     /// Numbers become a one-dimensional tensor: of the widest kind among them.
     fn numbers(&mut self, rows: &[&'a Value]) -> Result<Node> {
         if self.collation == Collation::List {
-            return Ok(as_list(rows));
+            return self.as_list(rows);
         }
         let kinds = self.all(rows, kind_of)?;
         let dtype =
@@ -187,7 +187,7 @@ impl<'a, 'b> Planner<'a, 'b> {
     fn sizes(&mut self, len: usize, rows: &[&'a Value]) -> Result<Node> {
         let sizes = self.all(rows, |row| if let Value::Size(size) = row { Some(size) } else { None })?;
         if sizes.iter().any(|size| size.len() != len) || self.collation == Collation::List {
-            return Ok(as_list(rows));
+            return self.as_list(rows);
         }
         let column = |at: usize| {
             let bytes: Vec<u8> = sizes.iter().flat_map(|size| size[at].to_le_bytes()).collect();
@@ -195,6 +195,15 @@ impl<'a, 'b> Planner<'a, 'b> {
                 .map(|tensor| Node::Plain(Value::Tensor(tensor)))
         };
         (0..len).map(column).collect::<Result<_>>().map(Node::List)
+    }
+
+    /// The values themselves, in memory of their own.
+    fn as_list(&self, rows: &[&Value]) -> Result<Node> {
+        let own = |row: &Value| {
+            let has_tensors = row.tensor_bytes() > 0;
+            if has_tensors { Ok(Packed::new(row, self.buffers)?.into_value()) } else { Ok(row.clone()) }
+        };
+        rows.iter().map(|&row| own(row)).collect::<Result<_>>().map(|rows| Node::Plain(Value::List(rows)))
     }
 
     fn all<T>(&self, rows: &[&'a Value], pick: impl Fn(&'a Value) -> Option<T>) -> Result<Vec<T>> {
@@ -254,10 +263,6 @@ fn entry<'a>(dict: &'a Dict, number: usize, key: &Value) -> Option<&'a Value> {
         return Some(value);
     }
     dict.items.iter().find(|(found, _)| found == key).map(|(_, value)| value)
-}
-
-fn as_list(rows: &[&Value]) -> Node {
-    Node::Plain(Value::List(rows.iter().map(|&row| row.clone()).collect()))
 }
 
 fn kind_of(number: &Value) -> Option<DType> {

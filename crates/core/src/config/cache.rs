@@ -19,6 +19,20 @@ pub struct CacheConfig {
     /// What a full tier gives up. Default: `auto`, which keeps what is there when a loader walks epochs and gives up the least recently
     /// used before. Set `lru` when only few samples are used, again and again.
     pub policy: Policy,
+    /// Whether tensors are kept compressed. Default: `auto`, those that shrink by a quarter at least.
+    pub compression: Compression,
+}
+
+/// How entries are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Compressed, lossless, where that gains enough.
+    #[default]
+    #[serde(alias = "zstd")]
+    Auto,
+    /// As they are.
+    None,
 }
 
 impl CacheConfig {

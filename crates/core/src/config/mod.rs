@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::OnMissing;
 use crate::source::{self, SourceOptions, SourceSpec};
 
-pub use cache::CacheConfig;
+pub use cache::{CacheConfig, Compression};
 pub use duration::Span;
 pub use fetch::{FetchConfig, ThrottleConfig, Verify};
 pub use home::home;

@@ -6,18 +6,23 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::buffer::BufferPool;
+use crate::buffer::{BufferPool, capacity_for};
 use crate::cache::{self, Cache, Flights, UnitId};
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, Compression};
 use crate::error::Result;
+use crate::format::record;
 use crate::metrics::{Metric, Metrics};
 use crate::value::{Packed, Value};
 use crate::world::ProcessStamp;
+
+/// What shrinks by less stays as it is in memory: a copy is faster than unpacking.
+const WORTH_UNPACKING: f64 = 1.25;
 
 /// Cache and loads of a dataset in one process.
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) cache: Box<dyn Cache>,
+    compression: record::Compression,
     pub(super) flights: Arc<Flights<Result<Value>>>,
     backlog_bytes: AtomicUsize,
     claims: Mutex<Claims>,
@@ -30,7 +35,17 @@ impl Kept {
             // Without a size, a loader gives it one when it begins to walk.
             size => Box::new(cache::Memory::new(size.map_or(0, |size| size.0 as usize), config.policy)),
         };
-        Self { cache, flights: Arc::default(), backlog_bytes: AtomicUsize::new(0), claims: Mutex::default() }
+        let compression = match config.compression {
+            Compression::Auto => record::Compression::AtLeast(WORTH_UNPACKING),
+            Compression::None => record::Compression::None,
+        };
+        Self {
+            cache,
+            compression,
+            flights: Arc::default(),
+            backlog_bytes: AtomicUsize::new(0),
+            claims: Mutex::default(),
+        }
     }
 
     /// Copies a value into the cache, if that wants it.
@@ -38,12 +53,14 @@ impl Kept {
         if !self.cache.is_open() {
             return;
         }
-        let bytes = crate::buffer::capacity_for(Packed::bytes_for(value));
-        if let Some(room) = self.cache.admit(unit, bytes) {
-            let began = Instant::now();
-            room.fill(Packed::new(value, buffers));
-            metrics.record(&[(Metric::PackSeconds, began.elapsed().as_nanos() as u64)]);
+        let bytes = capacity_for(Packed::bytes_for(value));
+        let Some(room) = self.cache.admit(unit, bytes) else { return };
+        let began = Instant::now();
+        // Only what is packed already can fail, and nothing that was loaded is.
+        if let Ok(packed) = record::pack(value, self.compression, buffers) {
+            room.fill(packed);
         }
+        metrics.record(&[(Metric::PackSeconds, began.elapsed().as_nanos() as u64)]);
     }
 
     /// Asks to let a value of so many bytes wait for packing while no more than `limit` do; whoever is let in must call

@@ -28,8 +28,8 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// The value in memory that nobody else sees.
-    pub(crate) fn into_own(self, buffers: &BufferPool) -> Value {
-        if self.is_shared { Packed::new(&self.value, buffers).into_value() } else { self.value }
+    pub(crate) fn into_own(self, buffers: &BufferPool) -> Result<Value> {
+        if self.is_shared { Ok(Packed::new(&self.value, buffers)?.into_value()) } else { Ok(self.value) }
     }
 }
 

@@ -79,14 +79,14 @@ fn take_now(
     lease: Option<&Lease>,
 ) -> Result<Value> {
     if let Some(lease) = lease {
-        return Ok(Packed::new(lease.value().value(), engine.buffers()).into_value());
+        return Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value());
     }
     let loaded = inner.load_now(kept, sources, unit, engine.buffers())?;
-    Ok(own(engine, inner, kept, unit, loaded))
+    own(engine, inner, kept, unit, loaded)
 }
 
 /// The value in memory of its own, after the cache has been offered it.
-fn own(engine: &Engine, inner: &Inner, kept: &Kept, unit: UnitId, loaded: Loaded) -> Value {
+fn own(engine: &Engine, inner: &Inner, kept: &Kept, unit: UnitId, loaded: Loaded) -> Result<Value> {
     kept.offer(unit, &loaded.value, engine.buffers(), &inner.metrics);
     loaded.into_own(engine.buffers())
 }
@@ -106,10 +106,10 @@ async fn take_all(
         tasks.spawn(async move {
             let workers = engine.workers();
             let value = if let Some(lease) = lease {
-                workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers()).into_value())).await
+                workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value())).await
             } else {
                 let loaded = inner.load(inner.kept()?, &sources, unit, workers, || ()).await?;
-                workers.run(move || Ok(own(engine, &inner, inner.kept()?, unit, loaded))).await
+                workers.run(move || own(engine, &inner, inner.kept()?, unit, loaded)).await
             };
             Ok::<_, Error>((at, value?))
         });

@@ -7,6 +7,7 @@
 
 pub mod npy;
 pub mod pt;
+pub mod record;
 pub mod safetensors;
 
 use std::fmt::Debug;

@@ -163,7 +163,10 @@ mod tests {
         assert_eq!(c.contiguous_bytes(), Some(&[1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0][..]));
         let f = decode(&file("{'shape': (2, 3), 'fortran_order': True, 'descr': '>i2'}", &data)).expect("Fortran");
         assert_eq!((f.shape(), f.strides()), (&[2, 3][..], &[1, 2][..]));
-        assert_eq!(f.to_contiguous().contiguous_bytes(), Some(&[1, 0, 3, 0, 5, 0, 2, 0, 4, 0, 6, 0][..]));
+        assert_eq!(
+            f.to_contiguous().expect("plain").contiguous_bytes(),
+            Some(&[1, 0, 3, 0, 5, 0, 2, 0, 4, 0, 6, 0][..])
+        );
         let scalar = decode(&file("{'descr': '|b1', 'fortran_order': False, 'shape': (), }", &[1])).expect("scalar");
         assert_eq!((scalar.dtype(), scalar.shape()), (DType::Bool, &[][..]));
     }

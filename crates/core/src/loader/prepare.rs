@@ -263,14 +263,14 @@ impl UnderWay {
         let (dataset, buffers) = (&self.prepare.dataset, self.prepare.engine.buffers());
         let kept = dataset.kept()?;
         let mut values = parts.into_iter().zip(&self.units).map(|(part, &unit)| match part {
-            Part::Cached(lease) => Packed::new(lease.value().value(), buffers).into_value(),
+            Part::Cached(lease) => Ok(Packed::new(lease.value().value(), buffers)?.into_value()),
             Part::Loaded(loaded) => {
                 kept.offer(unit, &loaded.value, buffers, &dataset.metrics);
                 loaded.into_own(buffers)
             }
         });
         let fields = dataset.names.len();
-        let arrange = |&index: &usize| dataset.arrange(index, values.by_ref().take(fields).collect());
+        let arrange = |&index: &usize| dataset.arrange(index, values.by_ref().take(fields).collect::<Result<_>>()?);
         self.step.indices.iter().map(arrange).collect::<Result<_>>().map(Content::Samples)
     }
 

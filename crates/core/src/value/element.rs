@@ -33,6 +33,9 @@ impl Tensor {
     pub fn first_elements(&self, count: usize) -> Vec<Element> {
         let count = count.min(self.numel());
         let item = self.dtype().size();
+        if self.is_packed() {
+            return self.to_contiguous().map_or_else(|_| Vec::new(), |plain| plain.first_elements(count));
+        }
         let (storage, offset) = self.storage();
         (0..count)
             .map(|number| {

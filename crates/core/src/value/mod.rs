@@ -13,5 +13,6 @@ mod tree;
 pub use dtype::DType;
 pub use element::Element;
 pub use packed::Packed;
-pub use tensor::{Dims, Tensor};
+pub(crate) use tensor::row_major;
+pub use tensor::{Dims, Tensor, Unpack};
 pub use tree::{Dict, Value};

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::{Dict, Value};
-use crate::buffer::{Buffer, BufferPool};
+use crate::buffer::BufferPool;
+use crate::error::Result;
 
 /// Tensors begin on a cache line, as vector instructions like it.
 const ALIGNMENT: usize = 64;
@@ -16,6 +17,7 @@ const NODE_BYTES: usize = 96;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Packed {
     value: Value,
+    record: Option<Bytes>,
     bytes: usize,
 }
 
@@ -33,22 +35,39 @@ impl Packed {
     }
 
     /// Copies a value's tensors into one buffer of `buffers`.
-    pub fn new(value: &Value, buffers: &BufferPool) -> Self {
+    ///
+    /// # Errors
+    /// `Corrupt` when a tensor is packed and damaged.
+    pub fn new(value: &Value, buffers: &BufferPool) -> Result<Self> {
         let mut buffer = buffers.take(Self::bytes_for(value));
-        let mut at = 0;
+        let (mut at, mut copied) = (0, Ok(()));
         visit(value, &mut |node| {
             if let Value::Tensor(tensor) = node {
                 let len = tensor.tight_len();
-                tensor.copy_tight(&mut buffer[at..at + len]);
+                if copied.is_ok() {
+                    copied = tensor.copy_tight(&mut buffer[at..at + len]);
+                }
                 at += len.next_multiple_of(ALIGNMENT);
             }
         });
-        let bytes = Self::charge(value, &buffer);
+        copied?;
+        let bytes = Self::charge(value, buffer.capacity());
         let memory = buffer.freeze();
-        Self { value: place(value, &memory, &mut 0), bytes }
+        Ok(Self { value: place(value, &memory, &mut 0), record: None, bytes })
     }
 
-    fn charge(value: &Value, buffer: &Buffer) -> usize {
+    /// A value whose tensors lie in a packed record, which takes `memory` bytes.
+    pub fn in_record(value: Value, record: Bytes, memory: usize) -> Self {
+        let bytes = Self::charge(&value, memory);
+        Self { value, record: Some(record), bytes }
+    }
+
+    /// The record that the value lies in, if it is one.
+    pub fn record(&self) -> Option<&Bytes> {
+        self.record.as_ref()
+    }
+
+    fn charge(value: &Value, memory: usize) -> usize {
         let mut nodes = 0;
         visit(value, &mut |node| {
             nodes += NODE_BYTES
@@ -59,7 +78,7 @@ impl Packed {
                     _ => 0,
                 };
         });
-        buffer.capacity() + nodes
+        memory + nodes
     }
 
     /// The value. Its tensors are views of memory that others may share: copy before handing them to a user.
@@ -139,7 +158,7 @@ mod tests {
             ],
             ordered: true,
         });
-        let packed = Packed::new(&value, &BufferPool::new(0));
+        let packed = Packed::new(&value, &BufferPool::new(0)).expect("copied");
         assert_eq!(packed.value(), &value);
         assert_eq!(Packed::bytes_for(&value), 4 * 64);
         assert!(packed.bytes() < 8192, "an expanded tensor is not blown up: {}", packed.bytes());

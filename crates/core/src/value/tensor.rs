@@ -1,5 +1,8 @@
 //! A strided view of shared bytes.
 
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -13,13 +16,43 @@ pub type Dims = SmallVec<[usize; 6]>;
 ///
 /// Several tensors may view the same bytes, and one tensor may see an element more than once (stride 0). The view always
 /// lies within its bytes; [`Tensor::new`] checks that.
+///
+/// In a cached record the bytes may be coded: such a tensor is *packed*, has no bytes to look at, and is unpacked by copying it.
 #[derive(Clone)]
 pub struct Tensor {
     dtype: DType,
     shape: Dims,
     strides: Dims,
-    storage: Bytes,
+    storage: Storage,
     offset: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Storage {
+    Plain(Bytes),
+    Packed(Arc<dyn Unpack>),
+}
+
+static NOTHING: Bytes = Bytes::new();
+
+/// The bytes of a packed tensor.
+pub trait Unpack: Debug + Send + Sync {
+    /// How many there are once unpacked.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Parts that begin at multiples of this are unpacked by themselves, at no more cost than together.
+    fn block_bytes(&self) -> usize;
+
+    /// Unpacks all of `out` from byte `from` on.
+    ///
+    /// # Errors
+    /// `Corrupt` when they are damaged.
+    fn unpack(&self, from: usize, out: &mut [u8]) -> Result<()>;
 }
 
 impl Tensor {
@@ -28,15 +61,31 @@ impl Tensor {
     /// # Errors
     /// `Invalid` when shape and strides differ in length, a size overflows, or an element lies outside `storage`.
     pub fn new(dtype: DType, shape: &[usize], strides: &[usize], storage: Bytes, offset: usize) -> Result<Self> {
+        Self::over(dtype, shape, strides, Storage::Plain(storage), offset)
+    }
+
+    /// Views packed bytes from the first one on.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::new`].
+    pub fn packed(dtype: DType, shape: &[usize], strides: &[usize], bytes: Arc<dyn Unpack>) -> Result<Self> {
+        Self::over(dtype, shape, strides, Storage::Packed(bytes), 0)
+    }
+
+    fn over(dtype: DType, shape: &[usize], strides: &[usize], storage: Storage, offset: usize) -> Result<Self> {
+        let len = match &storage {
+            Storage::Plain(bytes) => bytes.len(),
+            Storage::Packed(bytes) => bytes.len(),
+        };
         let fits = shape.len() == strides.len()
             && extent(dtype, shape, strides)
                 .and_then(|extent| extent.checked_add(offset))
-                .is_some_and(|end| end <= storage.len());
+                .is_some_and(|end| end <= len);
         if fits && numel(shape).and_then(|n| n.checked_mul(dtype.size())).is_some_and(|n| isize::try_from(n).is_ok()) {
             return Ok(Self { dtype, shape: shape.into(), strides: strides.into(), storage, offset });
         }
         Err(Error::new(ErrorKind::Invalid, "view", format_args!("{dtype}{shape:?}"))
-            .because(format_args!("strides {strides:?} from byte {offset} do not lie within {} bytes", storage.len())))
+            .because(format_args!("strides {strides:?} from byte {offset} do not lie within {len} bytes")))
     }
 
     /// Views all of `bytes` as a row-major tensor.
@@ -77,9 +126,25 @@ impl Tensor {
         self.numel() * self.dtype.size()
     }
 
-    /// The bytes this view shares with others, and where it starts in them.
+    /// The bytes this view shares with others, and where it starts in them; none when it is packed.
     pub fn storage(&self) -> (&Bytes, usize) {
-        (&self.storage, self.offset)
+        match &self.storage {
+            Storage::Plain(bytes) => (bytes, self.offset),
+            Storage::Packed(_) => (&NOTHING, 0),
+        }
+    }
+
+    /// Whether its bytes have to be unpacked.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.storage, Storage::Packed(_))
+    }
+
+    /// The bytes to unpack, row-major; `None` when they are plain, or lie otherwise.
+    pub fn packed_bytes(&self) -> Option<&dyn Unpack> {
+        match &self.storage {
+            Storage::Packed(bytes) if self.is_contiguous() => Some(&**bytes),
+            _ => None,
+        }
     }
 
     /// Whether elements lie in row-major order without gaps.
@@ -94,97 +159,124 @@ impl Tensor {
         true
     }
 
-    /// The elements' bytes without copying, when they lie contiguous.
+    /// The elements' bytes without copying, when they lie contiguous and are not packed.
     pub fn contiguous_bytes(&self) -> Option<&[u8]> {
-        self.is_contiguous().then(|| &self.storage[self.offset..self.offset + self.nbytes()])
+        let Storage::Plain(bytes) = &self.storage else { return None };
+        self.is_contiguous().then(|| &bytes[self.offset..self.offset + self.nbytes()])
     }
 
     /// Copies the elements in row-major order.
     ///
+    /// # Errors
+    /// `Corrupt` when it is packed and its bytes are damaged.
+    ///
     /// # Panics
     /// When `out` is not exactly [`Tensor::nbytes`] long.
-    pub fn copy_to(&self, out: &mut [u8]) {
+    pub fn copy_to(&self, out: &mut [u8]) -> Result<()> {
         assert_eq!(out.len(), self.nbytes(), "destination length");
-        if let Some(bytes) = self.contiguous_bytes() {
-            out.copy_from_slice(bytes);
-        } else {
-            self.gather(0, self.offset, out);
+        match &self.storage {
+            Storage::Plain(bytes) if self.is_contiguous() => {
+                out.copy_from_slice(&bytes[self.offset..self.offset + out.len()]);
+            }
+            Storage::Plain(bytes) => self.gather(bytes, 0, self.offset, out),
+            Storage::Packed(bytes) if self.is_contiguous() => bytes.unpack(self.offset, out)?,
+            Storage::Packed(bytes) => {
+                let mut plain = vec![0; self.extent_bytes()];
+                bytes.unpack(self.offset, &mut plain)?;
+                self.gather(&plain, 0, 0, out);
+            }
         }
+        Ok(())
     }
 
     /// The elements in row-major order, copied only when they do not lie so already.
-    pub fn to_contiguous(&self) -> Self {
-        let bytes = if self.is_contiguous() {
-            self.storage.slice(self.offset..self.offset + self.nbytes())
-        } else {
-            let mut out = vec![0; self.nbytes()];
-            self.copy_to(&mut out);
-            out.into()
+    ///
+    /// # Errors
+    /// Those of [`Tensor::copy_to`].
+    pub fn to_contiguous(&self) -> Result<Self> {
+        let bytes = match &self.storage {
+            Storage::Plain(bytes) if self.is_contiguous() => bytes.slice(self.offset..self.offset + self.nbytes()),
+            _ => {
+                let mut out = vec![0; self.nbytes()];
+                self.copy_to(&mut out)?;
+                out.into()
+            }
         };
-        Self {
-            dtype: self.dtype,
-            shape: self.shape.clone(),
-            strides: row_major(&self.shape),
-            storage: bytes,
-            offset: 0,
-        }
+        Self::from_bytes(self.dtype, &self.shape, bytes)
     }
 
     /// Bytes of the smallest memory that holds this tensor: its extent, or its elements where strides skip memory.
-    pub(super) fn tight_len(&self) -> usize {
+    pub fn tight_len(&self) -> usize {
         self.extent_bytes().min(self.nbytes())
     }
 
+    /// Strides in that memory, in elements.
+    pub fn tight_strides(&self) -> Dims {
+        if self.extent_bytes() <= self.nbytes() { self.strides.clone() } else { row_major(&self.shape) }
+    }
+
+    /// What [`Tensor::tight_len`] counts, without copying, when it lies so already.
+    pub fn tight_bytes(&self) -> Option<&[u8]> {
+        let Storage::Plain(bytes) = &self.storage else { return None };
+        (self.extent_bytes() <= self.nbytes()).then(|| &bytes[self.offset..self.offset + self.extent_bytes()])
+    }
+
     /// Copies what [`Tensor::tight_len`] counts.
-    pub(super) fn copy_tight(&self, out: &mut [u8]) {
-        if self.extent_bytes() <= self.nbytes() {
-            out.copy_from_slice(&self.storage[self.offset..self.offset + out.len()]);
-        } else {
-            self.copy_to(out);
+    ///
+    /// # Errors
+    /// Those of [`Tensor::copy_to`].
+    pub fn copy_tight(&self, out: &mut [u8]) -> Result<()> {
+        match &self.storage {
+            _ if self.extent_bytes() > self.nbytes() => return self.copy_to(out),
+            Storage::Plain(bytes) => out.copy_from_slice(&bytes[self.offset..self.offset + out.len()]),
+            Storage::Packed(bytes) => bytes.unpack(self.offset, out)?,
         }
+        Ok(())
     }
 
     /// This tensor in memory that [`Tensor::copy_tight`] filled from byte `offset` on.
     pub(super) fn tight_over(&self, storage: Bytes, offset: usize) -> Self {
-        let strides = if self.extent_bytes() <= self.nbytes() { self.strides.clone() } else { row_major(&self.shape) };
-        Self { dtype: self.dtype, shape: self.shape.clone(), strides, storage, offset }
+        let (shape, strides) = (self.shape.clone(), self.tight_strides());
+        Self { dtype: self.dtype, shape, strides, storage: Storage::Plain(storage), offset }
     }
 
     fn extent_bytes(&self) -> usize {
         extent(self.dtype, &self.shape, &self.strides).unwrap_or_default()
     }
 
-    fn gather(&self, dim: usize, start: usize, out: &mut [u8]) {
+    fn gather(&self, bytes: &[u8], dim: usize, start: usize, out: &mut [u8]) {
         let item = self.dtype.size();
         let Some((&size, &stride)) = self.shape.get(dim).zip(self.strides.get(dim)) else {
-            out.copy_from_slice(&self.storage[start..start + item]);
+            out.copy_from_slice(&bytes[start..start + item]);
             return;
         };
         if size == 0 {
             return;
         }
         if dim + 1 == self.shape.len() && stride == 1 {
-            out.copy_from_slice(&self.storage[start..start + size * item]);
+            out.copy_from_slice(&bytes[start..start + size * item]);
             return;
         }
         let step = out.len() / size;
         for (index, part) in out.chunks_exact_mut(step.max(1)).enumerate() {
-            self.gather(dim + 1, start + index * stride * item, part);
+            self.gather(bytes, dim + 1, start + index * stride * item, part);
         }
     }
 }
 
-/// Two tensors are equal when dtype, shape and every bit of every element are.
+/// Two tensors are equal when dtype, shape and every bit of every element are. What is damaged equals nothing.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Self) -> bool {
-        self.dtype == other.dtype
-            && self.shape == other.shape
-            && self.to_contiguous().contiguous_bytes() == other.to_contiguous().contiguous_bytes()
+        let are_equal = || {
+            let (one, other) = (self.to_contiguous().ok()?, other.to_contiguous().ok()?);
+            Some(one.contiguous_bytes() == other.contiguous_bytes())
+        };
+        self.dtype == other.dtype && self.shape == other.shape && are_equal().unwrap_or(false)
     }
 }
 
-impl std::fmt::Debug for Tensor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.dtype, self.shape.as_slice())
     }
 }
@@ -228,13 +320,16 @@ mod tests {
     fn gathers_a_transposed_view() {
         let tensor = Tensor::new(DType::U8, &[3, 2], &[1, 3], counting(6), 0).expect("fits");
         assert!(!tensor.is_contiguous());
-        assert_eq!(tensor.to_contiguous().contiguous_bytes(), Some(&[0, 3, 1, 4, 2, 5][..]));
+        assert_eq!(tensor.to_contiguous().expect("plain").contiguous_bytes(), Some(&[0, 3, 1, 4, 2, 5][..]));
     }
 
     #[test]
     fn repeats_an_expanded_element() {
         let tensor = Tensor::new(DType::I16, &[2, 3], &[1, 0], counting(4), 0).expect("fits");
-        assert_eq!(tensor.to_contiguous().contiguous_bytes(), Some(&[0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3][..]));
+        assert_eq!(
+            tensor.to_contiguous().expect("plain").contiguous_bytes(),
+            Some(&[0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3][..])
+        );
     }
 
     #[test]

@@ -69,6 +69,16 @@ impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Dict {
 }
 
 impl Value {
+    /// Whether a tensor in this tree has to be unpacked.
+    pub fn is_packed(&self) -> bool {
+        match self {
+            Value::Tensor(tensor) => tensor.is_packed(),
+            Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.iter().any(Value::is_packed),
+            Value::Dict(dict) => dict.items.iter().any(|(key, value)| key.is_packed() || value.is_packed()),
+            _ => false,
+        }
+    }
+
     /// Bytes the tensors in this tree view, each counted once per use.
     pub fn tensor_bytes(&self) -> usize {
         match self {

@@ -55,7 +55,7 @@ fn render(value: &Value) -> String {
         Value::Device(it) => it.clone(),
         Value::Tensor(it) => {
             let strides = if it.nbytes() == 0 { "-".into() } else { format!("{:?}", it.strides()) };
-            let bytes = it.to_contiguous();
+            let bytes = it.to_contiguous().expect("plain");
             format!("{} {:?} {strides} {}", it.dtype(), it.shape(), hex(bytes.contiguous_bytes().expect("contiguous")))
         }
     }
@@ -478,7 +478,7 @@ fn marked(class: &str, numel: u8, middle: &[u8], metadata: &[u8]) -> Vec<u8> {
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
-    let plain = tensor.to_contiguous();
+    let plain = tensor.to_contiguous().expect("plain");
     let (parts, _) = plain.contiguous_bytes().expect("contiguous").as_chunks::<4>();
     parts.iter().map(|&part| f32::from_le_bytes(part)).collect()
 }

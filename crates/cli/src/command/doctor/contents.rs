@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use headwater::config::ByteSize;
 use headwater::engine::{Engine, uninterrupted};
 use headwater::format::decoder_of;
@@ -17,6 +18,8 @@ use crate::place::Place;
 
 /// Pages looked at until one has objects of a known format: the first may list folders alone.
 const PAGES_TRIED: usize = 16;
+/// Objects of a page that are asked for their sizes, where it does not tell them.
+const LOOKED_AT: usize = 64;
 /// Nobody wants to wait for the whole of a larger object.
 const LARGEST_READ: u64 = 256 << 20;
 /// As much of an object as a range asks for, if it has twice that.
@@ -96,9 +99,12 @@ fn look(source: Arc<dyn Source>) -> Result<Looked> {
             looked.time += began.elapsed();
             looked.pages += 1;
             looked.objects.extend(page.objects);
+            looked.has_more |= page.untold.len() > LOOKED_AT;
+            let heads = page.untold.iter().take(LOOKED_AT).map(|key| source.head(key));
+            looked.objects.extend(try_join_all(heads).await?);
             waiting.extend(page.next.into_iter().map(Some));
         }
-        looked.has_more = !waiting.is_empty();
+        looked.has_more |= !waiting.is_empty();
         Ok(looked)
     };
     Engine::current()?.block_on("listing", looking, uninterrupted())?

@@ -19,9 +19,15 @@ pub struct Plan {
     /// Not in planes: repeats of whole elements are what there is to find.
     pub(super) is_whole: bool,
     pub(super) coders: [Coder; MOST_PLANES],
+    gain: f64,
 }
 
 impl Plan {
+    /// The factor by which the pieces would shrink.
+    pub fn gain(&self) -> f64 {
+        self.gain
+    }
+
     /// Tries a piece before and one after the middle.
     ///
     /// # Errors
@@ -29,7 +35,7 @@ impl Plan {
     pub fn of(bytes: &[u8], item: usize) -> Result<Self> {
         let elements = bytes.len() / item;
         let piece = PIECE_ELEMENTS.min(elements / SHARE);
-        let mut plan = Self::default();
+        let mut plan = Self { gain: 1.0, ..Self::default() };
         if piece < 64 {
             return Ok(plan);
         }
@@ -57,6 +63,9 @@ impl Plan {
             in_planes += if repeats { repeating[number] } else { plainly[number] };
         }
         plan.is_whole = whole < WORTH_IT * in_planes;
+        // Blocks have heads, and what is nothing but constants must not be infinitely good.
+        let coded = if plan.is_whole { whole } else { in_planes } + 8.0 * item as f64;
+        plan.gain = (2 * piece * item) as f64 / coded;
         Ok(plan)
     }
 }

@@ -246,10 +246,12 @@ impl Pickler {
     }
 }
 
+/// In memory of its own: what is contiguous already would share its storage.
 fn own_copy(tensor: &Tensor) -> Tensor {
     let mut bytes = vec![0; tensor.nbytes()];
-    tensor.copy_to(&mut bytes);
-    Tensor::from_bytes(tensor.dtype(), tensor.shape(), bytes.into()).unwrap_or_else(|_| tensor.to_contiguous())
+    let copied = tensor.copy_to(&mut bytes);
+    let copied = copied.and_then(|()| Tensor::from_bytes(tensor.dtype(), tensor.shape(), bytes.into()));
+    copied.unwrap_or_else(|_| tensor.clone())
 }
 
 /// The storage class of a dtype; younger dtypes have none and lie in untyped storage.

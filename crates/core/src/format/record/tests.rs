@@ -1,0 +1,195 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::buffer::BufferPool;
+use crate::codec::tensor::block_bytes;
+use crate::value::{DType, Dict, Packed, Tensor, Value};
+
+const FORCED: Compression = Compression::AtLeast(0.0);
+
+fn packed(value: &Value, compression: Compression) -> Packed {
+    pack(value, compression, &BufferPool::new(0)).expect("packed")
+}
+
+fn bytes_of(packed: &Packed) -> Bytes {
+    packed.record().expect("a record").clone()
+}
+
+/// Bytes that a codec has something to do with, and bit patterns that are none of numbers.
+fn storage(seed: u64, len: usize) -> Bytes {
+    let mut state = seed | 1;
+    let next = move |at: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        match seed % 4 {
+            0 => state as u8,
+            1 => (state & 3) as u8,
+            2 => {
+                if at % 4 < 2 {
+                    0
+                } else {
+                    state as u8
+                }
+            }
+            _ => [0xff, 0x7f, 0x80, 0x00, 0xc0][state as usize % 5],
+        }
+    };
+    (0..len).map(next).collect::<Vec<_>>().into()
+}
+
+fn tensors() -> impl Strategy<Value = Tensor> {
+    let dims = prop::collection::vec((0..7_usize, 0..9_usize), 0..4);
+    (prop::sample::select(DType::ALL), dims, any::<u64>(), 0..3_usize).prop_map(|(dtype, dims, seed, skipped)| {
+        let (shape, strides): (Vec<_>, Vec<_>) = dims.into_iter().unzip();
+        let last: usize =
+            shape.iter().zip(&strides).map(|(&size, &stride): (&usize, &usize)| size.saturating_sub(1) * stride).sum();
+        let bytes = storage(seed, (last + 1 + skipped) * dtype.size());
+        Tensor::new(dtype, &shape, &strides, bytes, skipped * dtype.size()).expect("fits")
+    })
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    let leaves = prop_oneof![
+        tensors().prop_map(Value::Tensor),
+        Just(Value::None),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Int),
+        prop::collection::vec(any::<u8>(), 0..20).prop_map(Value::BigInt),
+        any::<u64>().prop_map(|bits| Value::Float(f64::from_bits(bits))),
+        any::<(f64, f64)>().prop_map(|(real, imaginary)| Value::Complex(real, imaginary)),
+        ".*".prop_map(Value::Str),
+        prop::collection::vec(any::<u8>(), 0..200).prop_map(|bytes| Value::Bytes(bytes.into())),
+        prop::collection::vec(any::<i64>(), 0..5).prop_map(Value::Size),
+        prop::sample::select(DType::ALL).prop_map(Value::DType),
+        ".*".prop_map(Value::Device),
+    ];
+    leaves.prop_recursive(4, 40, 6, |inner| {
+        let items = prop::collection::vec(inner.clone(), 0..6);
+        prop_oneof![
+            items.clone().prop_map(Value::List),
+            items.clone().prop_map(Value::Tuple),
+            items.prop_map(Value::Set),
+            (prop::collection::vec((inner.clone(), inner), 0..5), any::<bool>())
+                .prop_map(|(items, ordered)| Value::Dict(Dict { items, ordered })),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_was_packed_comes_out_bit_for_bit(value in values(), forced: bool) {
+        let packed = packed(&value, if forced { FORCED } else { Compression::None });
+        prop_assert_eq!(packed.value(), &value);
+        let record = bytes_of(&packed);
+        verify(&record).expect("sound");
+        prop_assert_eq!(open(&record).expect("opened"), value.clone());
+        let own = Packed::new(packed.value(), &BufferPool::new(0)).expect("copied");
+        prop_assert_eq!(own.value(), &value);
+        prop_assert!(!own.value().is_packed());
+        prop_assert_eq!(packed.value().is_packed(), forced && Packed::bytes_for(&value) > 0);
+    }
+}
+
+fn latents() -> Tensor {
+    let bytes = storage(2, 3 * 70_000 * 4);
+    Tensor::from_bytes(DType::F32, &[3, 70_000], bytes).expect("a tensor")
+}
+
+fn sample() -> Value {
+    let small = Tensor::from_bytes(DType::BF16, &[40], storage(1, 80)).expect("a tensor");
+    Value::Dict(Dict::from_iter([("x", Value::from(small)), ("name", Value::from("a")), ("n", Value::from(-7_i64))]))
+}
+
+#[test]
+fn a_part_of_a_tensor_is_unpacked_by_itself() {
+    let (tensor, packed) = (latents(), packed(&Value::Tensor(latents()), FORCED));
+    let Value::Tensor(inside) = packed.value() else { panic!("a tensor") };
+    let unpack = inside.packed_bytes().expect("packed and contiguous");
+    assert_eq!((unpack.len(), unpack.block_bytes()), (tensor.nbytes(), block_bytes(4)));
+    let all = tensor.contiguous_bytes().expect("contiguous");
+    for (from, len) in
+        [(0, 280_000), (0, 1), (block_bytes(4), block_bytes(4)), (block_bytes(4) - 3, 10), (5, 700_000), (839_990, 10)]
+    {
+        let mut out = vec![0; len];
+        unpack.unpack(from, &mut out).expect("unpacked");
+        assert!(out == all[from..from + len], "{len} from {from}");
+    }
+    assert!(unpack.unpack(all.len() - 1, &mut [0, 0]).is_err(), "beyond its end");
+}
+
+#[test]
+fn what_gains_too_little_lies_as_it_is() {
+    let noise = Value::Tensor(Tensor::from_bytes(DType::U8, &[100_000], storage(0, 100_000)).expect("a tensor"));
+    let packed = packed(&noise, Compression::AtLeast(1.1));
+    assert!(!packed.value().is_packed());
+    let record = bytes_of(&packed);
+    assert!(record.len() <= 100_000 + 1000 + 256, "{}", record.len());
+    let Value::Tensor(tensor) = packed.value() else { panic!("a tensor") };
+    let bytes = tensor.contiguous_bytes().expect("a view");
+    assert!(record.as_ptr_range().contains(&bytes.as_ptr()), "of the record itself");
+    assert!(bytes.as_ptr().addr().is_multiple_of(64), "as vector instructions like it");
+}
+
+#[test]
+fn a_record_that_was_cut_off_or_goes_on_is_damaged() {
+    for compression in [FORCED, Compression::None] {
+        let record = bytes_of(&packed(&sample(), compression));
+        for len in 0..record.len() {
+            assert!(open(&record.slice(..len)).is_err(), "{len} of {} bytes", record.len());
+        }
+        let longer: Bytes = [&record[..], b"x"].concat().into();
+        assert!(open(&longer).is_err());
+    }
+}
+
+#[test]
+fn every_bit_that_flips_is_noticed() {
+    for compression in [FORCED, Compression::None] {
+        let record = bytes_of(&packed(&sample(), compression));
+        for bit in 0..8 * record.len() {
+            let mut other = record.to_vec();
+            other[bit / 8] ^= 1 << (bit % 8);
+            let other = Bytes::from(other);
+            let is_padding = open(&other).is_ok_and(|value| value == sample()) && verify(&other).is_ok();
+            assert!(verify(&other).is_err() || is_padding, "bit {bit}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_no_record_costs_no_memory_and_no_panic(at in 0..300_usize, byte: u8, noise in prop::collection::vec(any::<u8>(), 0..200)) {
+        // Behind a right checksum, so that the tree itself is read.
+        let mut record = bytes_of(&packed(&sample(), FORCED)).to_vec();
+        let place = HEAD_BYTES + at % (record.len() - HEAD_BYTES);
+        record[place] = byte;
+        let tree = u32::from_le_bytes([record[4], record[5], record[6], record[7]]) as usize;
+        let begin = (HEAD_BYTES + tree).next_multiple_of(ALIGNMENT);
+        let checksum = read::checksum(&record[..begin]);
+        record[24..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        if let Ok(value) = open(&record.into()) {
+            let _ = Packed::new(&value, &BufferPool::new(0));
+        }
+        let _ = open(&noise.into());
+    }
+}
+
+/// `docs/formats.md` describes this record byte by byte.
+#[test]
+fn a_record_looks_as_it_always_did() {
+    let tensor =
+        Tensor::from_bytes(DType::U16, &[2, 3], vec![1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0].into()).expect("a tensor");
+    let value = Value::Dict(Dict::from_iter([("x", Value::from(tensor)), ("n", Value::from(-3_i64))]));
+    let digit = |half: u8| char::from_digit(u32::from(half), 16);
+    let hex = |bytes: &[u8]| bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(digit).collect::<String>();
+    let record = bytes_of(&packed(&value, FORCED));
+    assert_eq!(hex(&record[..24]), "485752011b0000000a000000000000000c00000000000000");
+    // A dict of two: "x", a tensor uint16 [2, 3] of 12 bytes at 0 in one block of 10; "n", -3.
+    let tree = "0c02070178110f010202030c000a9d06c954cdad8a2507016e0305";
+    assert_eq!(hex(&record[HEAD_BYTES..HEAD_BYTES + 0x1b]), tree);
+    assert!(record[HEAD_BYTES + 0x1b..64].iter().all(|&byte| byte == 0));
+    // In planes: the low bytes as they are, the high ones all zero.
+    assert_eq!(hex(&record[64..]), "01010001020304050600");
+}

@@ -1,0 +1,108 @@
+//! Making records.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::tree::{self, Block, Layout};
+use super::{ALIGNMENT, HEAD_BYTES, MAGIC, read};
+use crate::buffer::BufferPool;
+use crate::codec::tensor::{Plan, block_bytes, encode_block};
+use crate::error::Result;
+use crate::value::{Packed, Tensor, Value};
+
+/// Which tensors are coded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Compression {
+    /// None.
+    None,
+    /// Those that shrink by this factor at least, as far as pieces of them tell.
+    AtLeast(f64),
+}
+
+/// A scratch payload that grew beyond this is not kept.
+const KEPT_SCRATCH: usize = 16 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = RefCell::default();
+}
+
+/// Packs a value into memory of `buffers`, on the calling thread. The memory it takes meanwhile, and for an instant both, is that
+/// of the value.
+///
+/// # Errors
+/// `Corrupt` when the value is packed itself and damaged.
+pub fn pack(value: &Value, compression: Compression, buffers: &BufferPool) -> Result<Packed> {
+    SCRATCH.with_borrow_mut(|(payload, plain)| {
+        payload.clear();
+        let mut meta = Vec::new();
+        tree::write(value, &mut meta, &mut |tensor| layout(tensor, compression, payload, plain))?;
+        let record = assemble(&meta, payload, value.tensor_bytes(), buffers);
+        if payload.capacity().max(plain.capacity()) > KEPT_SCRATCH {
+            (*payload, *plain) = (Vec::new(), Vec::new());
+        }
+        let charge = record.1;
+        let value = read::open(&record.0)?;
+        Ok(Packed::in_record(value, record.0, charge))
+    })
+}
+
+/// The record, and the memory that it takes.
+fn assemble(meta: &[u8], payload: &[u8], unpacked: usize, buffers: &BufferPool) -> (Bytes, usize) {
+    let begin = (HEAD_BYTES + meta.len()).next_multiple_of(ALIGNMENT);
+    let mut buffer = buffers.take(begin + payload.len());
+    buffer[..4].copy_from_slice(&MAGIC);
+    buffer[4..8].copy_from_slice(&u32::try_from(meta.len()).unwrap_or(u32::MAX).to_le_bytes());
+    buffer[8..16].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+    buffer[16..24].copy_from_slice(&(unpacked as u64).to_le_bytes());
+    buffer[HEAD_BYTES..HEAD_BYTES + meta.len()].copy_from_slice(meta);
+    buffer[HEAD_BYTES + meta.len()..begin].fill(0);
+    buffer[begin..].copy_from_slice(payload);
+    let checksum = read::checksum(&buffer[..begin]);
+    buffer[24..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    let charge = buffer.capacity();
+    (buffer.freeze(), charge)
+}
+
+/// Appends a tensor to the payload.
+fn layout(tensor: &Tensor, compression: Compression, payload: &mut Vec<u8>, plain: &mut Vec<u8>) -> Result<Layout> {
+    payload.resize(payload.len().next_multiple_of(ALIGNMENT), 0);
+    let (offset, item, len) = (payload.len(), tensor.dtype().size(), tensor.tight_len());
+    let bytes = if let Some(bytes) = tensor.tight_bytes() {
+        bytes
+    } else {
+        plain.resize(len, 0);
+        tensor.copy_tight(plain)?;
+        plain
+    };
+    let strides = tensor.tight_strides();
+    let strides = (!tensor.is_contiguous() && tensor.tight_bytes().is_some()).then_some(strides);
+    let mut layout = Layout {
+        dtype: tensor.dtype(),
+        shape: tensor.shape().into(),
+        strides,
+        len,
+        offset,
+        is_coded: false,
+        blocks: Vec::with_capacity(len.div_ceil(block_bytes(item))),
+    };
+    let plan = match compression {
+        _ if bytes.is_empty() => None,
+        Compression::None => None,
+        Compression::AtLeast(gain) => Some(Plan::of(bytes, item)?).filter(|plan| plan.gain() >= gain),
+    };
+    if let Some(plan) = plan {
+        layout.is_coded = true;
+        for block in bytes.chunks(block_bytes(item)) {
+            let from = payload.len();
+            encode_block(block, item, &plan, payload)?;
+            layout.blocks.push(Block { len: payload.len() - from, checksum: xxh3_64(&payload[from..]) });
+        }
+    } else {
+        payload.extend_from_slice(bytes);
+        let blocks = bytes.chunks(block_bytes(item));
+        layout.blocks.extend(blocks.map(|block| Block { len: block.len(), checksum: xxh3_64(block) }));
+    }
+    Ok(layout)
+}
