@@ -2,7 +2,7 @@
 //!
 //! Plain compressors do little on floats, since what resembles each other is not neighbouring bytes but bytes of one place:
 //! signs and exponents, or the zeroes below a short mantissa. So elements are taken apart into [`planes`], and every plane of a
-//! [`block`] is a constant, left as it is, or [entropy-coded](entropy): whichever it gains by. A [trial](trial) of small pieces tells
+//! [`block`] is a constant, left as it is, or [entropy-coded](entropy): whichever it gains by. A [trial] of small pieces tells
 //! beforehand where repeats are worth looking for, in planes or in whole elements (sparse data, integers). Blocks are independent
 //! of each other, so that any number of threads code or decode them, and a part of a tensor needs no other part.
 //!
