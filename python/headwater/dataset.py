@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 from headwater import _headwater
 from headwater.config import CacheConfig, FetchConfig, as_json, given
 from headwater.credentials import CredentialsFunction, Named, named, renamed
-from headwater.distributed import compare_with_first_rank, rank_and_world_size
+from headwater.distributed import Facts, compare_with_first_rank, rank_and_world_size
 from headwater.errors import ConfigError, IndexOutOfRangeError
 from headwater.frameworks import FrameworkName, framework_of
 from headwater.source import Option, Source
@@ -90,13 +90,12 @@ class StreamingDataset(_MapStyle):
         config["storage_options"] = {name: _options(options) for name, options in (storage_options or {}).items()}
         if manifest is not None:
             config["manifest"] = os.fspath(manifest)
-            config["follow"] = manifest != "published" and rank_and_world_size(None, None)[0] > 0
         if manifest_timeout is not None:
             config["manifest_timeout"] = manifest_timeout
         self._functions = tuple(_credentials_in(config))
         self._framework, made = framework_of(framework)
         self._transform = transform
-        self._native = _headwater.Dataset.open(as_json(config), made)
+        self._native = _headwater.Dataset.open(as_json(config), rank_and_world_size(None, None)[0], made)
 
     @classmethod
     def _around(
@@ -123,7 +122,9 @@ class StreamingDataset(_MapStyle):
 
         """
         name, made = framework_of(framework)
-        return cls._around(_headwater.Dataset.open_file(os.fspath(path), made), name, transform)
+        return cls._around(
+            _headwater.Dataset.open_file(os.fspath(path), rank_and_world_size(None, None)[0], made), name, transform
+        )
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -187,9 +188,13 @@ class StreamingDataset(_MapStyle):
         self._native.clear_cache()
 
     def _compare_with_first_rank(self) -> None:
-        names = ("samples", "order_fingerprint", "content_fingerprint")
-        values = (str(len(self)), self.order_fingerprint, self.content_fingerprint)
-        compare_with_first_rank("loader", dict(zip(names, values, strict=True)))
+        facts = Facts(
+            samples=len(self),
+            order_fingerprint=self.order_fingerprint,
+            size_fingerprint=self._native.size_fingerprint,
+            content_fingerprint=self.content_fingerprint if self._native.has_versions else None,
+        )
+        compare_with_first_rank("/".join(self.fields), facts)
 
     def __repr__(self) -> str:
         return f"<StreamingDataset of {len(self)} samples, fields {', '.join(self.fields)}>"

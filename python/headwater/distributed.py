@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import logging
 import os
 import sys
-from datetime import timedelta
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
 
 from headwater.errors import ConfigError
+
+_logger = logging.getLogger("headwater")
 
 
 def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -32,17 +36,36 @@ def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, 
         raise ConfigError(f"RANK and WORLD_SIZE must be integers: {error}") from error
 
 
-# Loaders made so far, so that ranks compare the same ones.
-_numbers = itertools.count()
-# How long the first rank may take to make its loader.
-_COMPARE_SECONDS = 300
+@dataclass(frozen=True)
+class Facts:
+    """What ranks compare of a dataset. The content is None where versions are not known."""
+
+    samples: int
+    order_fingerprint: str
+    size_fingerprint: str
+    content_fingerprint: str | None
+
+    def differences(self, there: Facts) -> list[str]:
+        """What differs from the same dataset elsewhere, in words."""
+        own, theirs = asdict(self), asdict(there)
+        names = [name for name in own if own[name] is not None and theirs[name] is not None]
+        return [f"{name} ({theirs[name]} there, {own[name]} here)" for name in names if theirs[name] != own[name]]
 
 
-def compare_with_first_rank(what: str, fingerprints: dict[str, str]) -> None:
+# Datasets that this process has compared so far, by their fields.
+_compared: Counter[str] = Counter()
+# How long the first rank may take to make its loader, and how long to go on looking once it has made as many as this one.
+_COMPARE_SECONDS = 60.0
+_GRACE_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+
+
+def compare_with_first_rank(fields: str, facts: Facts) -> None:
     """Makes sure that all ranks of ``torch.distributed`` walk the same dataset; does nothing where that is not up.
 
-    Every rank compares with the first one, through the store that the process group was made with: no collective, so that
-    it works with every backend, and with a deadline of its own.
+    The first rank leaves what it knows of each dataset that it makes a loader of, and every other rank looks for its own
+    among those of the same fields: no collective, so that it works with every backend, whatever loaders only some ranks make.
+    A rank that finds none to compare with warns and goes on.
 
     Raises:
         ConfigError: this rank has another dataset; the message names what differs.
@@ -51,20 +74,32 @@ def compare_with_first_rank(what: str, fingerprints: dict[str, str]) -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return
-    store = distributed.distributed_c10d._get_default_store()
-    key = f"headwater/{what}/{next(_numbers)}"
+    store, number = distributed.distributed_c10d._get_default_store(), _compared[fields]
+    _compared[fields] += 1
+    count = f"headwater/datasets/{fields}"
     if distributed.get_rank() == 0:
-        store.set(key, json.dumps(fingerprints))
+        store.set(f"{count}/{number}", json.dumps(asdict(facts)))
+        store.add(count, 1)
         return
-    try:
-        store.wait([key], timedelta(seconds=_COMPARE_SECONDS))
-    except RuntimeError as error:
-        raise ConfigError(f"rank 0 did not make its {what} within {_COMPARE_SECONDS} s; make it on every rank") from error
-    first = json.loads(store.get(key))
-    pairs = ((name, first.get(name), own) for name, own in fingerprints.items())
-    different = [f"{name} ({there} there, {own} here)" for name, there, own in pairs if there != own]
-    if different:
-        raise ConfigError(
-            f"cannot load: rank {distributed.get_rank()} has another dataset than rank 0: {', '.join(different)}; "
-            "give every rank the same sources, or the manifest of one listing (manifest=)"
-        )
+    began, enough_since, seen = time.monotonic(), None, list[Facts]()
+    while True:
+        known = store.add(count, 0)
+        seen += [Facts(**json.loads(store.get(f"{count}/{at}"))) for at in range(len(seen), known)]
+        if any(not facts.differences(other) for other in seen):
+            return
+        now = time.monotonic()
+        if known > number:
+            enough_since = enough_since or now
+            if now - enough_since > _GRACE_SECONDS:
+                break
+        elif now - began > _COMPARE_SECONDS:
+            _logger.warning(
+                "rank 0 has made no loader of the fields %s within %d s: not compared with it", fields, _COMPARE_SECONDS
+            )
+            return
+        time.sleep(_POLL_SECONDS)
+    raise ConfigError(
+        f"cannot load: rank {distributed.get_rank()} has another dataset than rank 0: "
+        f"{', '.join(facts.differences(seen[number]))}; give every rank the same sources, or the manifest of one listing "
+        "(manifest=)"
+    )

@@ -111,7 +111,7 @@ class StreamingDataLoader:
         """Opens the dataset that a ``headwater.toml`` describes, and a loader as its ``[loader]`` table says."""
         name, made = framework_of(framework)
         loader = cls.__new__(cls)
-        loader._native = _headwater.Loader.open_file(os.fspath(path), made)
+        loader._native = _headwater.Loader.open_file(os.fspath(path), rank_and_world_size(None, None)[0], made)
         loader._begin_life(StreamingDataset._around(loader._native.dataset, name, None), None)
         return loader
 

@@ -274,7 +274,8 @@ def test_a_private_folder_of_a_web_server_needs_its_password(places: Places, htt
 
 
 def test_kept_manifests_of_every_kind_hold_no_secret(places: Places, s3_server: S3Server, azure_server: AzureServer) -> None:
-    hw.StreamingDataset(places.sources, pairs=PAIRS)
+    remote = {name: source for name, source in places.sources.items() if name != "conditions"}
+    hw.StreamingDataset(remote, pairs={name: PAIRS[name] for name in remote})
     kept = [path for path in Path(os.environ["HEADWATER_HOME"]).rglob("*") if path.is_file()]
     assert kept
     for path in kept:

@@ -22,16 +22,16 @@ pub(crate) struct Dataset {
 impl Dataset {
     /// Opens a dataset from its configuration as JSON.
     #[staticmethod]
-    fn open(py: Python<'_>, config: &str, framework: Py<Framework>) -> PyResult<Self> {
-        let config = checked(py, DatasetConfig::from_json(config))?;
+    fn open(py: Python<'_>, config: &str, rank: usize, framework: Py<Framework>) -> PyResult<Self> {
+        let config = checked(py, DatasetConfig::from_json(config))?.of_rank(rank);
         let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
         Ok(Self { inner, framework })
     }
 
     /// Opens a dataset from a TOML file.
     #[staticmethod]
-    fn open_file(py: Python<'_>, path: std::path::PathBuf, framework: Py<Framework>) -> PyResult<Self> {
-        let config = checked(py, DatasetConfig::from_toml_file(&path))?;
+    fn open_file(py: Python<'_>, path: std::path::PathBuf, rank: usize, framework: Py<Framework>) -> PyResult<Self> {
+        let config = checked(py, DatasetConfig::from_toml_file(&path))?.of_rank(rank);
         let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
         Ok(Self { inner, framework })
     }
@@ -100,5 +100,15 @@ impl Dataset {
     #[getter]
     fn content_fingerprint(&self) -> &str {
         self.inner.content_fingerprint()
+    }
+
+    #[getter]
+    fn size_fingerprint(&self) -> String {
+        self.inner.size_fingerprint()
+    }
+
+    #[getter]
+    fn has_versions(&self) -> bool {
+        self.inner.has_versions()
     }
 }

@@ -45,8 +45,8 @@ impl Loader {
 
     /// Opens a dataset and a loader from a TOML file.
     #[staticmethod]
-    fn open_file(py: Python<'_>, path: PathBuf, framework: Py<Framework>) -> PyResult<Self> {
-        let config = checked(py, DatasetConfig::from_toml_file(&path))?;
+    fn open_file(py: Python<'_>, path: PathBuf, rank: usize, framework: Py<Framework>) -> PyResult<Self> {
+        let config = checked(py, DatasetConfig::from_toml_file(&path))?.of_rank(rank);
         let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
         Ok(Self { inner, framework })
     }

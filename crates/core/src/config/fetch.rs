@@ -105,6 +105,7 @@ impl FetchConfig {
                 no_progress: self.no_progress_timeout.map_or(default.transport.no_progress, |span| span.0),
                 credentials: deadline / 2,
                 verify: self.verify.unwrap_or_default() == Verify::Auto,
+                ..default.transport
             },
             patience: Patience {
                 deadline,

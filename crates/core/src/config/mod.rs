@@ -213,6 +213,13 @@ impl DatasetConfig {
             .collect()
     }
 
+    /// As a rank opens it: where a manifest is to be made, all but the first wait for it.
+    #[must_use]
+    pub fn of_rank(self, rank: usize) -> Self {
+        let follow = self.follow || rank > 0 && self.manifest.as_deref().is_some_and(|place| place != "published");
+        Self { follow, ..self }
+    }
+
     /// A source with its options filled up from `storage_options` by its field's name and its scheme.
     pub fn with_defaults(&self, name: &str, spec: &SourceSpec) -> SourceSpec {
         let scheme = spec.uri.split_once(':').map_or("file", |(scheme, _)| scheme);

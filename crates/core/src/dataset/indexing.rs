@@ -1,8 +1,7 @@
-//! Finding or making the manifest: published, kept by this machine, or listed now.
+//! Finding or making the manifest: [published](super::published), kept by this machine, or listed now.
 //!
-//! A published manifest ([`DatasetConfig::manifest`]) is used as it is, whoever opens the dataset: it is the one that whoever
-//! lists leaves for all others. Without one, a process uses what another of this machine has kept lately, and while one lists,
-//! the others wait for it instead of listing too.
+//! Without a published one, a process uses what another of this machine has kept lately, and while one lists, the others wait
+//! for it instead of listing too.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,16 +16,12 @@ use crate::engine::{Engine, Interrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format;
 use crate::manifest::{FieldListing, KeyPattern, Listing, Manifest, join, store};
-use crate::source::{self, ReadRequest, Source, SourceSpec};
+use crate::source::Source;
 
-/// What [`DatasetConfig::manifest`] says for a manifest beside the data.
-const BESIDE: &str = "published";
-/// What that manifest is called there. No decoder reads such names, so that it is no sample.
-const BESIDE_KEY: &str = "_headwater.manifest";
-/// How often a manifest that another process is making is looked for.
-const POLL: Duration = Duration::from_millis(200);
-/// The same of one at a place that many may be looking at.
-const LONGEST_POLL: Duration = Duration::from_secs(4);
+use super::published;
+
+/// How often a manifest that another process of this machine is making is looked for.
+pub(super) const POLL: Duration = Duration::from_millis(200);
 
 pub(super) fn find_or_make(
     engine: &'static Engine,
@@ -35,7 +30,7 @@ pub(super) fn find_or_make(
     interrupt: Interrupt<'_>,
 ) -> Result<Manifest> {
     match &config.manifest {
-        Some(place) => published(engine, config, sources, place, interrupt),
+        Some(place) => published::open(engine, config, sources, place, interrupt),
         None => kept(engine, config, sources, interrupt),
     }
 }
@@ -88,124 +83,13 @@ fn path_of(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> Option<PathBu
     config::home().filter(|_| is_remote).map(|home| store::path_for(&home, &identity(config, sources)))
 }
 
-fn wait(pause: Duration, interrupt: Interrupt<'_>) -> Result<()> {
+pub(super) fn wait(pause: Duration, interrupt: Interrupt<'_>) -> Result<()> {
     let ends = Instant::now() + pause;
     while Instant::now() < ends {
         std::thread::sleep(POLL.min(ends.saturating_duration_since(Instant::now())));
         interrupt()?;
     }
     Ok(())
-}
-
-/// The manifest at a place that was named: read, waited for, or made and left there.
-fn published(
-    engine: &'static Engine,
-    config: &DatasetConfig,
-    sources: &[Arc<dyn Source>],
-    place: &str,
-    interrupt: Interrupt<'_>,
-) -> Result<Manifest> {
-    let deadline = Instant::now() + config.manifest_timeout.0;
-    let mut pause = POLL;
-    loop {
-        match fetch(engine, config, sources, place, interrupt) {
-            Ok(manifest) => return fitting(config, manifest, place),
-            // A store in trouble is no reason to give up either.
-            Err(error)
-                if config.follow
-                    && (error.kind() == ErrorKind::NotFound || error.is_transient())
-                    && Instant::now() < deadline =>
-            {
-                wait(pause, interrupt)?;
-                pause = (pause * 2).min(LONGEST_POLL);
-            }
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            Err(_) if config.follow => {
-                let words =
-                    format!("it is not there after {} s; is rank 0 listing?", config.manifest_timeout.0.as_secs());
-                return Err(Error::new(ErrorKind::Timeout, "wait for manifest", shown(sources, place)).because(words));
-            }
-            Err(error) if place == BESIDE => {
-                return Err(error.because("make it with `headwater index <URI> --publish`"));
-            }
-            Err(_) => {
-                let manifest = list(engine, config, sources, &Arc::default(), interrupt)?;
-                publish(engine, config, sources, &manifest, place, interrupt)?;
-                return Ok(manifest);
-            }
-        }
-    }
-}
-
-/// Leaves a manifest at a place: a path, a URI of an object, or beside the data. Says where that is.
-pub(super) fn publish(
-    engine: &'static Engine,
-    config: &DatasetConfig,
-    sources: &[Arc<dyn Source>],
-    manifest: &Manifest,
-    place: &str,
-    interrupt: Interrupt<'_>,
-) -> Result<String> {
-    if let Some(path) = source::local_path(place)?.filter(|_| place != BESIDE) {
-        store::save_as(&path, manifest)?;
-        return Ok(path.display().to_string());
-    }
-    let (config, sources, place) = (config.clone(), sources.to_vec(), place.to_owned());
-    let bytes = store::encode(manifest).into();
-    let publishing = async move {
-        let (source, key) = holder(&config, &sources, &place).await?;
-        source.publish(&key, bytes).await?;
-        Ok(source.uri_of(&key))
-    };
-    engine.block_on("publishing the manifest", publishing, interrupt)?
-}
-
-fn fetch(
-    engine: &'static Engine,
-    config: &DatasetConfig,
-    sources: &[Arc<dyn Source>],
-    place: &str,
-    interrupt: Interrupt<'_>,
-) -> Result<Manifest> {
-    if let Some(path) = source::local_path(place)?.filter(|_| place != BESIDE) {
-        return store::load(&path);
-    }
-    let (config, sources, place) = (config.clone(), sources.to_vec(), place.to_owned());
-    let reading = async move {
-        let (source, key) = holder(&config, &sources, &place).await?;
-        let object = source.read(&ReadRequest::whole(&*key), engine.buffers()).await?;
-        store::from_bytes(&object.bytes, &source.uri_of(&key))
-    };
-    engine.block_on("reading the manifest", reading, interrupt)?
-}
-
-/// The source that holds a published manifest, and its key there.
-async fn holder(config: &DatasetConfig, sources: &[Arc<dyn Source>], place: &str) -> Result<(Arc<dyn Source>, String)> {
-    if place == BESIDE {
-        return Ok((sources[0].clone(), BESIDE_KEY.to_owned()));
-    }
-    let (parent, key) =
-        place.rsplit_once('/').filter(|(parent, key)| !parent.ends_with('/') && !key.is_empty()).ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri())
-                .because("give the path or URI of a file, or \"published\" for the one beside the data")
-        })?;
-    let spec = config.with_defaults("", &parent.into());
-    Ok((source::open_with(&spec, &config.fetch.policies()?.transport).await?, key.to_owned()))
-}
-
-fn shown(sources: &[Arc<dyn Source>], place: &str) -> String {
-    if place == BESIDE { sources[0].uri_of(BESIDE_KEY) } else { SourceSpec::from(place).shown_uri() }
-}
-
-/// The manifest, if it is of these fields.
-fn fitting(config: &DatasetConfig, manifest: Manifest, place: &str) -> Result<Manifest> {
-    let fits = config.fields.is_empty() || manifest.field_names().map(|name| &**name).eq(config.fields.keys());
-    if fits {
-        return Ok(manifest);
-    }
-    let there: Vec<_> = manifest.field_names().map(|name| &**name).collect();
-    Err(Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri())
-        .because(format_args!("it is of other fields: `{}`", there.join("`, `"))))
 }
 
 /// What tells this dataset's manifest from others: where objects come from and how they are joined.
@@ -250,7 +134,7 @@ pub(super) fn list(
         let examples = missing.examples.join(", ");
         tracing::warn!("{} objects are missing ({examples} …); their samples are left out", missing.count);
     }
-    Ok(joined.manifest)
+    Ok(joined.manifest.of(published::origin(config, sources)))
 }
 
 fn field_listings<'a>(

@@ -14,6 +14,7 @@ mod kept;
 mod load;
 mod open;
 mod pinned;
+mod published;
 mod read;
 
 use std::fmt::{self, Debug};
@@ -81,7 +82,7 @@ impl Dataset {
     pub fn publish(&self, place: &str, interrupt: Interrupt<'_>) -> Result<String> {
         let engine = Engine::current()?;
         let sources = self.inner.sources(engine, interrupt)?;
-        indexing::publish(engine, &self.inner.config, sources, &self.inner.manifest, place, interrupt)
+        published::publish(engine, &self.inner.config, sources, &self.inner.manifest, place, interrupt)
     }
 
     /// Opens the dataset that [`Dataset::pinned`] described, in another process: the same samples under the same indices.
@@ -219,6 +220,16 @@ impl Dataset {
     /// Identifies sizes and versions of the objects.
     pub fn content_fingerprint(&self) -> &str {
         self.inner.manifest.content_fingerprint()
+    }
+
+    /// Identifies the sizes of the objects, whether or not versions are known ([`Dataset::has_versions`]).
+    pub fn size_fingerprint(&self) -> String {
+        self.inner.manifest.size_fingerprint()
+    }
+
+    /// Whether every object has a version: those that a replica listed have none.
+    pub fn has_versions(&self) -> bool {
+        self.inner.manifest.has_versions()
     }
 }
 

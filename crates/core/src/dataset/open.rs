@@ -93,7 +93,9 @@ fn open_sources(
     config: &DatasetConfig,
     interrupt: Interrupt<'_>,
 ) -> Result<Vec<Vec<Arc<dyn Source>>>> {
-    let (fields, policies) = (config.sources(), config.fetch.policies()?);
+    let (fields, mut policies) = (config.sources(), config.fetch.policies()?);
+    // Whoever has a manifest need not list.
+    policies.transport.look = config.manifest.is_none();
     let opening = async move { try_join_all(fields.into_iter().map(|(_, specs)| replicas(specs, policies))).await };
     engine.block_on("opening the sources", opening, interrupt)?
 }

@@ -44,6 +44,7 @@ pub use limit::Limit;
 pub use parts::{PART_BYTES, Parts};
 pub use retry::{Patience, Retry, open};
 pub use signals::Signals;
+pub(crate) use signals::jitter;
 pub use throttle::{Throttle, Throttling};
 
 /// Requests under way at once per source, at most. Enough to hide 30 ms of latency at 8,000 small objects a second.

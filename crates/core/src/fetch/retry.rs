@@ -150,7 +150,7 @@ pub(super) fn known_bytes(request: &ReadRequest) -> Option<u64> {
 /// Twice as long each time, less up to half of it: so that those who failed together do not come back together.
 fn pause_before(number: usize) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(1 << number.min(16)).min(LONGEST_PAUSE);
-    full.mul_f64(0.5 + 0.5 * super::signals::random())
+    full.mul_f64(super::signals::jitter())
 }
 
 /// Attempts that failed, for the error at the end.

@@ -48,8 +48,13 @@ impl Signals {
     }
 }
 
-/// A number from 0 to 1, for jitter.
-pub(super) fn random() -> f64 {
+/// What a pause is multiplied by, so that those who began together do not go on together: from a half to one.
+pub(crate) fn jitter() -> f64 {
+    0.5 + 0.5 * random()
+}
+
+/// A number from 0 to 1.
+fn random() -> f64 {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let hash = RandomState::new().hash_one(CALLS.fetch_add(1, Ordering::Relaxed));
     (hash >> 11) as f64 / (1_u64 << 53) as f64

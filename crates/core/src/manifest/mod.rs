@@ -14,12 +14,14 @@ pub mod store;
 mod strings;
 mod versions;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::ObjectMeta;
+use crate::source::{ObjectMeta, Version};
 
 pub use join::{FieldListing, Joined, Missing, OnMissing, join};
 pub use listing::Listing;
@@ -33,8 +35,20 @@ pub struct Manifest {
     keys: Strings,
     fields: Vec<Field>,
     missing: Missing,
+    origin: Option<Origin>,
     order_fingerprint: String,
     content_fingerprint: String,
+}
+
+/// What a manifest was made of: tells it from those of other datasets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where the objects of each field were listed, without secrets; the name is empty for one source of all fields.
+    pub places: BTreeMap<String, String>,
+    /// Patterns of fields.
+    pub pairs: BTreeMap<String, String>,
+    /// What was done about samples that lack an object.
+    pub on_missing: OnMissing,
 }
 
 /// One field's column.
@@ -76,9 +90,21 @@ impl Manifest {
             keys,
             fields,
             missing,
+            origin: None,
             order_fingerprint: format!("{:032x}", order.digest128()),
             content_fingerprint: format!("{:032x}", content.digest128()),
         }
+    }
+
+    /// The same, with what it was made of.
+    #[must_use]
+    pub fn of(self, origin: Origin) -> Self {
+        Self { origin: Some(origin), ..self }
+    }
+
+    /// What it was made of, if whoever made it said so.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Number of samples.
@@ -158,6 +184,18 @@ impl Manifest {
     /// Identifies sizes and versions: what the objects contain.
     pub fn content_fingerprint(&self) -> &str {
         &self.content_fingerprint
+    }
+
+    /// Identifies sizes alone: what the objects contain, as far as is known where versions are not.
+    pub fn size_fingerprint(&self) -> String {
+        let mut sizes = Xxh3::new();
+        self.fields.iter().flat_map(|field| &field.sizes).for_each(|size| sizes.update(&size.to_le_bytes()));
+        format!("{:032x}", sizes.digest128())
+    }
+
+    /// Whether every object has a version.
+    pub fn has_versions(&self) -> bool {
+        self.fields.iter().all(|field| (0..self.len()).all(|index| field.versions.get(index) != Version::Unknown))
     }
 
     /// Bytes of all objects, as stored.

@@ -6,18 +6,24 @@
 
 #![allow(clippy::disallowed_methods)] // a manifest is kept in a file
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::strings::Strings;
 use super::versions::Versions;
-use super::{Field, KeyPattern, Manifest, Missing};
+use super::{Field, KeyPattern, Manifest, Missing, Origin};
+use crate::engine::PerProcess;
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::write_whole;
+use crate::world::ProcessStamp;
 
 const MAGIC: &[u8; 8] = b"HWMANIF1";
 const CHECKSUM: usize = 8;
@@ -33,6 +39,9 @@ struct Header {
     key_bytes: usize,
     fields: Vec<FieldHeader>,
     missing: Missing,
+    /// Not in files of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
     order_fingerprint: String,
     content_fingerprint: String,
 }
@@ -81,39 +90,50 @@ pub fn save(path: &Path, manifest: &Manifest) -> Result<()> {
 /// # Errors
 /// `Io`, `Denied`.
 pub fn save_as(path: &Path, manifest: &Manifest) -> Result<()> {
-    let failed = |cause| Error::io("write the manifest", path.display(), cause);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(failed)?;
-    let temporary = folder.join(format!(".{:032x}.{}", xxhash_rust::xxh3::xxh3_128(&nonce()), std::process::id()));
-    let written = fs::File::create_new(&temporary)
-        .and_then(|mut file| {
-            file.write_all(&encode(manifest))?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map_err(failed)
+    write_whole(path, &encode(manifest)).map_err(|cause| Error::io("write the manifest", path.display(), cause))
 }
 
 /// The right to make a manifest, while others of this machine wait for it. Ends with the process, however that ends.
+///
+/// Among processes it is a lock of the file beside: of the process, so that a child that was forked meanwhile does not hold it too.
+/// Such a lock excludes no other thread, and ends when any of them closes the file; so threads exclude each other first.
 #[derive(Debug)]
 pub struct Turn {
-    _file: fs::File,
+    path: PathBuf,
+    owner: ProcessStamp,
+    file: Option<fs::File>,
 }
 
+static TURNS: PerProcess<Mutex<BTreeSet<PathBuf>>> = PerProcess::new();
+
 impl Turn {
-    /// `None` while another process has it. Where it cannot be told, everybody has it.
+    /// `None` while another process or thread has it. Where it cannot be told of processes, all of them have it.
     pub fn take(path: &Path) -> Option<Self> {
-        let lock = path.with_extension("lock");
-        let _ = lock.parent().map(fs::create_dir_all);
-        let Ok(file) = fs::File::options().create(true).truncate(false).write(true).open(&lock) else {
-            return fs::File::open("/dev/null").ok().map(|file| Self { _file: file });
-        };
-        match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => None,
-            _ => Some(Self { _file: file }),
+        let path = path.with_extension("lock");
+        let turns = TURNS.get_or_try_init(|| Ok(Mutex::default())).ok()?;
+        if !turns.lock().insert(path.clone()) {
+            return None;
+        }
+        // From here on, dropping it lets others have it.
+        let mut turn = Self { path, owner: ProcessStamp::current(), file: None };
+        let _ = turn.path.parent().map(fs::create_dir_all);
+        turn.file = fs::File::options().create(true).truncate(false).write(true).open(&turn.path).ok();
+        let locked = turn.file.as_ref().map(|file| fcntl_lock(file, FlockOperation::NonBlockingLockExclusive));
+        match locked {
+            Some(Err(Errno::AGAIN | Errno::ACCESS)) => None,
+            _ => Some(turn),
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // The file first: whoever of this process comes next must not lose its lock by our closing it.
+        drop(self.file.take());
+        if self.owner.is_current()
+            && let Ok(turns) = TURNS.get_or_try_init(|| Ok(Mutex::default()))
+        {
+            turns.lock().remove(&self.path);
         }
     }
 }
@@ -154,11 +174,6 @@ pub fn age(path: &Path) -> Option<Duration> {
     Some(SystemTime::now().duration_since(modified).unwrap_or_default())
 }
 
-fn nonce() -> [u8; 16] {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-    now.to_le_bytes()
-}
-
 /// A manifest as it is kept.
 pub fn encode(manifest: &Manifest) -> Vec<u8> {
     let (key_bytes, key_ends) = manifest.keys.parts();
@@ -187,6 +202,7 @@ fn header_of(manifest: &Manifest) -> Header {
         key_bytes: manifest.keys.parts().0.len(),
         fields: manifest.fields.iter().map(field_header).collect(),
         missing: manifest.missing.clone(),
+        origin: manifest.origin.clone(),
         order_fingerprint: manifest.order_fingerprint.clone(),
         content_fingerprint: manifest.content_fingerprint.clone(),
     }
@@ -215,7 +231,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Manifest> {
     let header: Header = serde_json::from_slice(rest.take(usize::try_from(header_len).ok()?)?).ok()?;
     let keys = Strings::from_parts(rest.take(header.key_bytes)?.to_vec(), rest.numbers(header.samples)?)?;
     let fields = header.fields.iter().map(|field| rest.field(field, header.samples)).collect::<Option<_>>()?;
-    let manifest = Manifest::new(keys, fields, header.missing);
+    let manifest = Manifest { origin: header.origin, ..Manifest::new(keys, fields, header.missing) };
     let same = manifest.order_fingerprint == header.order_fingerprint
         && manifest.content_fingerprint == header.content_fingerprint;
     (rest.0.is_empty() && same).then_some(manifest)

@@ -177,3 +177,14 @@ fn a_million_samples_of_two_fields_take_under_200_mb() {
     assert_eq!(manifest.len(), 1_000_000);
     assert!(manifest.memory_bytes() < 110_000_000, "{} bytes", manifest.memory_bytes());
 }
+
+#[test]
+fn a_turn_is_one_threads_at_a_time() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("x.manifest");
+    let first = store::Turn::take(&path).expect("free");
+    assert!(std::thread::scope(|scope| scope.spawn(|| store::Turn::take(&path).is_none()).join().expect("asked")));
+    assert!(store::Turn::take(&dir.path().join("y.manifest")).is_some(), "another one is free");
+    drop(first);
+    assert!(store::Turn::take(&path).is_some());
+}

@@ -54,7 +54,7 @@ struct Azure {
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
     let protocol = prepare(spec, transport)?;
-    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked(transport).await?))
 }
 
 fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Azure> {

@@ -73,7 +73,7 @@ struct Gcs {
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
     let protocol = prepare(spec, transport)?;
-    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked(transport).await?))
 }
 
 fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Gcs> {

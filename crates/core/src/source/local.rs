@@ -7,7 +7,8 @@
 #![allow(clippy::disallowed_methods)] // this is where local files are read
 
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -137,12 +138,7 @@ impl Source for Local {
         Box::pin(async move {
             let path = self.path_of(key)?;
             self.off_thread(move |_| {
-                let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-                let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
-                if written.is_err() {
-                    let _ = fs::remove_file(&temporary);
-                }
-                written.map_err(|cause| Error::io("write", path.display(), cause))
+                write_whole(&path, &bytes).map_err(|cause| Error::io("write", path.display(), cause))
             })
             .await
         })
@@ -151,6 +147,25 @@ impl Source for Local {
     fn read_blocking(&self, request: &ReadRequest, buffers: &BufferPool) -> Option<Result<ObjectBytes>> {
         Some(self.read_now(request, buffers))
     }
+}
+
+/// Writes a file, replacing what was there: whoever reads sees one or the other, whole. Others may write it too, from this
+/// machine or another.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let unique = RandomState::new().hash_one(std::process::id());
+    let temporary = folder.join(format!(".{unique:016x}.{}.tmp", std::process::id()));
+    let written = File::create_new(&temporary)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 impl Local {

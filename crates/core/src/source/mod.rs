@@ -31,6 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub use list::{Listed, list, list_sorted, list_wanted};
 pub use local::Local;
+pub(crate) use local::write_whole;
 pub use memory::Memory;
 pub use options::{
     Credentials, CredentialsProvider, SourceOptions, SourceSpec, register_credentials, release_credentials,

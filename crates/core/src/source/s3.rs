@@ -60,7 +60,7 @@ struct S3 {
 
 async fn open(spec: &SourceSpec, transport: &Transport) -> Result<Arc<dyn Source>> {
     let protocol = prepare(spec, transport).await?;
-    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked().await?))
+    Ok(Arc::new(Remote::new(protocol, Wire::new(transport)?).checked(transport).await?))
 }
 
 async fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<S3> {

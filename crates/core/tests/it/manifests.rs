@@ -8,7 +8,10 @@ use bytes::Bytes;
 use headwater::config::{DatasetConfig, Replicas, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
+use headwater::format::pt::write_pt;
+use headwater::manifest::OnMissing;
 use headwater::source::SourceSpec;
+use headwater::value::{DType, Tensor, Value};
 use headwater::{Error, ErrorKind};
 use headwater_testkit::server::{Class, Server, Speed};
 
@@ -134,4 +137,105 @@ fn a_manifest_that_does_not_come_or_fit_is_an_error_in_words() {
     other.fields.insert("c".to_owned(), Replicas::from(spec));
     let error = refused(&other);
     assert!(error.report().contains("it is of other fields: `a`, `b`"), "{}", error.report());
+}
+
+#[test]
+fn a_manifest_that_is_published_needs_no_right_to_list() {
+    for kind in 0..3 {
+        let server = serving(4);
+        let (name, spec) = specs_of(&server, "run").swap_remove(kind);
+        index(&config(spec.clone(), None)).0.publish("published", uninterrupted()).expect(name);
+        server.add_fault("denied,on=list".parse().expect("a fault"));
+        let opened = Dataset::open(&config(spec.clone(), Some("published")), uninterrupted()).expect(name);
+        assert_eq!(opened.len(), 4, "{name}");
+        assert_eq!(refused(&config(spec, None)).kind(), ErrorKind::Denied, "{name}");
+    }
+}
+
+#[test]
+fn who_may_not_list_hears_that_what_is_not_there_is_denied_and_waits_all_the_same() {
+    let server = Arc::new(serving(4));
+    let spec = specs_of(&server, "run").swap_remove(0).1;
+    let mut waiting = DatasetConfig { follow: true, ..config(spec.clone(), Some("published")) };
+    server.add_fault(format!("denied,on=get,key={BESIDE}").parse().expect("a fault"));
+    waiting.manifest_timeout = Span(Duration::from_millis(600));
+    let error = refused(&waiting);
+    assert!(error.kind() == ErrorKind::Timeout && error.report().contains("access denied"), "{}", error.report());
+    waiting.manifest_timeout = Span(Duration::from_mins(1));
+    let other = std::thread::spawn(move || Dataset::open(&waiting, uninterrupted()).expect("opened").len());
+    std::thread::sleep(Duration::from_millis(500));
+    server.set_faults(Vec::new());
+    index(&config(spec, None)).0.publish("published", uninterrupted()).expect("published");
+    assert_eq!(other.join().expect("opened"), 4);
+}
+
+#[test]
+fn waiting_asks_for_the_manifest_alone_and_survives_a_store_in_trouble() {
+    let server = serving(4);
+    let spec = specs_of(&server, "run").swap_remove(0).1;
+    let place = format!("{}/shared/run.manifest", spec.uri.trim_end_matches("/run"));
+    let mut waiting = DatasetConfig { follow: true, ..config(spec.clone(), Some(&place)) };
+    waiting.storage_options.insert("s3".to_owned(), spec.options.clone());
+    waiting.manifest_timeout = Span(Duration::from_secs(2));
+    waiting.fetch.retries = Some(0);
+    server.add_fault("status=503,on=any,share=0.5".parse().expect("a fault"));
+    let error = refused(&waiting);
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{}", error.report());
+    assert_eq!(server.requests_of(Class::List), 0);
+    assert!(server.requests_of(Class::Get) > 2, "{}", server.requests_of(Class::Get));
+}
+
+/// Objects of equal names and sizes are taken for the same; those of another dataset are told.
+#[test]
+fn a_manifest_of_another_dataset_is_refused_and_one_of_the_same_objects_elsewhere_is_not() {
+    let (server, copy) = (serving(5), serving(5));
+    let of = |server: &Server, folder: &str, kind: usize| specs_of(server, folder).swap_remove(kind).1;
+    let file = tempfile::tempdir().expect("folder");
+    let place = file.path().join("m").to_str().expect("UTF-8").to_owned();
+    index(&config(of(&server, "run", 0), None)).0.publish(&place, uninterrupted()).expect("written");
+    for kind in 0..5 {
+        let same = Dataset::open(&config(of(&copy, "run", kind), Some(&place)), uninterrupted()).expect("the same");
+        assert_eq!(same.len(), 5);
+    }
+    for field in ["a", "b"] {
+        (0..5).for_each(|sample| copy.put(&format!("other/{field}/{sample}.pt"), Bytes::from_static(b"longer")));
+        (0..2).for_each(|sample| copy.put(&format!("fewer/{field}/{sample}.pt"), Bytes::from_static(b"x")));
+    }
+    for (folder, words) in [("other", "has 6 bytes, not 1"), ("fewer", "there is no `s3://bucket/fewer/a/2.pt`")] {
+        let error = refused(&config(of(&copy, folder, 0), Some(&place)));
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        for words in [words, "s3://bucket/run"] {
+            assert!(error.report().contains(words), "{}", error.report());
+        }
+    }
+    let mut skipping = config(of(&server, "run", 0), Some(&place));
+    skipping.on_missing = OnMissing::Skip;
+    assert!(refused(&skipping).report().contains("on_missing"), "{}", refused(&skipping).report());
+}
+
+#[test]
+fn a_folder_that_was_published_on_its_disk_is_read_over_http() {
+    let dir = tempfile::tempdir().expect("folder");
+    let values: Vec<u8> = (0..6).collect();
+    for &value in &values {
+        let tensor = Tensor::from_bytes(DType::U8, &[100], vec![value; 100].into()).expect("a tensor");
+        let bytes = write_pt(&Value::Tensor(tensor)).expect("written");
+        std::fs::write(dir.path().join(format!("{value}.pt")), bytes).expect("written");
+    }
+    let disk = config(SourceSpec::from(dir.path().to_str().expect("UTF-8")), None);
+    index(&disk).0.publish("published", uninterrupted()).expect("written");
+    let server = Server::start(Speed::default()).expect("starts");
+    for entry in std::fs::read_dir(dir.path()).expect("readable") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+        server.put(&format!("run/{name}"), std::fs::read(&path).expect("there").into());
+    }
+    let spec = specs_of(&server, "run").swap_remove(4).1;
+    let dataset = Dataset::open(&config(spec, Some("published")), uninterrupted()).expect("opened");
+    assert_eq!(server.requests_of(Class::List), 1, "whether it is there");
+    for (index, &value) in values.iter().enumerate() {
+        let sample = dataset.get(index, uninterrupted()).expect("read");
+        let Value::Tensor(tensor) = &sample.fields[0].1 else { panic!("a tensor") };
+        assert_eq!(tensor.contiguous_bytes(), Some(&vec![value; 100][..]));
+    }
 }

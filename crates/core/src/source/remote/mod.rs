@@ -65,7 +65,10 @@ impl<P: Protocol> Remote<P> {
     }
 
     /// Asks for one object's name, so that a wrong place, key or endpoint shows now.
-    pub(super) async fn checked(self) -> Result<Self> {
+    pub(super) async fn checked(self, transport: &Transport) -> Result<Self> {
+        if !transport.look {
+            return Ok(self);
+        }
         self.parsed(&Asked { max: Some(1), ..Asked::default() }).await?;
         Ok(self)
     }

@@ -31,6 +31,9 @@ pub struct Transport {
     pub credentials: Duration,
     /// Whether whole objects are checked against the checksums that servers name, where that is cheap. Default: yes.
     pub verify: bool,
+    /// Whether opening a source asks for the name of one object, so that a wrong place shows at once; who has no right to list
+    /// is refused then. Default: yes.
+    pub look: bool,
 }
 
 impl Default for Transport {
@@ -40,6 +43,7 @@ impl Default for Transport {
             no_progress: Duration::from_secs(15),
             credentials: Duration::from_secs(30),
             verify: true,
+            look: true,
         }
     }
 }

@@ -1,0 +1,245 @@
+//! Manifests that one process publishes for others ([`DatasetConfig::manifest`]).
+//!
+//! Such a manifest is used as it is, whoever opens the dataset: at a path, at a URI of an object, or beside the data. Where it is
+//! not there, the process that lists makes it; those that [follow](DatasetConfig::follow) wait for it, asking again and again
+//! over one connection, less and less often. Nobody who reads one needs the right to list.
+//!
+//! A manifest says what it was made of. That the same objects lie elsewhere — on a disk that is served over HTTP, in a copy of
+//! the bucket — is told from another dataset by looking at a few of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+
+use super::indexing::{POLL, list, wait};
+use crate::config::DatasetConfig;
+use crate::engine::{Engine, Interrupt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fetch::{self, Signals};
+use crate::manifest::{Manifest, Origin, store};
+use crate::source::{self, ReadRequest, Source, SourceSpec};
+
+/// What [`DatasetConfig::manifest`] says for a manifest beside the data.
+pub(super) const BESIDE: &str = "published";
+/// What that manifest is called there. No decoder reads such names, so that it is no sample.
+const BESIDE_KEY: &str = "_headwater.manifest";
+/// How often a place that many may be looking at is looked at, when nothing has come for long.
+const LONGEST_POLL: Duration = Duration::from_secs(4);
+
+/// The manifest at a place that was named: read, waited for, or made and left there.
+pub(super) fn open(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    place: &str,
+    interrupt: Interrupt<'_>,
+) -> Result<Manifest> {
+    let deadline = Instant::now() + config.manifest_timeout.0;
+    let mut pause = POLL;
+    let mut holder = None;
+    loop {
+        let found = Holder::kept(&mut holder, engine, config, sources, place, interrupt);
+        match found.and_then(|holder| holder.read(engine, interrupt)) {
+            Ok(manifest) => return fitting(engine, config, sources, manifest, place, interrupt),
+            // A store in trouble is no reason to give up. One that does not let us list says of what is not there yet that it is denied.
+            Err(error) if config.follow && may_come(&error) && Instant::now() < deadline => {
+                wait(pause.mul_f64(fetch::jitter()), interrupt)?;
+                pause = (pause * 2).min(LONGEST_POLL);
+            }
+            Err(error) if config.follow && may_come(&error) => {
+                let words = format!(
+                    "it is not there after {} s ({}); is rank 0 listing?",
+                    config.manifest_timeout.0.as_secs(),
+                    error.report()
+                );
+                return Err(Error::new(ErrorKind::Timeout, "wait for manifest", shown(sources, place)).because(words));
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Err(error) if place == BESIDE => {
+                return Err(error.because("make it with `headwater index <URI> --publish`"));
+            }
+            Err(_) => {
+                let manifest = list(engine, config, sources, &Arc::default(), interrupt)?;
+                publish(engine, config, sources, &manifest, place, interrupt)?;
+                return Ok(manifest);
+            }
+        }
+    }
+}
+
+fn may_come(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) || error.is_transient()
+}
+
+/// Leaves a manifest at a place: a path, a URI of an object, or beside the data. Says where that is.
+pub(super) fn publish(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    manifest: &Manifest,
+    place: &str,
+    interrupt: Interrupt<'_>,
+) -> Result<String> {
+    Holder::new(engine, config, sources, place, interrupt)?.write(engine, manifest, interrupt)
+}
+
+/// Where a manifest lies.
+enum Holder {
+    File(PathBuf),
+    Object(Arc<dyn Source>, String),
+}
+
+impl Holder {
+    fn new(
+        engine: &'static Engine,
+        config: &DatasetConfig,
+        sources: &[Arc<dyn Source>],
+        place: &str,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Self> {
+        if place == BESIDE {
+            return Ok(Self::Object(sources[0].clone(), BESIDE_KEY.to_owned()));
+        }
+        if let Some(path) = source::local_path(place)? {
+            return Ok(Self::File(path));
+        }
+        let (parent, key) = place
+            .rsplit_once('/')
+            .filter(|(parent, key)| !parent.ends_with('/') && !key.is_empty())
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri())
+                    .because("give the path or URI of a file, or \"published\" for the one beside the data")
+            })?;
+        let (spec, mut policies) = (config.with_defaults("", &parent.into()), config.fetch.policies()?);
+        policies.transport.look = false;
+        let opening = async move { fetch::open(&spec, &policies).await };
+        let source = engine.block_on("opening the place of the manifest", opening, interrupt)??;
+        let source = fetch::with_policies(vec![source], &policies, &Arc::new(Signals::default()));
+        Ok(Self::Object(source, key.to_owned()))
+    }
+
+    /// The one that was opened before, or a new one.
+    fn kept<'a>(
+        kept: &'a mut Option<Self>,
+        engine: &'static Engine,
+        config: &DatasetConfig,
+        sources: &[Arc<dyn Source>],
+        place: &str,
+        interrupt: Interrupt<'_>,
+    ) -> Result<&'a Self> {
+        if kept.is_none() {
+            *kept = Some(Self::new(engine, config, sources, place, interrupt)?);
+        }
+        kept.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "use manifest", place))
+    }
+
+    fn read(&self, engine: &'static Engine, interrupt: Interrupt<'_>) -> Result<Manifest> {
+        match self {
+            Self::File(path) => store::load(path),
+            Self::Object(source, key) => {
+                let (source, key) = (source.clone(), key.clone());
+                let reading = async move {
+                    let object = source.read(&ReadRequest::whole(&*key), engine.buffers()).await?;
+                    store::from_bytes(&object.bytes, &source.uri_of(&key))
+                };
+                engine.block_on("reading the manifest", reading, interrupt)?
+            }
+        }
+    }
+
+    fn write(&self, engine: &'static Engine, manifest: &Manifest, interrupt: Interrupt<'_>) -> Result<String> {
+        match self {
+            Self::File(path) => {
+                store::save_as(path, manifest)?;
+                Ok(path.display().to_string())
+            }
+            Self::Object(source, key) => {
+                let (source, key, bytes) = (source.clone(), key.clone(), store::encode(manifest).into());
+                let publishing = async move {
+                    source.publish(&key, bytes).await?;
+                    Ok(source.uri_of(&key))
+                };
+                engine.block_on("publishing the manifest", publishing, interrupt)?
+            }
+        }
+    }
+}
+
+fn shown(sources: &[Arc<dyn Source>], place: &str) -> String {
+    if place == BESIDE { sources[0].uri_of(BESIDE_KEY) } else { SourceSpec::from(place).shown_uri() }
+}
+
+/// What a manifest of this dataset is made of.
+pub(super) fn origin(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> Origin {
+    let names = config.sources().into_iter().map(|(name, _)| name);
+    let places = names.zip(sources).map(|(name, source)| (name, source.uri().to_owned())).collect();
+    let pairs = config.pairs.iter().map(|(name, pattern)| (name.clone(), pattern.clone())).collect();
+    Origin { places, pairs, on_missing: config.on_missing }
+}
+
+/// The manifest, if it is of this dataset.
+fn fitting(
+    engine: &'static Engine,
+    config: &DatasetConfig,
+    sources: &[Arc<dyn Source>],
+    manifest: Manifest,
+    place: &str,
+    interrupt: Interrupt<'_>,
+) -> Result<Manifest> {
+    let refused = |words: String| {
+        Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri()).because(words)
+    };
+    let fields: Vec<_> = manifest.field_names().map(|name| &**name).collect();
+    if !config.fields.is_empty() && !fields.iter().copied().eq(config.fields.keys()) {
+        return Err(refused(format!("it is of other fields: `{}`", fields.join("`, `"))));
+    }
+    let (Some(theirs), ours) = (manifest.origin(), origin(config, sources)) else { return Ok(manifest) };
+    if theirs.pairs != ours.pairs || theirs.on_missing != ours.on_missing {
+        return Err(refused(format!(
+            "it was made with pairs {:?} and on_missing {:?}, this dataset has {:?} and {:?}",
+            theirs.pairs, theirs.on_missing, ours.pairs, ours.on_missing
+        )));
+    }
+    if theirs.places == ours.places {
+        return Ok(manifest);
+    }
+    let (looking, sources) = (looked_at(&manifest)?, sources.to_vec());
+    let looking = try_join_all(looking.into_iter().map(move |(field, listed)| {
+        let source = sources[field.min(sources.len() - 1)].clone();
+        async move {
+            match source.head(&listed.key).await {
+                Ok(meta) if meta.size == listed.size => Ok(None),
+                Ok(meta) => {
+                    Ok(Some(format!("`{}` has {} bytes, not {}", source.uri_of(&listed.key), meta.size, listed.size)))
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    Ok(Some(format!("there is no `{}`", source.uri_of(&listed.key))))
+                }
+                Err(error) => Err(error),
+            }
+        }
+    }));
+    let found = engine.block_on("comparing with the manifest", looking, interrupt)??;
+    match found.into_iter().flatten().next() {
+        None => Ok(manifest),
+        Some(words) => {
+            let places: Vec<_> = theirs.places.values().map(String::as_str).collect();
+            Err(refused(format!("it is of other places, `{}`: {words}", places.join("`, `"))))
+        }
+    }
+}
+
+/// First, middle and last object of each field.
+fn looked_at(manifest: &Manifest) -> Result<Vec<(usize, source::ObjectMeta)>> {
+    let last = manifest.len().saturating_sub(1);
+    let mut samples = vec![0, last / 2, last];
+    samples.dedup();
+    samples.retain(|&sample| sample < manifest.len());
+    let fields = 0..manifest.field_names().len();
+    fields
+        .flat_map(|field| samples.iter().map(move |&sample| (field, sample)))
+        .map(|(field, sample)| Ok((field, manifest.object(sample, field)?)))
+        .collect()
+}
