@@ -1,4 +1,4 @@
-//! Finding or making the manifest: [published](super::published), kept by this machine, or listed now.
+//! Finding or making the manifest: [published], kept by this machine, or listed now.
 //!
 //! Without a published one, a process uses what another of this machine has kept lately, and while one lists, the others wait
 //! for it instead of listing too.
