@@ -500,3 +500,32 @@ def test_a_home_that_cannot_be_written_is_a_warning(
         dataset = hw.StreamingDataset(source, pairs=PAIRS)
         assert len(pickle.loads(pickle.dumps(dataset))) == SAMPLES
     assert "every process will list again" in caplog.text
+
+
+@pytest.mark.parametrize("compression", ["auto", "zstd", "none"])
+def test_a_cache_holds_more_of_what_compresses_and_gives_it_back_bit_for_bit(tmp_path: Path, compression: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    values = [torch.randn(64, 4096, generator=generator).bfloat16().float() for _ in range(12)]
+    for number, value in enumerate(values):
+        torch.save({"x": value, "mask": value > 1}, tmp_path / f"{number:02}.pt")
+    # Of 12 samples of 1.3 MB each, four have room as they are.
+    dataset = hw.StreamingDataset(tmp_path, cache=hw.CacheConfig(memory="6MB", policy="keep", compression=compression))
+    for _ in range(2):
+        for sample, value in zip(dataset, values, strict=True):
+            assert torch.equal(sample["x"].view(torch.int32), value.view(torch.int32))
+            assert torch.equal(sample["mask"], value > 1)
+    entries = dataset.stats()["cache_memory_entries"]
+    assert entries == 4 if compression == "none" else entries > 9
+    assert dataset.stats()["cache_memory_bytes"] <= 6_000_000
+
+
+def test_what_has_room_as_it_is_is_not_compressed(tmp_path: Path) -> None:
+    torch.save(torch.zeros(1_000_000), tmp_path / "0.pt")
+    roomy, tight = (
+        hw.StreamingDataset(tmp_path, cache=hw.CacheConfig(memory=memory, policy="keep")) for memory in ("8MB", "4.4MB")
+    )
+    for dataset in (roomy, tight):
+        dataset[0]
+        assert dataset[0]["data"].count_nonzero() == 0
+    assert roomy.stats()["cache_memory_bytes"] > 4_000_000
+    assert tight.stats()["cache_memory_bytes"] < 100_000

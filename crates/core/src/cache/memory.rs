@@ -22,8 +22,8 @@ impl Memory {
 }
 
 impl Cache for Memory {
-    fn is_open(&self) -> bool {
-        self.table.capacity() > 0
+    fn capacity(&self) -> usize {
+        self.table.capacity()
     }
 
     fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>) {

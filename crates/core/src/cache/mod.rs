@@ -72,8 +72,13 @@ pub struct CacheStats {
 
 /// Keeps values for their next use.
 pub trait Cache: Debug + Send + Sync {
+    /// Bytes that it may hold at present.
+    fn capacity(&self) -> usize;
+
     /// Whether it may ever hold anything at its present capacity.
-    fn is_open(&self) -> bool;
+    fn is_open(&self) -> bool {
+        self.capacity() > 0
+    }
 
     /// Looks for several units at once; appends one answer each to `found`.
     fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>);

@@ -37,7 +37,30 @@ fn is_compressed(name: &str) -> bool {
     !codec::by_suffix(name).0.suffix().is_empty()
 }
 
+/// What all objects of a dataset take as stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored {
+    plain: u64,
+    compressed: u64,
+}
+
 impl Inner {
+    /// Memory that all samples take as values, as far as is known.
+    pub(super) fn memory_of_all(&self) -> u64 {
+        let stored = self.stored.get_or_init(|| {
+            let mut stored = Stored { plain: 0, compressed: 0 };
+            for (index, field) in
+                (0..self.manifest.len()).flat_map(|index| (0..self.names.len()).map(move |field| (index, field)))
+            {
+                let suffix = self.manifest.object_suffix(index, field).unwrap_or_default();
+                let bytes = self.manifest.object_size(index, field).unwrap_or_default();
+                *(if is_compressed(suffix) { &mut stored.compressed } else { &mut stored.plain }) += bytes;
+            }
+            stored
+        });
+        stored.plain + stored.compressed.saturating_mul(self.expansion.most.load(Ordering::Relaxed)) / UNIT
+    }
+
     /// Memory that a sample takes: to be read and unpacked, and then as values.
     pub(crate) fn memory_of(&self, index: usize) -> Result<(u64, u64)> {
         let (mut reading, mut values) = (0, 0);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::Inner;
 use crate::buffer::{BufferPool, capacity_for};
 use crate::cache::{self, Cache, Flights, UnitId};
 use crate::config::{CacheConfig, Compression};
@@ -17,6 +18,9 @@ use crate::world::ProcessStamp;
 
 /// What shrinks by less stays as it is in memory: a copy is faster than unpacking.
 const WORTH_UNPACKING: f64 = 1.25;
+
+/// A value takes so much of itself more at most: rounding up of memory, its tree.
+const OVERHEAD: u64 = 8;
 
 /// Cache and loads of a dataset in one process.
 #[derive(Debug)]
@@ -48,19 +52,26 @@ impl Kept {
         }
     }
 
-    /// Copies a value into the cache, if that wants it.
-    pub(crate) fn offer(&self, unit: UnitId, value: &Value, buffers: &BufferPool, metrics: &Metrics) {
-        if !self.cache.is_open() {
-            return;
-        }
+    /// Packs a value for the cache, if that wants it; `compression` is what may be done to it.
+    fn offer(
+        &self,
+        unit: UnitId,
+        value: &Value,
+        compression: record::Compression,
+        buffers: &BufferPool,
+        metrics: &Metrics,
+    ) {
         let bytes = capacity_for(Packed::bytes_for(value));
         let Some(room) = self.cache.admit(unit, bytes) else { return };
         let began = Instant::now();
         // Only what is packed already can fail, and nothing that was loaded is.
-        if let Ok(packed) = record::pack(value, self.compression, buffers) {
-            room.fill(packed);
-        }
-        metrics.record(&[(Metric::PackSeconds, began.elapsed().as_nanos() as u64)]);
+        let Ok(packed) = record::pack(value, compression, buffers) else { return };
+        metrics.record(&[
+            (Metric::PackSeconds, began.elapsed().as_nanos() as u64),
+            (Metric::PackBytes, value.tensor_bytes() as u64),
+            (Metric::PackedBytes, packed.record().map_or(0, |record| record.len() as u64)),
+        ]);
+        room.fill(packed);
     }
 
     /// Asks to let a value of so many bytes wait for packing while no more than `limit` do; whoever is let in must call
@@ -95,6 +106,19 @@ impl Kept {
     }
 }
 
+impl Inner {
+    /// Packs a value for the cache, if that wants it. Where all of the dataset has room as it is, compressing would only cost.
+    pub(crate) fn offer(&self, kept: &Kept, unit: UnitId, value: &Value, buffers: &BufferPool) {
+        let capacity = kept.cache.capacity() as u64;
+        if capacity > 0 {
+            let memory = self.memory_of_all();
+            let has_room = memory + memory / OVERHEAD <= capacity;
+            let compression = if has_room { record::Compression::None } else { kept.compression };
+            kept.offer(unit, value, compression, buffers, &self.metrics);
+        }
+    }
+}
+
 /// The capacities that loaders of a dataset want its cache to have.
 #[derive(Debug, Default)]
 struct Claims {
@@ -105,14 +129,14 @@ struct Claims {
 /// A loader's wish for the cache's capacity, for as long as it lives: the largest of all holds.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    dataset: Arc<super::Inner>,
+    dataset: Arc<Inner>,
     number: u64,
     owner: ProcessStamp,
 }
 
 impl Claim {
     /// Claims so many bytes.
-    pub(crate) fn new(dataset: &Arc<super::Inner>, bytes: usize) -> Result<Self> {
+    pub(crate) fn new(dataset: &Arc<Inner>, bytes: usize) -> Result<Self> {
         let kept = dataset.kept()?;
         let mut claims = kept.claims.lock();
         let number = claims.next;

@@ -18,8 +18,8 @@ mod published;
 mod read;
 
 use std::fmt::{self, Debug};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use crate::cache::CacheStats;
 use crate::config::{DatasetConfig, OnChanged};
@@ -32,7 +32,7 @@ use crate::order::Order;
 use crate::sample::Sample;
 use crate::source::Source;
 
-use expansion::Expansion;
+use expansion::{Expansion, Stored};
 pub(crate) use kept::{Claim, Kept};
 pub(crate) use load::{Loaded, Sources};
 
@@ -51,6 +51,7 @@ pub(crate) struct Inner {
     is_spread: bool,
     limits: Limits,
     expansion: Expansion,
+    stored: OnceLock<Stored>,
     pub(crate) metrics: Arc<Metrics>,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     kept: PerProcess<Kept>,

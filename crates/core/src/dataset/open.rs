@@ -1,7 +1,7 @@
 //! Opening: connect, then find or make the manifest.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -57,8 +57,9 @@ pub(super) fn assemble(
     metrics.set(Metric::ManifestSamples, manifest.len() as u64);
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
-    let (limits, expansion, kept) = (Limits::default(), Expansion::default(), PerProcess::new());
-    let inner = Inner { config, manifest, names, is_spread, limits, expansion, metrics, sources, kept };
+    let (limits, expansion, stored, kept) =
+        (Limits::default(), Expansion::default(), OnceLock::new(), PerProcess::new());
+    let inner = Inner { config, manifest, names, is_spread, limits, expansion, stored, metrics, sources, kept };
     Dataset { inner: Arc::new(inner) }
 }
 

@@ -87,7 +87,7 @@ fn take_now(
 
 /// The value in memory of its own, after the cache has been offered it.
 fn own(engine: &Engine, inner: &Inner, kept: &Kept, unit: UnitId, loaded: Loaded) -> Result<Value> {
-    kept.offer(unit, &loaded.value, engine.buffers(), &inner.metrics);
+    inner.offer(kept, unit, &loaded.value, engine.buffers());
     loaded.into_own(engine.buffers())
 }
 

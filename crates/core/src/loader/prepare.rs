@@ -265,7 +265,7 @@ impl UnderWay {
         let mut values = parts.into_iter().zip(&self.units).map(|(part, &unit)| match part {
             Part::Cached(lease) => Ok(Packed::new(lease.value().value(), buffers)?.into_value()),
             Part::Loaded(loaded) => {
-                kept.offer(unit, &loaded.value, buffers, &dataset.metrics);
+                dataset.offer(kept, unit, &loaded.value, buffers);
                 loaded.into_own(buffers)
             }
         });
@@ -298,7 +298,7 @@ impl UnderWay {
             let dataset = &this.prepare.dataset;
             if let Ok(kept) = dataset.kept() {
                 for (unit, value) in loaded {
-                    kept.offer(unit, &value, this.prepare.engine.buffers(), &dataset.metrics);
+                    dataset.offer(kept, unit, &value, this.prepare.engine.buffers());
                 }
                 kept.leave_backlog(bytes);
             }

@@ -92,6 +92,8 @@ metrics! {
     StallCollate "loader_stall_collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for batches to be assembled.";
     CollateBytes "collated_bytes_total" Counter "bytes" / 1 "Tensor bytes of assembled batches.";
     CollateSeconds "collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent assembling, summed over batches.";
+    PackBytes "cache_pack_bytes_total" Counter "bytes" / 1 "Bytes of tensors that were packed for the cache.";
+    PackedBytes "cache_packed_bytes_total" Counter "bytes" / 1 "Bytes of the records that they were packed into.";
     PackSeconds "cache_pack_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent packing values for the cache.";
     WindowSamples "loader_window_samples" Gauge "samples" / 1 "How far ahead of the consumer a loader may be at present.";
     WindowBytes "loader_window_bytes" Gauge "bytes" / 1 "Memory of what is under way and ready at present.";
