@@ -30,6 +30,10 @@ impl Cache for Memory {
         self.table.get_many(units, found);
     }
 
+    fn may_admit(&self, bytes: usize) -> bool {
+        self.table.may_admit(bytes)
+    }
+
     fn admit(&self, unit: UnitId, bytes: usize) -> Option<Room<'_>> {
         self.table.admit(unit, bytes).map(|charge| Room { tier: self, charge, unit })
     }

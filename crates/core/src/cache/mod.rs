@@ -83,6 +83,9 @@ pub trait Cache: Debug + Send + Sync {
     /// Looks for several units at once; appends one answer each to `found`.
     fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>);
 
+    /// Whether a value of so many bytes would be let in now. Nothing is promised.
+    fn may_admit(&self, bytes: usize) -> bool;
+
     /// Asks to put in a value that will take so many bytes; room is made and kept for it. `None` declines.
     fn admit(&self, unit: UnitId, bytes: usize) -> Option<Room<'_>>;
 

@@ -15,6 +15,10 @@ impl Cache for None {
         found.extend(units.iter().map(|_| Option::None));
     }
 
+    fn may_admit(&self, _: usize) -> bool {
+        false
+    }
+
     fn admit(&self, _: UnitId, _: usize) -> Option<Room<'_>> {
         Option::None
     }

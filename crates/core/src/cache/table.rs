@@ -111,6 +111,13 @@ impl<V> Table<V> {
         self.inner.lock().by_unit.contains_key(&unit)
     }
 
+    /// Whether there is room for so many bytes, or might be made.
+    pub fn may_admit(&self, bytes: usize) -> bool {
+        let capacity = self.capacity();
+        bytes <= capacity
+            && (self.used.load(Ordering::SeqCst) + bytes <= capacity || self.inner.lock().policy.victim().is_some())
+    }
+
     /// Makes room for so many bytes; `None` when the unit is there already or the policy would rather keep what is.
     pub fn admit(&self, unit: UnitId, bytes: usize) -> Option<Charge> {
         let mut inner = self.inner.lock();

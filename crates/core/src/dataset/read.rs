@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::load::{Loaded, Sources};
+use super::load::Sources;
 use super::open::UNNAMED;
 use super::{Inner, Kept};
 use crate::cache::{Lease, UnitId};
@@ -71,8 +71,8 @@ fn read(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Resu
 
 /// A unit's value in memory of its own, from the cache or a local source.
 fn take_now(
-    engine: &Engine,
-    inner: &Inner,
+    engine: &'static Engine,
+    inner: &Arc<Inner>,
     kept: &Kept,
     sources: &[Arc<dyn Source>],
     unit: UnitId,
@@ -82,13 +82,7 @@ fn take_now(
         return Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value());
     }
     let loaded = inner.load_now(kept, sources, unit, engine.buffers())?;
-    own(engine, inner, kept, unit, loaded)
-}
-
-/// The value in memory of its own, after the cache has been offered it.
-fn own(engine: &Engine, inner: &Inner, kept: &Kept, unit: UnitId, loaded: Loaded) -> Result<Value> {
-    inner.offer(kept, unit, &loaded.value, engine.buffers());
-    loaded.into_own(engine.buffers())
+    inner.hand_out(engine, kept, unit, loaded)
 }
 
 async fn take_all(
@@ -109,7 +103,7 @@ async fn take_all(
                 workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value())).await
             } else {
                 let loaded = inner.load(inner.kept()?, &sources, unit, workers, || ()).await?;
-                workers.run(move || own(engine, &inner, inner.kept()?, unit, loaded)).await
+                workers.run(move || inner.hand_out(engine, inner.kept()?, unit, loaded)).await
             };
             Ok::<_, Error>((at, value?))
         });

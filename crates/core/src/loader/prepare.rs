@@ -264,10 +264,7 @@ impl UnderWay {
         let kept = dataset.kept()?;
         let mut values = parts.into_iter().zip(&self.units).map(|(part, &unit)| match part {
             Part::Cached(lease) => Ok(Packed::new(lease.value().value(), buffers)?.into_value()),
-            Part::Loaded(loaded) => {
-                dataset.offer(kept, unit, &loaded.value, buffers);
-                loaded.into_own(buffers)
-            }
+            Part::Loaded(loaded) => dataset.hand_out(self.prepare.engine, kept, unit, loaded),
         });
         let fields = dataset.names.len();
         let arrange = |&index: &usize| dataset.arrange(index, values.by_ref().take(fields).collect::<Result<_>>()?);
@@ -289,19 +286,13 @@ impl UnderWay {
         if loaded.is_empty() {
             return;
         }
-        if !kept.enter_backlog(bytes, self.prepare.backlog_bytes) {
-            self.prepare.dataset.metrics.record(&[(Metric::CacheBacklogFull, loaded.len() as u64)]);
-            return;
-        }
-        let this = self.clone();
+        let (dataset, engine) = (self.prepare.dataset.clone(), self.prepare.engine);
+        let Some(waiting) = dataset.wait(kept, bytes, self.prepare.backlog_bytes, loaded.len()) else { return };
         self.prepare.workers.spawn(move || {
-            let dataset = &this.prepare.dataset;
             if let Ok(kept) = dataset.kept() {
-                for (unit, value) in loaded {
-                    dataset.offer(kept, unit, &value, this.prepare.engine.buffers());
-                }
-                kept.leave_backlog(bytes);
+                loaded.into_iter().for_each(|(unit, value)| dataset.offer(kept, unit, &value, engine.buffers()));
             }
+            drop(waiting);
         });
     }
 

@@ -1,0 +1,106 @@
+//! Packing what was loaded for the cache, behind whoever asked for it.
+//!
+//! Nobody waits for packing: a user who reads by index gets a copy at once, a batch is on its way first. What waits to be packed is
+//! bounded; what comes when that is full is not offered, and counted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::load::Loaded;
+use super::{Inner, Kept};
+use crate::buffer::{BufferPool, capacity_for};
+use crate::cache::UnitId;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::format::record::{self, Compression};
+use crate::metrics::Metric;
+use crate::value::{Packed, Value};
+
+/// A value takes so much of itself more at most: rounding up of memory, its tree.
+const OVERHEAD: u64 = 8;
+/// Of the cache's capacity, as much may wait that was read by index.
+const WAITING_SHARE: usize = 8;
+
+/// Bytes that wait to be packed, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    dataset: Arc<Inner>,
+    bytes: usize,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Ok(kept) = self.dataset.kept() {
+            kept.backlog_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Inner {
+    /// Packs a value for the cache, if that wants it.
+    pub(crate) fn offer(&self, kept: &Kept, unit: UnitId, value: &Value, buffers: &BufferPool) {
+        let Some(compression) = self.compression(kept) else { return };
+        let Some(room) = kept.cache.admit(unit, capacity_for(Packed::bytes_for(value))) else { return };
+        let began = Instant::now();
+        // Only what is packed already can fail, and nothing that was loaded is.
+        let Ok(packed) = record::pack(value, compression, buffers) else { return };
+        self.metrics.record(&[
+            (Metric::PackSeconds, began.elapsed().as_nanos() as u64),
+            (Metric::PackBytes, value.tensor_bytes() as u64),
+            (Metric::PackedBytes, packed.record().map_or(0, |record| record.len() as u64)),
+        ]);
+        room.fill(packed);
+    }
+
+    /// The value in memory that nobody else sees, after the cache has been offered it, or while it is being packed: a copy as it is
+    /// is made at once, since handing it over would need one too.
+    pub(crate) fn hand_out(
+        self: &Arc<Self>,
+        engine: &'static Engine,
+        kept: &Kept,
+        unit: UnitId,
+        loaded: Loaded,
+    ) -> Result<Value> {
+        let buffers = engine.buffers();
+        match self.compression(kept) {
+            Some(Compression::None) => self.offer(kept, unit, &loaded.value, buffers),
+            Some(Compression::AtLeast(_)) if kept.cache.may_admit(Packed::bytes_for(&loaded.value)) => {
+                let bytes = loaded.value.tensor_bytes();
+                if let Some(waiting) = self.wait(kept, bytes, bytes.max(kept.cache.capacity() / WAITING_SHARE), 1) {
+                    let own = Packed::new(&loaded.value, buffers)?.into_value();
+                    engine.workers().spawn(move || {
+                        if let Ok(kept) = waiting.dataset.kept() {
+                            waiting.dataset.offer(kept, unit, &loaded.value, buffers);
+                        }
+                    });
+                    return Ok(own);
+                }
+            }
+            _ => {}
+        }
+        loaded.into_own(buffers)
+    }
+
+    /// Lets values of so many bytes wait to be packed, unless more than `limit` would wait then.
+    pub(crate) fn wait(self: &Arc<Self>, kept: &Kept, bytes: usize, limit: usize, units: usize) -> Option<Waiting> {
+        let before = kept.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let waiting = Waiting { dataset: self.clone(), bytes };
+        if before + bytes <= limit {
+            return Some(waiting);
+        }
+        self.metrics.record(&[(Metric::CacheBacklogFull, units as u64)]);
+        None
+    }
+
+    /// What may be done to values for the cache; `None` when nothing is kept. Where all of the dataset has room as it is,
+    /// compressing would only cost.
+    fn compression(&self, kept: &Kept) -> Option<Compression> {
+        let capacity = kept.cache.capacity() as u64;
+        if capacity == 0 {
+            return None;
+        }
+        let memory = self.memory_of_all();
+        Some(if memory + memory / OVERHEAD <= capacity { Compression::None } else { kept.compression })
+    }
+}
