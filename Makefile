@@ -148,11 +148,16 @@ target/release/headwater-testkit: $(BIN)/.built
 	cargo build --release --locked -p headwater-testkit
 	touch $@
 
-target/release/examples/read: $(BIN)/.built
-	cargo build --release --locked -p headwater --example read
+target/release/examples/%: $(BIN)/.built
+	cargo build --release --locked -p headwater --example $*
 	touch $@
 
-bench: build target/release/headwater-testkit target/release/examples/read $(BIN)/.dev ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
+# What ours is measured beside.
+$(BIN)/.bench: benchmarks/requirements.txt $(BIN)/.tools
+	$(UV) -r $<
+	touch $@
+
+bench: build target/release/headwater-testkit target/release/examples/read target/release/examples/codec $(BIN)/.dev $(BIN)/.bench ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
 	for suite in $(SUITE); do $(BIN)/python benchmarks/$$suite.py; done
 
 docs: build ## regenerate docs/cli.md
