@@ -1,9 +1,9 @@
 """What the cache gives: reuse against the most there can be, and what packing costs the first epoch.
 
 Reuse is counted by the loader over whole shuffled epochs after two that fill the cache. The most there can be is capacity /
-dataset, both in the bytes that the cache charges; LRU stands beside it with what theory says of it, to which the loader's window
-adds. First epochs are of new datasets in pairs, packing on and off in turn, through an emulated remote of 30 ms and 100 MB/s per
-stream, with a cache that holds half of the samples as they are.
+dataset, both in the bytes that the cache charges; LRU stands beside it with what theory says of it, to which the loader's
+window adds. First epochs are of new datasets in pairs, packing on and off in turn, through an emulated remote of 30 ms and
+100 MB/s per stream, with a cache that holds half of the samples as they are.
 """
 
 from __future__ import annotations
