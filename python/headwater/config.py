@@ -24,12 +24,15 @@ class CacheConfig:
             loader walks epochs, lru before.
         compression: whether tensors are kept compressed, lossless: ``"auto"`` (also spelt ``"zstd"``), those that shrink by a
             quarter at least, or ``"none"``.
+        ttl: how long a value is used without asking whether its object is still the same: ``"24h"``, or seconds. By default for
+            ever, as always of a commit of the Hub.
 
     """
 
     memory: Size | None = None
     policy: Literal["auto", "lru", "keep"] = "auto"
     compression: Literal["auto", "zstd", "none"] = "auto"
+    ttl: Span | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@
 
 pub mod buffer;
 pub mod cache;
+pub mod clock;
 pub mod codec;
 pub mod collate;
 pub mod config;

@@ -1,13 +1,12 @@
 //! The memory tier.
 
 use super::eviction::by_policy;
-use super::{Cache, CacheStats, Charge, Lease, Policy, Room, Table, UnitId};
-use crate::value::Packed;
+use super::{Cache, CacheStats, Charge, Item, Lease, Policy, Room, Table, UnitId};
 
-/// Packed values in memory, uncompressed, within a capacity in bytes.
+/// Packed values in memory, within a capacity in bytes.
 #[derive(Debug)]
 pub struct Memory {
-    table: Table<Packed>,
+    table: Table<Item>,
 }
 
 impl Memory {
@@ -16,8 +15,8 @@ impl Memory {
         Self { table: Table::new(capacity, by_policy(policy)) }
     }
 
-    pub(super) fn fill(&self, unit: UnitId, charge: Charge, packed: Packed) {
-        self.table.fill(unit, charge, packed.bytes(), packed);
+    pub(super) fn fill(&self, unit: UnitId, charge: Charge, item: Item) {
+        self.table.fill(unit, charge, item.packed.bytes(), item);
     }
 }
 

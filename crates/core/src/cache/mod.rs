@@ -14,10 +14,13 @@ mod table;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::value::Packed;
+use crate::source::Version;
+use crate::value::{Packed, Value};
 
 pub use flights::{Flight, Flights, Leader};
 pub use memory::Memory;
@@ -47,7 +50,43 @@ pub enum Policy {
 }
 
 /// An entry in use: as long as it is held its memory counts against the cache, even when the entry has been given up.
-pub type Lease = Arc<Entry<Packed>>;
+pub type Lease = Arc<Entry<Item>>;
+
+/// What a cache keeps of a unit: a value, of which version it is, and when that was last known to be the right one.
+#[derive(Debug)]
+pub struct Item {
+    packed: Packed,
+    version: Version,
+    /// Nanoseconds of the cache's clock.
+    since: AtomicU64,
+}
+
+impl Item {
+    /// A value that is right at a time.
+    pub fn new(packed: Packed, version: Version, now: Duration) -> Self {
+        Self { packed, version, since: AtomicU64::new(now.as_nanos() as u64) }
+    }
+
+    /// The value. Its tensors are views of memory that others may share: copy before handing them to a user.
+    pub fn value(&self) -> &Value {
+        self.packed.value()
+    }
+
+    /// Its version, as far as the source knows one.
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// How long ago it was last known to be right.
+    pub fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_nanos(self.since.load(Ordering::Relaxed)))
+    }
+
+    /// It is right at a time.
+    pub fn renew(&self, now: Duration) {
+        self.since.fetch_max(now.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
 
 /// What happened in a cache so far, and what it holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -118,8 +157,8 @@ pub struct Room<'a> {
 
 impl Room<'_> {
     /// Puts the value in. When it turns out larger than the room kept for it, and there is no more, it is declined.
-    pub fn fill(self, packed: Packed) {
-        self.tier.fill(self.unit, self.charge, packed);
+    pub fn fill(self, item: Item) {
+        self.tier.fill(self.unit, self.charge, item);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ByteSize;
+use super::{ByteSize, Span};
 use crate::cache::Policy;
 
 /// Default of a loader's cache at most: enough for many datasets, and no surprise on a large machine.
@@ -21,6 +21,10 @@ pub struct CacheConfig {
     pub policy: Policy,
     /// Whether tensors are kept compressed. Default: `auto`, those that shrink by a quarter at least.
     pub compression: Compression,
+    /// How long a value is used without asking whether its object is still the same. Default: for ever. Of a pinned source, such
+    /// as a commit of the Hub, it is for ever in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
 }
 
 /// How entries are kept.

@@ -2,33 +2,42 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Inner;
-use crate::cache::{self, Cache, Flights};
+use super::load::Read;
+use crate::cache::{self, Cache, Flights, Lease, UnitId};
+use crate::clock::Clock;
 use crate::config::{CacheConfig, Compression};
 use crate::error::Result;
 use crate::format::record;
 use crate::metrics::{Metric, Metrics};
-use crate::value::Value;
+use crate::source::Source;
 use crate::world::ProcessStamp;
 
 /// What shrinks by less stays as it is in memory: a copy is faster than unpacking.
 const WORTH_UNPACKING: f64 = 1.25;
+
+/// Ahead of their use, values are asked about before they expire: by this share of the time at most.
+const EARLY: f64 = 0.1;
 
 /// Cache and loads of a dataset in one process.
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) cache: Box<dyn Cache>,
     pub(super) compression: record::Compression,
-    pub(super) flights: Arc<Flights<Result<Value>>>,
+    pub(super) clock: Clock,
+    ttl: Option<Duration>,
+    pub(super) flights: Arc<Flights<Result<Read>>>,
     pub(super) backlog_bytes: AtomicUsize,
     claims: Mutex<Claims>,
 }
 
 impl Kept {
-    pub(super) fn new(config: &CacheConfig) -> Self {
+    pub(super) fn new(config: &CacheConfig, clock: Clock) -> Self {
         let cache: Box<dyn Cache> = match config.memory {
             Some(size) if size.0 == 0 => Box::new(cache::None),
             // Without a size, a loader gives it one when it begins to walk.
@@ -41,10 +50,31 @@ impl Kept {
         Self {
             cache,
             compression,
+            clock,
+            ttl: config.ttl.map(|ttl| ttl.0),
             flights: Arc::default(),
             backlog_bytes: AtomicUsize::new(0),
             claims: Mutex::default(),
         }
+    }
+
+    /// Takes out what is too old to be used without asking: the same number of places, or none at all. `ahead` of its use, that is
+    /// asked a little earlier, each unit at another time.
+    pub(crate) fn take_stale(
+        &self,
+        sources: &[Arc<dyn Source>],
+        units: &[UnitId],
+        leases: &mut [Option<Lease>],
+        ahead: bool,
+    ) -> Vec<Option<Lease>> {
+        let Some(ttl) = self.ttl else { return Vec::new() };
+        let now = self.clock.now();
+        let is_stale = |unit: &UnitId, lease: &Lease| {
+            let share = if ahead { EARLY * unit_share(*unit) } else { 0.0 };
+            !Inner::source_of(sources, unit.field).is_pinned() && lease.value().age(now) >= ttl.mul_f64(1.0 - share)
+        };
+        let taken = units.iter().zip(leases).map(|(unit, lease)| lease.take_if(|lease| is_stale(unit, lease)));
+        taken.collect()
     }
 
     /// Copies the cache's own figures to where they are read from.
@@ -110,4 +140,10 @@ impl Claims {
     fn largest(&self) -> Option<usize> {
         self.bytes.iter().map(|(_, bytes)| *bytes).max()
     }
+}
+
+/// From 0 to 1, another for each unit.
+fn unit_share(unit: UnitId) -> f64 {
+    let hash = xxh3_64(&[unit.sample.to_le_bytes(), unit.field.to_le_bytes()].concat());
+    (hash >> 11) as f64 / (1_u64 << 53) as f64
 }

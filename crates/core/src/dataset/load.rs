@@ -3,6 +3,7 @@
 //! A unit is loaded once at a time, whoever asks: see [`Flights`](crate::cache::Flights). What several asked for is shared by
 //! them, and [`Loaded`] says so: memory that others see must be copied before a user may write to it.
 
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,20 +11,44 @@ use bytes::Bytes;
 
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
-use crate::cache::{Flight, UnitId};
+use crate::cache::{Flight, Lease, UnitId};
 use crate::engine::{Engine, Workers, wait_here};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::decode_object;
 use crate::metrics::{Metric, Timing};
-use crate::source::{ObjectBytes, ObjectMeta, ReadRequest, Source, Version};
+use crate::source::{ObjectBytes, ObjectMeta, ReadRequest, Source, Version, check_version};
 use crate::value::{Packed, Value};
+
+/// What a load brings, to everybody who waits for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Read {
+    value: Value,
+    version: Version,
+    /// Whether it is the cache's, which found it to be still right.
+    is_cached: bool,
+}
+
+impl Read {
+    /// Of the version that its source told; a replica's own says nothing, but it serves what was listed.
+    fn new(value: Value, told: Version, listed: Version) -> Self {
+        let version = if told == Version::Unknown { listed } else { told };
+        Self { value, version, is_cached: false }
+    }
+}
 
 /// A value that was just read.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) value: Value,
+    pub(crate) version: Version,
     /// Whether others hold the same memory.
     pub(crate) is_shared: bool,
+}
+
+impl From<(Read, bool)> for Loaded {
+    fn from((read, is_shared): (Read, bool)) -> Self {
+        Self { value: read.value, version: read.version, is_shared: is_shared || read.is_cached }
+    }
 }
 
 impl Loaded {
@@ -43,30 +68,39 @@ impl Inner {
         kept: &Kept,
         sources: &[Arc<dyn Source>],
         unit: UnitId,
+        stale: Option<Lease>,
         buffers: &BufferPool,
     ) -> Result<Loaded> {
+        let is_stale = stale.is_some();
+        drop(stale);
         loop {
             match kept.flights.join(unit) {
                 Flight::Lead(leader) => {
-                    let value = self.read_now(sources, unit, buffers);
-                    let is_shared = leader.land(&value);
-                    return value.map(|value| Loaded { value, is_shared });
+                    if is_stale {
+                        // Reading it again costs what asking would.
+                        self.metrics.record(&[(Metric::CacheExpired, 1)]);
+                        kept.cache.remove(unit);
+                    }
+                    let read = self.read_now(sources, unit, buffers);
+                    let is_shared = leader.land(&read);
+                    return read.map(|read| (read, is_shared).into());
                 }
                 Flight::Follow(receiver) => {
-                    if let Ok(value) = wait_here(receiver) {
-                        return value.map(|value| Loaded { value, is_shared: true });
+                    if let Ok(read) = wait_here(receiver) {
+                        return read.map(|read| (read, true).into());
                     }
                 }
             }
         }
     }
 
-    /// Loads a unit from anywhere; `fetched` is called when its bytes are here and decoding begins.
+    /// Loads a unit from anywhere, or finds that what is `stale` is still right; `fetched` is called when its bytes are here and decoding begins.
     pub(crate) async fn load(
         self: &Arc<Self>,
         kept: &Kept,
         sources: &Sources,
         unit: UnitId,
+        stale: Option<Lease>,
         workers: &Workers,
         fetched: impl FnOnce() + Send,
     ) -> Result<Loaded> {
@@ -79,28 +113,60 @@ impl Inner {
         loop {
             match kept.flights.join(unit) {
                 Flight::Lead(leader) => {
-                    let value = self.read(sources, unit, workers, &mut fetched).await;
-                    let is_shared = leader.land(&value);
-                    return value.map(|value| Loaded { value, is_shared });
+                    let read = match self.renewed(kept, sources, unit, stale.as_ref()).await {
+                        Ok(Some(renewed)) => {
+                            fetched();
+                            Ok(renewed)
+                        }
+                        Ok(None) => self.read(sources, unit, workers, &mut fetched).await,
+                        Err(error) => Err(error),
+                    };
+                    let is_shared = leader.land(&read);
+                    return read.map(|read| (read, is_shared).into());
                 }
                 Flight::Follow(receiver) => {
-                    if let Ok(value) = receiver.await {
+                    if let Ok(read) = receiver.await {
                         fetched();
-                        return value.map(|value| Loaded { value, is_shared: true });
+                        return read.map(|read| (read, true).into());
                     }
                 }
             }
         }
     }
 
-    fn read_now(&self, sources: &[Arc<dyn Source>], unit: UnitId, buffers: &BufferPool) -> Result<Value> {
+    /// What the cache has, if its object is still of the same version: one request. Else it is removed.
+    async fn renewed(
+        &self,
+        kept: &Kept,
+        sources: &Sources,
+        unit: UnitId,
+        stale: Option<&Lease>,
+    ) -> Result<Option<Read>> {
+        let Some(lease) = stale else { return Ok(None) };
+        let (source, listed, _) = self.request(sources, unit)?;
+        let (now, item) = (kept.clock.now(), lease.value());
+        let meta = source.head(&listed.key).await?;
+        let is_same = *item.version() != Version::Unknown
+            && discriminant(item.version()) == discriminant(&meta.version)
+            && check_version(&listed.key, item.version(), &meta.version).is_ok();
+        self.metrics.record(&[(Metric::CacheExpired, 1), (Metric::CacheRenewed, u64::from(is_same))]);
+        if !is_same {
+            kept.cache.remove(unit);
+            return Ok(None);
+        }
+        item.renew(now);
+        Ok(Some(Read { value: item.value().clone(), version: item.version().clone(), is_cached: true }))
+    }
+
+    fn read_now(&self, sources: &[Arc<dyn Source>], unit: UnitId, buffers: &BufferPool) -> Result<Read> {
         let (source, listed, request) = self.request(sources, unit)?;
         let began = Instant::now();
         let read = source.read_blocking(&request, buffers).unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Internal, "read", source.uri()).because("a local source did not read by itself"))
         });
-        let bytes = self.received(source.as_ref(), &listed, read, began)?;
-        self.decode(source.as_ref(), &listed.key, &bytes, buffers, began)
+        let object = self.received(source.as_ref(), &listed, read, began)?;
+        let value = self.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
+        Ok(Read::new(value, object.meta.version, listed.version))
     }
 
     async fn read(
@@ -109,16 +175,21 @@ impl Inner {
         unit: UnitId,
         workers: &Workers,
         fetched: &mut (impl FnMut() + Send),
-    ) -> Result<Value> {
+    ) -> Result<Read> {
         let buffers = Engine::current()?.buffers();
         let (source, listed, request) = self.request(sources, unit)?;
         let source = source.clone();
         let began = Instant::now();
         let read = source.read(&request, buffers).await;
-        let bytes = self.received(source.as_ref(), &listed, read, began)?;
+        let object = self.received(source.as_ref(), &listed, read, began)?;
         fetched();
         let inner = self.clone();
-        workers.run(move || inner.decode(source.as_ref(), &listed.key, &bytes, buffers, began)).await
+        workers
+            .run(move || {
+                let value = inner.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
+                Ok(Read::new(value, object.meta.version, listed.version))
+            })
+            .await
     }
 
     fn request<'a>(
@@ -140,7 +211,7 @@ impl Inner {
         listed: &ObjectMeta,
         read: Result<ObjectBytes>,
         began: Instant,
-    ) -> Result<Bytes> {
+    ) -> Result<ObjectBytes> {
         let nanoseconds = began.elapsed().as_nanos() as u64;
         self.metrics.record(&[
             (Metric::SourceRequests, 1),
@@ -155,7 +226,7 @@ impl Inner {
             let reason = format!("it was replaced: {} bytes instead of the listed {}", object.meta.size, listed.size);
             return Err(changed(Error::new(ErrorKind::Changed, "read", source.uri_of(&listed.key)).because(reason)));
         }
-        Ok(object.bytes)
+        Ok(object)
     }
 
     fn decode(

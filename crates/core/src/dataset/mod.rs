@@ -23,6 +23,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use crate::cache::CacheStats;
+use crate::clock::Clock;
 use crate::config::{DatasetConfig, OnChanged};
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::{Error, ErrorKind, Result};
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     limits: Limits,
     expansion: Expansion,
     stored: OnceLock<Stored>,
+    clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     kept: PerProcess<Kept>,
@@ -65,7 +67,15 @@ impl Dataset {
     /// `Invalid` for a configuration or URI that cannot be meant; `NotFound` for a place that does not exist or holds no
     /// sample; `Denied`; `Unavailable`; `Timeout`; or what `interrupt` returned.
     pub fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Self> {
-        open::open(config, interrupt)
+        open::open(config, Clock::default(), interrupt)
+    }
+
+    /// The same, with another clock for what expires than the process's own.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`].
+    pub fn open_by(config: &DatasetConfig, clock: Clock, interrupt: Interrupt<'_>) -> Result<Self> {
+        open::open(config, clock, interrupt)
     }
 
     /// Opens a dataset and lists its sources, whatever is kept of them; `listed` counts the objects as they are found.
@@ -253,7 +263,7 @@ impl Debug for Inner {
 impl Inner {
     /// Cache and loads of this process.
     pub(crate) fn kept(&self) -> Result<&Kept> {
-        self.kept.get_or_try_init(|| Ok(Kept::new(&self.config.cache)))
+        self.kept.get_or_try_init(|| Ok(Kept::new(&self.config.cache, self.clock.clone())))
     }
 
     /// One source per field, connected in this process.

@@ -9,6 +9,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Dataset, Expansion, Inner, indexing};
+use crate::clock::Clock;
 use crate::config::DatasetConfig;
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::{ErrorKind, Result};
@@ -24,13 +25,13 @@ pub(super) const UNNAMED: &str = "data";
 /// Once a replica is open, the others get so much longer.
 const REPLICA_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Dataset> {
+pub(super) fn open(config: &DatasetConfig, clock: Clock, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let engine = Engine::current()?;
     let mut config = config.clone().with_absolute_paths()?;
     let metrics = Arc::new(Metrics::default());
     let sources = connect_first(engine, &mut config, &metrics, interrupt)?;
     let manifest = indexing::find_or_make(engine, &config, &sources, interrupt)?;
-    Ok(assemble(config, manifest, metrics, PerProcess::with(sources)))
+    Ok(assemble(config, manifest, metrics, PerProcess::with(sources), clock))
 }
 
 /// Opens a dataset by listing its sources, whatever is kept of them; `listed` counts the objects as they are found.
@@ -41,7 +42,7 @@ pub(super) fn index(config: &DatasetConfig, listed: &Arc<AtomicU64>, interrupt: 
     let sources = connect_first(engine, &mut config, &metrics, interrupt)?;
     let manifest = indexing::list(engine, &config, &sources, listed, interrupt)?;
     indexing::keep(&config, &sources, &manifest);
-    Ok(assemble(config, manifest, metrics, PerProcess::with(sources)))
+    Ok(assemble(config, manifest, metrics, PerProcess::with(sources), Clock::default()))
 }
 
 pub(super) fn assemble(
@@ -49,6 +50,7 @@ pub(super) fn assemble(
     manifest: Manifest,
     metrics: Arc<Metrics>,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
+    clock: Clock,
 ) -> Dataset {
     let is_spread = manifest.field_names().any(|name| name.is_empty());
     let or_unnamed = |name: &Arc<str>| if name.is_empty() { UNNAMED.into() } else { name.clone() };
@@ -59,7 +61,7 @@ pub(super) fn assemble(
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
     let (limits, expansion, stored, kept) =
         (Limits::default(), Expansion::default(), OnceLock::new(), PerProcess::new());
-    let inner = Inner { config, manifest, names, is_spread, limits, expansion, stored, metrics, sources, kept };
+    let inner = Inner { config, manifest, names, is_spread, limits, expansion, stored, clock, metrics, sources, kept };
     Dataset { inner: Arc::new(inner) }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::load::Loaded;
 use super::{Inner, Kept};
 use crate::buffer::{BufferPool, capacity_for};
-use crate::cache::UnitId;
+use crate::cache::{Item, UnitId};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::format::record::{self, Compression};
@@ -39,7 +39,8 @@ impl Drop for Waiting {
 
 impl Inner {
     /// Packs a value for the cache, if that wants it.
-    pub(crate) fn offer(&self, kept: &Kept, unit: UnitId, value: &Value, buffers: &BufferPool) {
+    pub(crate) fn offer(&self, kept: &Kept, unit: UnitId, loaded: &Loaded, buffers: &BufferPool) {
+        let value = &loaded.value;
         let Some(compression) = self.compression(kept) else { return };
         let Some(room) = kept.cache.admit(unit, capacity_for(Packed::bytes_for(value))) else { return };
         let began = Instant::now();
@@ -50,7 +51,7 @@ impl Inner {
             (Metric::PackBytes, value.tensor_bytes() as u64),
             (Metric::PackedBytes, packed.record().map_or(0, |record| record.len() as u64)),
         ]);
-        room.fill(packed);
+        room.fill(Item::new(packed, loaded.version.clone(), kept.clock.now()));
     }
 
     /// The value in memory that nobody else sees, after the cache has been offered it, or while it is being packed: a copy as it is
@@ -64,14 +65,14 @@ impl Inner {
     ) -> Result<Value> {
         let buffers = engine.buffers();
         match self.compression(kept) {
-            Some(Compression::None) => self.offer(kept, unit, &loaded.value, buffers),
+            Some(Compression::None) => self.offer(kept, unit, &loaded, buffers),
             Some(Compression::AtLeast(_)) if kept.cache.may_admit(Packed::bytes_for(&loaded.value)) => {
                 let bytes = loaded.value.tensor_bytes();
                 if let Some(waiting) = self.wait(kept, bytes, bytes.max(kept.cache.capacity() / WAITING_SHARE), 1) {
                     let own = Packed::new(&loaded.value, buffers)?.into_value();
                     engine.workers().spawn(move || {
                         if let Ok(kept) = waiting.dataset.kept() {
-                            waiting.dataset.offer(kept, unit, &loaded.value, buffers);
+                            waiting.dataset.offer(kept, unit, &loaded, buffers);
                         }
                     });
                     return Ok(own);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Dataset;
 use super::open::assemble;
+use crate::clock::Clock;
 use crate::config::{self, DatasetConfig, Secrets};
 use crate::engine::{Interrupt, PerProcess};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +46,7 @@ pub(super) fn reopen(text: &str, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let config = DatasetConfig::from_json(&pinned.config)?;
     if let Some(manifest) = pinned.kept_manifest() {
         // Sources are connected on first use: a worker that never reads never asks.
-        return Ok(assemble(config, manifest, Arc::default(), PerProcess::new()));
+        return Ok(assemble(config, manifest, Arc::default(), PerProcess::new(), Clock::default()));
     }
     let dataset = Dataset::open(&config, interrupt)?;
     if dataset.order_fingerprint() != pinned.order_fingerprint {

@@ -43,25 +43,29 @@ fn read(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Resu
     } else {
         leases.resize_with(units.len(), || None);
     }
+    let stale = inner.kept()?.take_stale(sources, &units, &mut leases, false);
+    let stale_at = move |at: usize| stale.get(at).and_then(Clone::clone);
     let are_local = sources.iter().all(|source| source.is_local());
     let values = match indices {
         [index] if are_local && inner.stored_bytes(*index)? < SHARED_READ_BYTES => {
             let kept = inner.kept()?;
-            let pairs = units.into_iter().zip(leases);
+            let pairs = units.into_iter().zip(leases).enumerate();
             pairs
-                .map(|(unit, lease)| take_now(engine, inner, kept, sources, unit, lease.as_ref()))
+                .map(|(at, (unit, lease))| take_now(engine, inner, kept, sources, unit, lease.as_ref(), stale_at(at)))
                 .collect::<Result<_>>()?
         }
         _ if are_local => {
             let (shared, sources): (_, Sources) = (inner.clone(), sources.into());
             let job = move |number: usize| {
                 let lease = leases[number].as_ref();
-                take_now(engine, &shared, shared.kept()?, &sources, units[number], lease)
+                take_now(engine, &shared, shared.kept()?, &sources, units[number], lease, stale_at(number))
             };
             engine.run_all("reading samples", indices.len() * inner.names.len(), job, interrupt)?
         }
         _ => {
-            let read = take_all(engine, inner.clone(), sources.into(), units, leases);
+            let wanted =
+                units.into_iter().zip(leases).enumerate().map(|(at, (unit, lease))| (unit, lease, stale_at(at)));
+            let read = take_all(engine, inner.clone(), sources.into(), wanted.collect());
             engine.block_on("reading samples", read, interrupt)??
         }
     };
@@ -77,11 +81,12 @@ fn take_now(
     sources: &[Arc<dyn Source>],
     unit: UnitId,
     lease: Option<&Lease>,
+    stale: Option<Lease>,
 ) -> Result<Value> {
     if let Some(lease) = lease {
         return Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value());
     }
-    let loaded = inner.load_now(kept, sources, unit, engine.buffers())?;
+    let loaded = inner.load_now(kept, sources, unit, stale, engine.buffers())?;
     inner.hand_out(engine, kept, unit, loaded)
 }
 
@@ -89,20 +94,19 @@ async fn take_all(
     engine: &'static Engine,
     inner: Arc<Inner>,
     sources: Sources,
-    units: Vec<UnitId>,
-    leases: Vec<Option<Lease>>,
+    wanted: Vec<(UnitId, Option<Lease>, Option<Lease>)>,
 ) -> Result<Vec<Value>> {
     // A set rather than loose tasks: dropping it cancels what is still under way.
     let mut tasks = JoinSet::new();
-    let mut values: Vec<Option<Value>> = units.iter().map(|_| None).collect();
-    for (at, (unit, lease)) in units.into_iter().zip(leases).enumerate() {
+    let mut values: Vec<Option<Value>> = wanted.iter().map(|_| None).collect();
+    for (at, (unit, lease, stale)) in wanted.into_iter().enumerate() {
         let (inner, sources) = (inner.clone(), sources.clone());
         tasks.spawn(async move {
             let workers = engine.workers();
             let value = if let Some(lease) = lease {
                 workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value())).await
             } else {
-                let loaded = inner.load(inner.kept()?, &sources, unit, workers, || ()).await?;
+                let loaded = inner.load(inner.kept()?, &sources, unit, stale, workers, || ()).await?;
                 workers.run(move || inner.hand_out(engine, inner.kept()?, unit, loaded)).await
             };
             Ok::<_, Error>((at, value?))

@@ -313,9 +313,11 @@ impl Source for Failover {
         let began = Instant::now();
         let name = |source: &dyn Source| source.uri_of(&request.key);
         let read = self.race("read", name, self.patience(bytes), |at, _| self.read_from(at, request, buffers)).await;
-        read.map(|(_, object)| {
-            self.latencies.record(bytes, began.elapsed());
-            object
-        })
+        let (at, mut object) = read?;
+        self.latencies.record(bytes, began.elapsed());
+        if at > 0 {
+            object.meta.version = Version::Unknown;
+        }
+        Ok(object)
     }
 }

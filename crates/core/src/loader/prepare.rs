@@ -67,6 +67,8 @@ pub(super) struct UnderWay {
     prepare: Arc<Prepare>,
     step: Step,
     units: Vec<UnitId>,
+    /// What the cache has of units, too old to be used without asking.
+    stale: Mutex<Vec<Option<Lease>>>,
     parts: Mutex<Vec<Option<Part>>>,
     missing: AtomicUsize,
     ticket: Mutex<Option<Ticket<Prepare>>>,
@@ -98,6 +100,10 @@ impl Preparation for Prepare {
             Ok(kept) => kept.cache.get_many(&units, &mut leases),
             Err(error) => return ticket.complete(Err(error)),
         }
+        let stale = match self.dataset.kept() {
+            Ok(kept) => kept.take_stale(&self.sources, &units, &mut leases, true),
+            Err(_) => Vec::new(),
+        };
         let missing: Vec<usize> = (0..units.len()).filter(|&at| leases[at].is_none()).collect();
         let parts: Vec<_> = leases.into_iter().map(|lease| lease.map(Part::Cached)).collect();
         let reused = self.count_reused(&step, &parts);
@@ -106,6 +112,7 @@ impl Preparation for Prepare {
             prepare: self.clone(),
             step,
             units,
+            stale: Mutex::new(stale),
             parts: Mutex::new(parts),
             missing: AtomicUsize::new(missing.len()),
             ticket: Mutex::new(Some(ticket)),
@@ -166,7 +173,8 @@ impl Prepare {
                     Ok(kept) => {
                         let fetched = || told.mark_fetched(true);
                         let (dataset, unit) = (&prepare.dataset, under_way.units[at]);
-                        dataset.load(kept, &prepare.sources, unit, &prepare.workers, fetched).await
+                        let stale = under_way.take_stale(at);
+                        dataset.load(kept, &prepare.sources, unit, stale, &prepare.workers, fetched).await
                     }
                     Err(error) => Err(error),
                 };
@@ -183,6 +191,10 @@ impl Prepare {
 }
 
 impl UnderWay {
+    fn take_stale(&self, at: usize) -> Option<Lease> {
+        self.stale.lock().get_mut(at).and_then(Option::take)
+    }
+
     fn load_now(self: &Arc<Self>, at: usize) {
         let progress = match &*self.ticket.lock() {
             Some(ticket) if !ticket.is_cancelled() => ticket.progress().clone(),
@@ -190,7 +202,13 @@ impl UnderWay {
         };
         let prepare = &self.prepare;
         let loaded = prepare.dataset.kept().and_then(|kept| {
-            prepare.dataset.load_now(kept, &prepare.sources, self.units[at], prepare.engine.buffers())
+            prepare.dataset.load_now(
+                kept,
+                &prepare.sources,
+                self.units[at],
+                self.take_stale(at),
+                prepare.engine.buffers(),
+            )
         });
         // A local read and its decoding are one; the read is what takes the time.
         progress.mark_fetched(false);
@@ -271,17 +289,17 @@ impl UnderWay {
         self.step.indices.iter().map(arrange).collect::<Result<_>>().map(Content::Samples)
     }
 
-    fn loaded_of(&self, parts: Vec<Part>) -> Vec<(UnitId, Value)> {
+    fn loaded_of(&self, parts: Vec<Part>) -> Vec<(UnitId, Loaded)> {
         let loaded = parts.into_iter().zip(&self.units).filter_map(|(part, &unit)| match part {
-            Part::Loaded(loaded) => Some((unit, loaded.value)),
+            Part::Loaded(loaded) => Some((unit, loaded)),
             Part::Cached(_) => None,
         });
         loaded.collect()
     }
 
     /// Packs what was loaded for the cache, after everything that is queued by now.
-    fn pack_behind(self: &Arc<Self>, loaded: Vec<(UnitId, Value)>) {
-        let bytes = loaded.iter().map(|(_, value)| value.tensor_bytes()).sum();
+    fn pack_behind(self: &Arc<Self>, loaded: Vec<(UnitId, Loaded)>) {
+        let bytes = loaded.iter().map(|(_, loaded)| loaded.value.tensor_bytes()).sum();
         let Ok(kept) = self.prepare.dataset.kept() else { return };
         if loaded.is_empty() {
             return;
@@ -290,7 +308,7 @@ impl UnderWay {
         let Some(waiting) = dataset.wait(kept, bytes, self.prepare.backlog_bytes, loaded.len()) else { return };
         self.prepare.workers.spawn(move || {
             if let Ok(kept) = dataset.kept() {
-                loaded.into_iter().for_each(|(unit, value)| dataset.offer(kept, unit, &value, engine.buffers()));
+                loaded.into_iter().for_each(|(unit, loaded)| dataset.offer(kept, unit, &loaded, engine.buffers()));
             }
             drop(waiting);
         });

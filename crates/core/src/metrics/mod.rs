@@ -82,6 +82,8 @@ metrics! {
     CacheInsertions "cache_insertions_total" Counter "units" / 1 "Units that were put into the cache.";
     CacheEvictions "cache_evictions_total" Counter "units" / 1 "Entries given up for others.";
     CacheDeclined "cache_declined_total" Counter "units" / 1 "Units that the cache did not let in.";
+    CacheExpired "cache_expired_total" Counter "units" / 1 "Units found in the cache that were too old to be used without asking.";
+    CacheRenewed "cache_renewed_total" Counter "units" / 1 "Those whose objects turned out to be the same.";
     CacheBacklogFull "cache_backlog_full_total" Counter "units" / 1 "Units that were not offered to the cache because too many were waiting to be packed.";
     Batches "loader_batches_total" Counter "batches" / 1 "Batches handed to the consumer.";
     UnitsAsked "loader_units_asked_total" Counter "units" / 1 "Units of batches that the consumer asked for.";

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods)] // tests write files and read the environment
 
 mod decoders;
+mod expiry;
 mod faults;
 mod interleavings;
 mod layers;
