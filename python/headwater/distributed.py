@@ -52,8 +52,8 @@ class Facts:
         return [f"{name} ({theirs[name]} there, {own[name]} here)" for name in names if theirs[name] != own[name]]
 
 
-# Datasets that this process has compared so far, by their fields.
-_compared: Counter[str] = Counter()
+# Datasets that this process has compared so far, by the store that ranks share and by their fields.
+_compared: Counter[tuple[int, str]] = Counter()
 # How long the first rank may take to make its loader, and how long to go on looking once it has made as many as this one.
 _COMPARE_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
@@ -74,13 +74,12 @@ def compare_with_first_rank(fields: str, facts: Facts) -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return
-    store, number = distributed.distributed_c10d._get_default_store(), _compared[fields]
-    _compared[fields] += 1
-    count = f"headwater/datasets/{fields}"
+    store, count = distributed.distributed_c10d._get_default_store(), f"headwater/datasets/{fields}"
     if distributed.get_rank() == 0:
-        store.set(f"{count}/{number}", json.dumps(asdict(facts)))
-        store.add(count, 1)
+        store.set(f"{count}/{store.add(count, 1) - 1}", json.dumps(asdict(facts)))
         return
+    number = _compared[id(store), fields]
+    _compared[id(store), fields] += 1
     began, enough_since, seen = time.monotonic(), None, list[Facts]()
     while True:
         known = store.add(count, 0)

@@ -142,7 +142,7 @@ async fn replicas(specs: Vec<SourceSpec>, policies: Policies) -> Result<Vec<Arc<
         let name = specs.iter().map(SourceSpec::shown_uri).collect::<Vec<_>>().join("`, `");
         let errors: Vec<_> = opened.into_iter().flatten().filter_map(Result::err).collect();
         let wrong = errors.iter().find(|error| error.kind() == ErrorKind::Invalid).cloned();
-        return Err(wrong.unwrap_or_else(|| fetch::all_failed("open", &name, &errors, &[])));
+        return Err(wrong.unwrap_or_else(|| fetch::all_failed("open", &name, &errors)));
     }
     let opened = specs.into_iter().zip(opened).map(|(spec, opened)| match opened {
         Some(Err(error)) if !one_is_there || error.kind() == ErrorKind::Invalid => Err(error),

@@ -39,12 +39,19 @@ pub(super) fn open(
     let deadline = Instant::now() + config.manifest_timeout.0;
     let mut pause = POLL;
     let mut holder = None;
+    let mut was_denied = false;
     loop {
         let found = Holder::kept(&mut holder, engine, config, sources, place, interrupt);
         match found.and_then(|holder| holder.read(engine, interrupt)) {
             Ok(manifest) => return fitting(engine, config, sources, manifest, place, interrupt),
-            // A store in trouble is no reason to give up. One that does not let us list says of what is not there yet that it is denied.
+            // A store in trouble is no reason to give up.
             Err(error) if config.follow && may_come(&error) && Instant::now() < deadline => {
+                if error.kind() == ErrorKind::Denied && !std::mem::replace(&mut was_denied, true) {
+                    tracing::warn!(
+                        "waiting for the manifest though it is refused, as stores refuse what is not there to who may not list: {}",
+                        error.report()
+                    );
+                }
                 wait(pause.mul_f64(fetch::jitter()), interrupt)?;
                 pause = (pause * 2).min(LONGEST_POLL);
             }

@@ -215,25 +215,19 @@ impl Failover {
                     errors.push((at, error));
                     until = Instant::now();
                 }
-                None if waiting.len() == 0 => return Err(self.all_failed(op, &name(self), errors)),
+                None if waiting.len() == 0 => {
+                    let errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
+                    return Err(all_failed(op, &name(self), &errors));
+                }
                 None => {}
             }
         }
     }
-
-    /// What replicas that are left alone anyway say counts only when the others say nothing: what is missing where it can be
-    /// looked for is missing.
-    fn all_failed(&self, op: &'static str, name: &str, errors: Vec<(usize, Error)>) -> Error {
-        let (resting, asked): (Vec<_>, Vec<_>) =
-            errors.into_iter().partition(|(at, _)| self.replicas[*at].breaker.is_open());
-        let errors_of = |of: Vec<(usize, Error)>| of.into_iter().map(|(_, error)| error).collect::<Vec<_>>();
-        all_failed(op, name, &errors_of(asked), &errors_of(resting))
-    }
 }
 
-/// One error of all. Its kind is the one that leaves most hope — what may pass, before what will not — of `errors`, or if there
-/// are none, of the `others`.
-pub(crate) fn all_failed(op: &'static str, name: &str, errors: &[Error], others: &[Error]) -> Error {
+/// One error of all. Its kind is the one that leaves most hope: what may pass, before what will not. What one replica lacks, one
+/// that is down may have: it was listed somewhere.
+pub(crate) fn all_failed(op: &'static str, name: &str, errors: &[Error]) -> Error {
     let rank = |error: &&Error| match error.kind() {
         ErrorKind::Timeout | ErrorKind::Unavailable => 0,
         ErrorKind::Changed => 1,
@@ -242,13 +236,12 @@ pub(crate) fn all_failed(op: &'static str, name: &str, errors: &[Error], others:
         ErrorKind::NotFound => 5,
         _ => 4,
     };
-    let deciding = if errors.is_empty() { others } else { errors };
-    let kind = deciding.iter().min_by_key(rank).map_or(ErrorKind::Internal, Error::kind);
-    let reports: Vec<_> = errors.iter().chain(others).map(Error::report).collect();
-    let pause = deciding.iter().filter_map(Error::retry_after).min();
+    let kind = errors.iter().min_by_key(rank).map_or(ErrorKind::Internal, Error::kind);
+    let reports: Vec<_> = errors.iter().map(Error::report).collect();
+    let pause = errors.iter().filter_map(Error::retry_after).min();
     let error = Error::new(kind, op, name).because(format_args!("every replica failed: {}", reports.join("; ")));
     // Pages and clients that are throttled everywhere slow down.
-    if deciding.iter().all(Error::is_throttled) { error.throttled(pause) } else { error.retried_after(pause) }
+    if errors.iter().all(Error::is_throttled) { error.throttled(pause) } else { error.retried_after(pause) }
 }
 
 #[async_trait]

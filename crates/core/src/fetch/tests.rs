@@ -549,18 +549,18 @@ async fn a_replica_that_dies_while_it_is_listed_has_the_listing_begin_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_missing_wherever_it_can_be_looked_for_is_missing_at_once() {
-    let ((_, first), (is_off, second)) = (switched("first"), switched("second"));
+async fn what_one_replica_lacks_is_waited_for_while_another_is_down() {
+    let ((first_off, first), (_, second)) = (switched("first"), switched("second"));
     let (_, source) = replicas(&[&first, &second]);
-    is_off.store(true, Ordering::SeqCst);
-    // Until the dead one is known to be dead, it may be the one that has it.
-    let error = source.read(&sized("nowhere", 10), &pool()).await.expect_err("nowhere");
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    let (read, took) = timed(source.read(&sized("nowhere", 10), &pool())).await;
-    let error = read.expect_err("nowhere");
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.to_string().contains("connection refused"), "what was not looked at is told as well: {error}");
-    assert!(took < Duration::from_millis(50), "{took:?}");
+    first.inner.put("more", vec![1; 10]);
+    first_off.store(true, Ordering::SeqCst);
+    let back = async {
+        sleep(Duration::from_secs(5)).await;
+        first_off.store(false, Ordering::SeqCst);
+    };
+    let (buffers, request) = (pool(), sized("more", 10));
+    let (read, ()) = tokio::join!(source.read(&request, &buffers), back);
+    assert_eq!(read.expect("from the first").bytes.len(), 10);
 }
 
 #[tokio::test(start_paused = true)]
