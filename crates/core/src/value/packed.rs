@@ -67,7 +67,8 @@ impl Packed {
         self.record.as_ref()
     }
 
-    fn charge(value: &Value, memory: usize) -> usize {
+    /// What a value takes whose tensors take `memory` bytes.
+    pub(crate) fn charge(value: &Value, memory: usize) -> usize {
         let mut nodes = 0;
         visit(value, &mut |node| {
             nodes += NODE_BYTES

@@ -9,6 +9,7 @@ mod layers;
 mod listings;
 mod loader;
 mod manifests;
+mod packing;
 mod places;
 mod pt;
 mod sources;

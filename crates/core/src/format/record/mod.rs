@@ -16,7 +16,7 @@ mod write;
 mod tests;
 
 pub use read::{open, verify};
-pub use write::{Compression, pack};
+pub use write::{Compression, memory_for, pack};
 
 use crate::error::{Error, ErrorKind};
 

@@ -88,6 +88,7 @@ proptest! {
         let own = Packed::new(packed.value(), &BufferPool::new(0)).expect("copied");
         prop_assert_eq!(own.value(), &value);
         prop_assert!(!own.value().is_packed());
+        prop_assert!(packed.bytes() <= memory_for(&value), "{} bytes", packed.bytes());
         prop_assert_eq!(packed.value().is_packed(), forced && Packed::bytes_for(&value) > 0);
     }
 }

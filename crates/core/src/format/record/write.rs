@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::tree::{self, Block, Layout};
 use super::{ALIGNMENT, HEAD_BYTES, MAGIC, read};
-use crate::buffer::BufferPool;
+use crate::buffer::{BufferPool, capacity_for};
 use crate::codec::tensor::{Plan, block_bytes, encode_block};
 use crate::error::Result;
 use crate::value::{Packed, Tensor, Value};
@@ -21,6 +21,8 @@ pub enum Compression {
     AtLeast(f64),
 }
 
+/// What a coded block takes beside its bytes.
+const BLOCK_OVERHEAD: usize = 8;
 /// A scratch payload that grew beyond this is not kept.
 const KEPT_SCRATCH: usize = 16 << 20;
 
@@ -46,6 +48,24 @@ pub fn pack(value: &Value, compression: Compression, buffers: &BufferPool) -> Re
         let value = read::open(&record.0)?;
         Ok(Packed::in_record(value, record.0, charge))
     })
+}
+
+/// Memory that the packed value takes at most, all told, before anything is known of how it compresses.
+pub fn memory_for(value: &Value) -> usize {
+    let (mut tree, mut payload, mut blocks) = (Vec::new(), 0, 0);
+    let written = tree::write(value, &mut tree, &mut |tensor| {
+        let (item, len) = (tensor.dtype().size(), tensor.tight_len());
+        let offset = payload;
+        payload += len.next_multiple_of(ALIGNMENT) + ALIGNMENT;
+        blocks += len.div_ceil(block_bytes(item));
+        let (shape, strides) = (tensor.shape().into(), Some(tensor.tight_strides()));
+        let stored = vec![Block { len: 0, checksum: 0 }; len.div_ceil(block_bytes(item))];
+        Ok(Layout { dtype: tensor.dtype(), shape, strides, len, offset, is_coded: false, blocks: stored })
+    });
+    // Nothing fails here. A block that is coded has a byte more at most, and its length in the tree.
+    let _ = written;
+    let record = (HEAD_BYTES + tree.len() + blocks * BLOCK_OVERHEAD).next_multiple_of(ALIGNMENT) + payload;
+    Packed::charge(value, capacity_for(record))
 }
 
 /// The record, and the memory that it takes.
