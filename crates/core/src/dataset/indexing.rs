@@ -18,7 +18,7 @@ use crate::format;
 use crate::manifest::{FieldListing, KeyPattern, Listing, Manifest, join, store};
 use crate::source::Source;
 
-use super::published;
+use super::{origin, published};
 
 /// How often a manifest that another process of this machine is making is looked for.
 pub(super) const POLL: Duration = Duration::from_millis(200);
@@ -134,7 +134,7 @@ pub(super) fn list(
         let examples = missing.examples.join(", ");
         tracing::warn!("{} objects are missing ({examples} …); their samples are left out", missing.count);
     }
-    Ok(joined.manifest.of(published::origin(config, sources)))
+    Ok(joined.manifest.of(origin::of(config, sources)))
 }
 
 fn field_listings<'a>(

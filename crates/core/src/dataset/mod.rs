@@ -13,6 +13,7 @@ mod indexing;
 mod kept;
 mod load;
 mod open;
+mod origin;
 mod packing;
 mod pinned;
 mod published;

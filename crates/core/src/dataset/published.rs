@@ -4,21 +4,19 @@
 //! not there, the process that lists makes it; those that [follow](DatasetConfig::follow) wait for it, asking again and again
 //! over one connection, less and less often. Nobody who reads one needs the right to list.
 //!
-//! A manifest says what it was made of. That the same objects lie elsewhere — on a disk that is served over HTTP, in a copy of
-//! the bucket — is told from another dataset by looking at a few of them.
+//! One of another dataset is refused ([`origin`](super::origin)).
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
-
 use super::indexing::{POLL, list, wait};
+use super::origin::fitting;
 use crate::config::DatasetConfig;
 use crate::engine::{Engine, Interrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::{self, Signals};
-use crate::manifest::{Manifest, Origin, store};
+use crate::manifest::{Manifest, store};
 use crate::source::{self, ReadRequest, Source, SourceSpec};
 
 /// What [`DatasetConfig::manifest`] says for a manifest beside the data.
@@ -43,7 +41,7 @@ pub(super) fn open(
     loop {
         let found = Holder::kept(&mut holder, engine, config, sources, place, interrupt);
         match found.and_then(|holder| holder.read(engine, interrupt)) {
-            Ok(manifest) => return fitting(engine, config, sources, manifest, place, interrupt),
+            Ok(manifest) => return fitting(engine, config, sources, manifest, &shown(sources, place), interrupt),
             // A store in trouble is no reason to give up.
             Err(error) if config.follow && may_come(&error) && Instant::now() < deadline => {
                 if error.kind() == ErrorKind::Denied && !std::mem::replace(&mut was_denied, true) {
@@ -52,12 +50,19 @@ pub(super) fn open(
                         error.report()
                     );
                 }
-                wait(pause.mul_f64(fetch::jitter()), interrupt)?;
+                wait(
+                    pause.mul_f64(fetch::jitter()).min(deadline.saturating_duration_since(Instant::now())),
+                    interrupt,
+                )?;
                 pause = (pause * 2).min(LONGEST_POLL);
             }
             Err(error) if config.follow && may_come(&error) => {
+                let refused = match error.kind() {
+                    ErrorKind::Denied => " Or may it not be read? Stores refuse what is not there to who may not list.",
+                    _ => "",
+                };
                 let words = format!(
-                    "it is not there after {} s ({}); is rank 0 listing?",
+                    "it is not there after {} s ({}); is rank 0 listing?{refused}",
                     config.manifest_timeout.0.as_secs(),
                     error.report()
                 );
@@ -176,77 +181,4 @@ impl Holder {
 
 fn shown(sources: &[Arc<dyn Source>], place: &str) -> String {
     if place == BESIDE { sources[0].uri_of(BESIDE_KEY) } else { SourceSpec::from(place).shown_uri() }
-}
-
-/// What a manifest of this dataset is made of.
-pub(super) fn origin(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> Origin {
-    let names = config.sources().into_iter().map(|(name, _)| name);
-    let places = names.zip(sources).map(|(name, source)| (name, source.uri().to_owned())).collect();
-    let pairs = config.pairs.iter().map(|(name, pattern)| (name.clone(), pattern.clone())).collect();
-    Origin { places, pairs, on_missing: config.on_missing }
-}
-
-/// The manifest, if it is of this dataset.
-fn fitting(
-    engine: &'static Engine,
-    config: &DatasetConfig,
-    sources: &[Arc<dyn Source>],
-    manifest: Manifest,
-    place: &str,
-    interrupt: Interrupt<'_>,
-) -> Result<Manifest> {
-    let refused = |words: String| {
-        Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri()).because(words)
-    };
-    let fields: Vec<_> = manifest.field_names().map(|name| &**name).collect();
-    if !config.fields.is_empty() && !fields.iter().copied().eq(config.fields.keys()) {
-        return Err(refused(format!("it is of other fields: `{}`", fields.join("`, `"))));
-    }
-    let (Some(theirs), ours) = (manifest.origin(), origin(config, sources)) else { return Ok(manifest) };
-    if theirs.pairs != ours.pairs || theirs.on_missing != ours.on_missing {
-        return Err(refused(format!(
-            "it was made with pairs {:?} and on_missing {:?}, this dataset has {:?} and {:?}",
-            theirs.pairs, theirs.on_missing, ours.pairs, ours.on_missing
-        )));
-    }
-    if theirs.places == ours.places {
-        return Ok(manifest);
-    }
-    let (looking, sources) = (looked_at(&manifest)?, sources.to_vec());
-    let looking = try_join_all(looking.into_iter().map(move |(field, listed)| {
-        let source = sources[field.min(sources.len() - 1)].clone();
-        async move {
-            match source.head(&listed.key).await {
-                Ok(meta) if meta.size == listed.size => Ok(None),
-                Ok(meta) => {
-                    Ok(Some(format!("`{}` has {} bytes, not {}", source.uri_of(&listed.key), meta.size, listed.size)))
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    Ok(Some(format!("there is no `{}`", source.uri_of(&listed.key))))
-                }
-                Err(error) => Err(error),
-            }
-        }
-    }));
-    let found = engine.block_on("comparing with the manifest", looking, interrupt)??;
-    match found.into_iter().flatten().next() {
-        None => Ok(manifest),
-        Some(words) => {
-            let places: Vec<_> = theirs.places.values().map(String::as_str).collect();
-            Err(refused(format!("it is of other places, `{}`: {words}", places.join("`, `"))))
-        }
-    }
-}
-
-/// First, middle and last object of each field.
-fn looked_at(manifest: &Manifest) -> Result<Vec<(usize, source::ObjectMeta)>> {
-    let last = manifest.len().saturating_sub(1);
-    let mut samples = vec![0, last / 2, last];
-    samples.dedup();
-    samples.retain(|&sample| sample < manifest.len());
-    let fields = 0..manifest.field_names().len();
-    fields
-        .flat_map(|field| samples.iter().map(move |&sample| (field, sample)))
-        .map(|(field, sample)| Ok((field, manifest.object(sample, field)?)))
-        .collect()
 }

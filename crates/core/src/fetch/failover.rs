@@ -250,6 +250,10 @@ impl Source for Failover {
         self.replicas[0].source.uri()
     }
 
+    fn endpoint(&self) -> Option<&str> {
+        self.replicas[0].source.endpoint()
+    }
+
     fn is_pinned(&self) -> bool {
         self.replicas[0].source.is_pinned()
     }

@@ -136,6 +136,10 @@ macro_rules! delegate {
             self.inner.uri()
         }
 
+        fn endpoint(&self) -> Option<&str> {
+            self.inner.endpoint()
+        }
+
         fn is_pinned(&self) -> bool {
             self.inner.is_pinned()
         }

@@ -45,6 +45,9 @@ pub struct Manifest {
 pub struct Origin {
     /// Where the objects of each field were listed, without secrets; the name is empty for one source of all fields.
     pub places: BTreeMap<String, String>,
+    /// Servers that those were reached by, without secrets, where one URI may mean several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub endpoints: BTreeMap<String, String>,
     /// Patterns of fields.
     pub pairs: BTreeMap<String, String>,
     /// What was done about samples that lack an object.
@@ -100,6 +103,17 @@ impl Manifest {
     #[must_use]
     pub fn of(self, origin: Origin) -> Self {
         Self { origin: Some(origin), ..self }
+    }
+
+    /// The same, with no versions of the fields for which `is_known` is false.
+    #[must_use]
+    pub(crate) fn keeping_versions(mut self, is_known: impl Fn(usize) -> bool) -> Self {
+        let samples = self.len();
+        for (_, field) in self.fields.iter_mut().enumerate().filter(|(number, _)| !is_known(*number)) {
+            field.versions = Versions::default();
+            (0..samples).for_each(|_| field.versions.push(&Version::Unknown));
+        }
+        Self { origin: self.origin, ..Self::new(self.keys, self.fields, self.missing) }
     }
 
     /// What it was made of, if whoever made it said so.

@@ -119,6 +119,47 @@ fn a_stored_manifest_comes_back_and_a_damaged_one_does_not() {
     }
 }
 
+/// A manifest of before they said what they were made of, and one of since. Only ever added to.
+const GOLDEN: [&[u8]; 2] = [
+    b"HWMANIF1r\x01\x00\x00\x00\x00\x00\x00{\"samples\":1,\"key_bytes\":1,\"fields\":[{\"name\":\"latents\",\
+      \"folder\":\"\",\"pattern\":\"latent_*\",\"suffixes\":[\".pt\"],\"version_bytes\":9},\
+      {\"name\":\"conditions\",\"folder\":\"\",\"pattern\":\"condition_*\",\"suffixes\":[\".pt\"],\
+      \"version_bytes\":9}],\"missing\":{\"count\":0,\"examples\":[]},\
+      \"order_fingerprint\":\"367340b124d463a1e93861e907b31aee\",\
+      \"content_fingerprint\":\"f2d34f780587e1f11325a5121a442619\"}a\x01\x00\x00\x00\x00\x00\x00\x00\x00\x0b\
+      \x00\x00\x00\x00\x00\x00\x00\x01\x0b\x00\x00\x00\x00\x00\x00\x00\t\x00\x00\x00\x00\x00\x00\x00\x00\x0e\
+      \x00\x00\x00\x00\x00\x00\x00\x01\x0e\x00\x00\x00\x00\x00\x00\x00\t\x00\x00\x00\x00\x00\x00\x00\xc8\xd7\
+      \xbcwp\r\xc3\xd7",
+    b"HWMANIF1\x03\x02\x00\x00\x00\x00\x00\x00{\"samples\":1,\"key_bytes\":1,\
+      \"fields\":[{\"name\":\"latents\",\"folder\":\"\",\"pattern\":\"latent_*\",\"suffixes\":[\".pt\"],\
+      \"version_bytes\":9},{\"name\":\"conditions\",\"folder\":\"\",\"pattern\":\"condition_*\",\
+      \"suffixes\":[\".pt\"],\"version_bytes\":9}],\"missing\":{\"count\":0,\"examples\":[]},\
+      \"origin\":{\"places\":{\"latents\":\"s3://bucket/run\"},\
+      \"endpoints\":{\"latents\":\"http://host:9000\"},\"pairs\":{\"latents\":\"latent_*\"},\
+      \"on_missing\":\"error\"},\"order_fingerprint\":\"367340b124d463a1e93861e907b31aee\",\
+      \"content_fingerprint\":\"f2d34f780587e1f11325a5121a442619\"}a\x01\x00\x00\x00\x00\x00\x00\x00\x00\x0b\
+      \x00\x00\x00\x00\x00\x00\x00\x01\x0b\x00\x00\x00\x00\x00\x00\x00\t\x00\x00\x00\x00\x00\x00\x00\x00\x0e\
+      \x00\x00\x00\x00\x00\x00\x00\x01\x0e\x00\x00\x00\x00\x00\x00\x00\t\x00\x00\x00\x00\x00\x00\x00n\xb9\xb6\
+      \"\xfa\xd6\x95\x1a",
+];
+
+#[test]
+fn stored_manifests_stay_what_they_are() {
+    let manifest = two(&["latent_a.pt"], &["condition_a.pt"], OnMissing::Error).expect("joins").manifest;
+    let one = |value: &str| [("latents".to_owned(), value.to_owned())].into();
+    let origin = Origin {
+        places: one("s3://bucket/run"),
+        endpoints: one("http://host:9000"),
+        pairs: one("latent_*"),
+        on_missing: OnMissing::Error,
+    };
+    for (manifest, golden) in [manifest.clone(), manifest.of(origin)].into_iter().zip(GOLDEN) {
+        let bytes = store::encode(&manifest);
+        assert!(bytes == golden, "{}", bytes.escape_ascii());
+        assert_eq!(store::decode(&bytes).expect("a manifest"), manifest);
+    }
+}
+
 #[test]
 fn every_pinned_listing_has_a_file_of_its_own() {
     let dir = tempfile::tempdir().expect("dir");

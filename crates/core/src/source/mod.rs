@@ -100,6 +100,11 @@ pub trait Source: Debug + Send + Sync {
     /// The root's URI, without a trailing slash and without any secret.
     fn uri(&self) -> &str;
 
+    /// The server that it is reached by, where one URI may mean several.
+    fn endpoint(&self) -> Option<&str> {
+        None
+    }
+
     /// A page of the listing of every object whose key starts with the folder `prefix` (empty for all), recursively: the first
     /// one, or the one that `token` of an earlier page names. [`list()`] gives all of them. A folder that does not exist is
     /// `NotFound` where the source can tell, empty where it cannot.
@@ -304,6 +309,23 @@ pub(crate) fn check_version(uri: &str, expected: &Version, found: &Version) -> R
     }
     Err(Error::new(ErrorKind::Changed, "read", uri)
         .because(format_args!("it was replaced: expected version {expected}, found {found}")))
+}
+
+/// Whether tags of one object in two places tell that its contents differ: both are hashes of one kind, and unequal. Nothing
+/// else of one place can be compared with another's.
+pub(crate) fn tell_contents_apart(one: &Version, other: &Version) -> bool {
+    match (one, other) {
+        (Version::ETag(one), Version::ETag(other)) => {
+            one != other && one.len() == other.len() && is_hash(one) && is_hash(other)
+        }
+        _ => false,
+    }
+}
+
+/// MD5, SHA-1 or SHA-256, as far as can be seen.
+fn is_hash(tag: &str) -> bool {
+    let digits = tag.trim_matches('"');
+    matches!(digits.len(), 32 | 40 | 64) && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 impl fmt::Display for Version {

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use headwater::config::{DatasetConfig, Replicas, Span};
+use headwater::config::{DatasetConfig, OnChanged, Replicas, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
 use headwater::manifest::OnMissing;
-use headwater::source::SourceSpec;
+use headwater::source::{SourceOptions, SourceSpec};
 use headwater::value::{DType, Tensor, Value};
 use headwater::{Error, ErrorKind};
 use headwater_testkit::server::{Class, Server, Speed};
@@ -141,10 +141,13 @@ fn a_manifest_that_does_not_come_or_fit_is_an_error_in_words() {
 
 #[test]
 fn a_manifest_that_is_published_needs_no_right_to_list() {
-    for kind in 0..3 {
+    for kind in 0..5 {
         let server = serving(4);
         let (name, spec) = specs_of(&server, "run").swap_remove(kind);
-        index(&config(spec.clone(), None)).0.publish("published", uninterrupted()).expect(name);
+        let file = tempfile::tempdir().expect("folder");
+        let path = file.path().join("m");
+        index(&config(spec.clone(), None)).0.publish(path.to_str().expect("UTF-8"), uninterrupted()).expect("written");
+        server.put(&format!("run/{BESIDE}"), std::fs::read(path).expect("there").into());
         server.add_fault("denied,on=list".parse().expect("a fault"));
         let opened = Dataset::open(&config(spec.clone(), Some("published")), uninterrupted()).expect(name);
         assert_eq!(opened.len(), 4, "{name}");
@@ -160,7 +163,10 @@ fn who_may_not_list_hears_that_what_is_not_there_is_denied_and_waits_all_the_sam
     server.add_fault(format!("denied,on=get,key={BESIDE}").parse().expect("a fault"));
     waiting.manifest_timeout = Span(Duration::from_millis(600));
     let error = refused(&waiting);
-    assert!(error.kind() == ErrorKind::Timeout && error.report().contains("access denied"), "{}", error.report());
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    for words in ["access denied (AccessDenied)", "is rank 0 listing?", "who may not list"] {
+        assert!(error.report().contains(words), "{}", error.report());
+    }
     waiting.manifest_timeout = Span(Duration::from_mins(1));
     let other = std::thread::spawn(move || Dataset::open(&waiting, uninterrupted()).expect("opened").len());
     std::thread::sleep(Duration::from_millis(500));
@@ -211,6 +217,88 @@ fn a_manifest_of_another_dataset_is_refused_and_one_of_the_same_objects_elsewher
     let mut skipping = config(of(&server, "run", 0), Some(&place));
     skipping.on_missing = OnMissing::Skip;
     assert!(refused(&skipping).report().contains("on_missing"), "{}", refused(&skipping).report());
+}
+
+#[test]
+fn a_pattern_that_fields_have_anyhow_is_no_difference() {
+    let (server, file) = (serving(3), tempfile::tempdir().expect("folder"));
+    let place = file.path().join("m").to_str().expect("UTF-8").to_owned();
+    let spec = specs_of(&server, "run").swap_remove(0).1;
+    index(&config(spec.clone(), None)).0.publish(&place, uninterrupted()).expect("written");
+    let mut saying = config(spec, Some(&place));
+    saying.pairs.insert("a".to_owned(), "*".to_owned());
+    assert_eq!(Dataset::open(&saying, uninterrupted()).expect("opened").len(), 3);
+    saying.pairs.insert("a".to_owned(), "0*".to_owned());
+    assert!(refused(&saying).report().contains("pairs"), "{}", refused(&saying).report());
+}
+
+#[test]
+fn one_uri_at_another_endpoint_is_another_place() {
+    let (server, other) = (serving(3), Server::start(Speed::default()).expect("starts"));
+    for field in ["a", "b"] {
+        (0..3).for_each(|sample| other.put(&format!("run/{field}/{sample}.pt"), Bytes::from_static(b"longer")));
+    }
+    let file = tempfile::tempdir().expect("folder");
+    let place = file.path().join("m").to_str().expect("UTF-8").to_owned();
+    let of = |server: &Server| specs_of(server, "run").swap_remove(0).1;
+    let with_user = server.endpoint().replace("//", "//user:hidden@");
+    let given: SourceOptions = [("endpoint", &*with_user)].into_iter().collect();
+    let spec = SourceSpec { options: given.merged(&of(&server).options), ..of(&server) };
+    index(&config(spec, None)).0.publish(&place, uninterrupted()).expect("written");
+    let error = refused(&config(of(&other), Some(&place)));
+    for words in [server.endpoint().trim_start_matches("http://"), &other.endpoint(), "has 6 bytes, not 1"] {
+        assert!(error.report().contains(words), "{}", error.report());
+    }
+    let kept = std::fs::read(&place).expect("there");
+    assert!(!kept.windows(6).any(|bytes| bytes == b"hidden"), "a manifest holds no secret");
+}
+
+#[test]
+fn objects_of_equal_names_and_sizes_are_told_by_hashes_where_both_places_have_them() {
+    let server = serving(3);
+    for field in ["a", "b"] {
+        (0..3).for_each(|sample| server.put(&format!("twin/{field}/{sample}.pt"), Bytes::from_static(b"y")));
+    }
+    let of = |folder: &str| specs_of(&server, folder).swap_remove(0).1;
+    index(&config(of("run"), None)).0.publish("published", uninterrupted()).expect("written");
+    let place = format!("{}/{BESIDE}", of("run").uri);
+    let mut twin = config(of("twin"), Some(&place));
+    twin.storage_options.insert("s3".to_owned(), of("run").options);
+    let error = refused(&twin);
+    for words in ["s3://bucket/run`", "s3://bucket/twin`", "s3://bucket/twin/a/0.pt", "on_changed = \"reload\""] {
+        assert!(error.report().contains(words), "{}", error.report());
+    }
+    twin.on_changed = OnChanged::Reload;
+    assert_eq!(Dataset::open(&twin, uninterrupted()).expect("opened").len(), 3);
+}
+
+/// What `of` made of each place's objects says nothing of the versions in another kind of place.
+#[test]
+fn a_manifest_of_one_kind_of_place_reads_the_same_objects_in_every_other() {
+    let values: Vec<u8> = (0..4).collect();
+    let (disk, server, file) = (tempfile::tempdir(), Server::start(Speed::default()), tempfile::tempdir());
+    let (disk, server, file) = (disk.expect("folder"), server.expect("starts"), file.expect("folder"));
+    for &value in &values {
+        let tensor = Tensor::from_bytes(DType::U8, &[100], vec![value; 100].into()).expect("a tensor");
+        let bytes = write_pt(&Value::Tensor(tensor)).expect("written");
+        std::fs::write(disk.path().join(format!("{value}.pt")), &bytes).expect("written");
+        server.put(&format!("run/{value}.pt"), bytes.into());
+    }
+    let mut places = specs_of(&server, "run");
+    places.push(("disk", SourceSpec::from(disk.path().to_str().expect("UTF-8"))));
+    for (publisher, spec) in &places {
+        let place = file.path().join(publisher).to_str().expect("UTF-8").to_owned();
+        index(&config(spec.clone(), None)).0.publish(&place, uninterrupted()).expect("written");
+        for (reader, spec) in &places {
+            let dataset = Dataset::open(&config(spec.clone(), Some(&place)), uninterrupted()).expect("opened");
+            for (index, &value) in values.iter().enumerate() {
+                let read = dataset.get(index, uninterrupted());
+                let sample = read.unwrap_or_else(|error| panic!("{publisher} in {reader}: {}", error.report()));
+                let Value::Tensor(tensor) = &sample.fields[0].1 else { panic!("a tensor") };
+                assert_eq!(tensor.contiguous_bytes(), Some(&vec![value; 100][..]), "{publisher} in {reader}");
+            }
+        }
+    }
 }
 
 #[test]

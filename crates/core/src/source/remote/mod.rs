@@ -207,6 +207,10 @@ impl<P: Protocol> Source for Remote<P> {
         &self.uri
     }
 
+    fn endpoint(&self) -> Option<&str> {
+        self.protocol.place().endpoint.as_deref()
+    }
+
     fn is_pinned(&self) -> bool {
         self.protocol.is_pinned()
     }
