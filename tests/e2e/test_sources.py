@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -271,6 +274,28 @@ def test_a_private_folder_of_a_web_server_needs_its_password(places: Places, htt
     with pytest.raises(hw.AccessDeniedError) as error:
         hw.StreamingDataset({"masks": hw.Source(private, user=user, password="wrong-password")})
     assert "wrong-password" not in str(error.value)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["its folder", "a later copy"])
+def test_a_folder_that_the_command_published_is_read_over_http(http_server: HttpServer, *, copied: bool) -> None:
+    fields, prefix, served = ("latents", "conditions"), uuid.uuid4().hex, Path(http_server["folder"])
+    folder = served / prefix
+    for field in fields:
+        (folder / field).mkdir(parents=True)
+        for number in range(SAMPLES):
+            torch.save(value(field, number), folder / field / f"{number:04}.pt")
+    command = Path(sys.executable).with_name("headwater")
+    subprocess.run([command, "index", folder, "--publish"], check=True, timeout=60)
+    if copied:
+        prefix += "-copy"
+        shutil.copytree(folder, served / prefix)
+        for path in (served / prefix).rglob("*.pt"):
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime + 100))
+    dataset = hw.StreamingDataset(f"{http_server['url']}/{prefix}", manifest="published")
+    assert len(dataset) == SAMPLES
+    for sample in dataset:
+        for field in fields:
+            assert_same(sample[field], torch.load(folder / field / f"{sample['__key__']}.pt", weights_only=True), field)
 
 
 def test_kept_manifests_of_every_kind_hold_no_secret(places: Places, s3_server: S3Server, azure_server: AzureServer) -> None:
