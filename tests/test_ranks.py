@@ -73,7 +73,11 @@ def test_the_first_rank_lists_and_the_others_wait_for_its_manifest(server: testk
     assert server.stats()["list"] - before <= 2, "one listed, in two pages at most"
 
 
-def test_ranks_that_see_another_dataset_say_so(server: testkit.Testkit, tmp_path: Path) -> None:
+def test_ranks_that_see_another_dataset_say_so(
+    server: testkit.Testkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headwater.distributed._COMPARE_SECONDS", 5.0)
+
     def work(rank: int) -> int:
         joined(rank, 2, tmp_path)
         other = tmp_path / f"of-rank-{rank}"
@@ -87,6 +91,28 @@ def test_ranks_that_see_another_dataset_say_so(server: testkit.Testkit, tmp_path
     assert second.startswith("ConfigError: cannot load: rank 1 has another dataset than rank 0: samples (3 there, 4 here)")
 
 
+def test_a_rank_that_lists_the_same_place_otherwise_says_so_soon(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    torch.save(torch.zeros(1), folder / "0.pt")
+
+    def work(rank: int) -> int:
+        joined(rank, 2, tmp_path)
+        store = dist.distributed_c10d._get_default_store()
+        if rank == 1:
+            store.wait(["listed"])
+            torch.save(torch.zeros(1), folder / "1.pt")
+        length = len(hw.StreamingDataLoader(hw.StreamingDataset({"x": folder}), batch_size=1))
+        store.set("listed", "")
+        return length
+
+    began = time.monotonic()
+    first, second = on_ranks(work, 2)
+    assert first == 1
+    assert second.startswith("ConfigError: cannot load: rank 1 has another dataset than rank 0: samples (1 there, 2 here)")
+    assert time.monotonic() - began < 30, "not as long as for a loader that is still to come"
+
+
 def test_ranks_of_one_dataset_agree(server: testkit.Testkit, tmp_path: Path) -> None:
     def work(rank: int) -> list[str]:
         joined(rank, 2, tmp_path)
@@ -96,7 +122,12 @@ def test_ranks_of_one_dataset_agree(server: testkit.Testkit, tmp_path: Path) -> 
     assert on_ranks(work, 2) == [["0", "2"], ["1", "3"]]
 
 
-def test_a_loader_that_only_the_first_rank_makes_shifts_no_comparison(server: testkit.Testkit, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_a_loader_that_only_the_first_rank_makes_shifts_no_comparison(
+    server: testkit.Testkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr("headwater.distributed._GRACE_SECONDS", 0.2)
+
     def work(rank: int) -> int:
         joined(rank, 2, tmp_path)
         if rank == 0:
@@ -104,6 +135,7 @@ def test_a_loader_that_only_the_first_rank_makes_shifts_no_comparison(server: te
             alone.mkdir(parents=True)
             torch.save(torch.zeros(1), alone / "0.pt")
             hw.StreamingDataLoader(hw.StreamingDataset({"x": alone}), batch_size=1, rank=None)
+            time.sleep(seconds)  # as a long listing takes
         return len(hw.StreamingDataLoader(hw.StreamingDataset({"x": place(server)}), batch_size=1, drop_last=True))
 
     assert on_ranks(work, 2) == [2, 2]

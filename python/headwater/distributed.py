@@ -9,6 +9,8 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from headwater.errors import ConfigError
 
@@ -40,6 +42,7 @@ def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, 
 class Facts:
     """What ranks compare of a dataset. The content is None where versions are not known."""
 
+    places: dict[str, str]
     samples: int
     order_fingerprint: str
     size_fingerprint: str
@@ -48,13 +51,14 @@ class Facts:
     def differences(self, there: Facts) -> list[str]:
         """What differs from the same dataset elsewhere, in words."""
         own, theirs = asdict(self), asdict(there)
-        names = [name for name in own if own[name] is not None and theirs[name] is not None]
+        # Ranks may reach the same objects in different places.
+        names = [name for name in own if name != "places" and own[name] is not None and theirs[name] is not None]
         return [f"{name} ({theirs[name]} there, {own[name]} here)" for name in names if theirs[name] != own[name]]
 
 
 # Datasets that this process has compared so far, by the store that ranks share and by their fields.
-_compared: Counter[tuple[int, str]] = Counter()
-# How long the first rank may take to make its loader, and how long to go on looking once it has made as many as this one.
+_compared: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
+# How long the first rank may take to make its loader; and how long to go on looking once it has made one of the same places.
 _COMPARE_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
@@ -78,8 +82,9 @@ def compare_with_first_rank(fields: str, facts: Facts) -> None:
     if distributed.get_rank() == 0:
         store.set(f"{count}/{store.add(count, 1) - 1}", json.dumps(asdict(facts)))
         return
-    number = _compared[id(store), fields]
-    _compared[id(store), fields] += 1
+    compared = _compared.setdefault(store, Counter())
+    number = compared[fields]
+    compared[fields] += 1
     began, enough_since, seen = time.monotonic(), None, list[Facts]()
     while True:
         known = store.add(count, 0)
@@ -89,7 +94,9 @@ def compare_with_first_rank(fields: str, facts: Facts) -> None:
         now = time.monotonic()
         if known > number:
             enough_since = enough_since or now
-            if now - enough_since > _GRACE_SECONDS:
+            # One of other places may be a loader that the first rank alone has made.
+            is_of_these_places = any(other.places == facts.places for other in seen)
+            if now - enough_since > (_GRACE_SECONDS if is_of_these_places else _COMPARE_SECONDS):
                 break
         elif now - began > _COMPARE_SECONDS:
             _logger.warning(
@@ -97,8 +104,9 @@ def compare_with_first_rank(fields: str, facts: Facts) -> None:
             )
             return
         time.sleep(_POLL_SECONDS)
+    closest = next((other for other in seen if other.places == facts.places), seen[number])
     raise ConfigError(
         f"cannot load: rank {distributed.get_rank()} has another dataset than rank 0: "
-        f"{', '.join(facts.differences(seen[number]))}; give every rank the same sources, or the manifest of one listing "
+        f"{', '.join(facts.differences(closest))}; give every rank the same sources, or the manifest of one listing "
         "(manifest=)"
     )

@@ -1,5 +1,7 @@
 //! The dataset class.
 
+use std::collections::BTreeMap;
+
 use headwater::config::{DatasetConfig, Secrets};
 use headwater::dataset::Dataset as Core;
 use pyo3::prelude::*;
@@ -100,6 +102,11 @@ impl Dataset {
     #[getter]
     fn content_fingerprint(&self) -> &str {
         self.inner.content_fingerprint()
+    }
+
+    #[getter]
+    fn places(&self) -> BTreeMap<String, String> {
+        self.inner.places()
     }
 
     #[getter]

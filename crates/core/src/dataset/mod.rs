@@ -19,6 +19,7 @@ mod pinned;
 mod published;
 mod read;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -233,6 +234,11 @@ impl Dataset {
     /// Identifies sizes and versions of the objects.
     pub fn content_fingerprint(&self) -> &str {
         self.inner.manifest.content_fingerprint()
+    }
+
+    /// Where the manifest's objects were listed, by field ([`Manifest::origin`]); empty where it does not say.
+    pub fn places(&self) -> BTreeMap<String, String> {
+        self.inner.manifest.origin().map(|origin| origin.places.clone()).unwrap_or_default()
     }
 
     /// Identifies the sizes of the objects, whether or not versions are known ([`Dataset::has_versions`]).
