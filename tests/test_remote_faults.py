@@ -338,3 +338,17 @@ def test_a_bandwidth_changes_nothing_of_what_arrives(many: Testkit) -> None:
 def test_a_setting_that_cannot_be_meant_is_named(server: Testkit, setting: dict[str, Any]) -> None:
     with pytest.raises(hw.ConfigError, match=next(iter(setting))):
         opened(server, **setting)
+
+
+def test_endpoints_of_the_environment_are_told_apart(
+    tmp_path: Path, fault_servers: Callable[[Path], Testkit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for samples in (2, 3):
+        folder = tmp_path / str(samples)
+        (folder / "x").mkdir(parents=True)
+        for sample in range(samples):
+            torch.save(VALUE, folder / "x" / f"{sample}.pt")
+        server = fault_servers(folder)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        place = hw.Source(server.uri("s3", "x"), region=server.region, anonymous=True)
+        assert len(hw.StreamingDataset({"x": place})) == samples

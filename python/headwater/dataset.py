@@ -189,7 +189,7 @@ class StreamingDataset(_MapStyle):
 
     def _compare_with_first_rank(self) -> None:
         facts = Facts(
-            places=self._native.places,
+            origin=self._native.origin,
             samples=len(self),
             order_fingerprint=self.order_fingerprint,
             size_fingerprint=self._native.size_fingerprint,

@@ -42,7 +42,7 @@ def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, 
 class Facts:
     """What ranks compare of a dataset. The content is None where versions are not known."""
 
-    places: dict[str, str]
+    origin: str
     samples: int
     order_fingerprint: str
     size_fingerprint: str
@@ -52,13 +52,13 @@ class Facts:
         """What differs from the same dataset elsewhere, in words."""
         own, theirs = asdict(self), asdict(there)
         # Ranks may reach the same objects in different places.
-        names = [name for name in own if name != "places" and own[name] is not None and theirs[name] is not None]
+        names = [name for name in own if name != "origin" and own[name] is not None and theirs[name] is not None]
         return [f"{name} ({theirs[name]} there, {own[name]} here)" for name in names if theirs[name] != own[name]]
 
 
 # Datasets that this process has compared so far, by the store that ranks share and by their fields.
 _compared: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
-# How long the first rank may take to make its loader; and how long to go on looking once it has made one of the same places.
+# How long the first rank may take to make its loader; and how long to go on looking once it has made one of the same origin.
 _COMPARE_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
@@ -94,9 +94,9 @@ def compare_with_first_rank(fields: str, facts: Facts) -> None:
         now = time.monotonic()
         if known > number:
             enough_since = enough_since or now
-            # One of other places may be a loader that the first rank alone has made.
-            is_of_these_places = any(other.places == facts.places for other in seen)
-            if now - enough_since > (_GRACE_SECONDS if is_of_these_places else _COMPARE_SECONDS):
+            # One of another origin may be a loader that the first rank alone has made.
+            has_this_origin = any(other.origin == facts.origin for other in seen)
+            if now - enough_since > (_GRACE_SECONDS if has_this_origin else _COMPARE_SECONDS):
                 break
         elif now - began > _COMPARE_SECONDS:
             _logger.warning(
@@ -104,7 +104,7 @@ def compare_with_first_rank(fields: str, facts: Facts) -> None:
             )
             return
         time.sleep(_POLL_SECONDS)
-    closest = next((other for other in seen if other.places == facts.places), seen[number])
+    closest = next((other for other in seen if other.origin == facts.origin), seen[number])
     raise ConfigError(
         f"cannot load: rank {distributed.get_rank()} has another dataset than rank 0: "
         f"{', '.join(facts.differences(closest))}; give every rank the same sources, or the manifest of one listing "

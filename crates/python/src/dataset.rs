@@ -1,7 +1,5 @@
 //! The dataset class.
 
-use std::collections::BTreeMap;
-
 use headwater::config::{DatasetConfig, Secrets};
 use headwater::dataset::Dataset as Core;
 use pyo3::prelude::*;
@@ -105,8 +103,8 @@ impl Dataset {
     }
 
     #[getter]
-    fn places(&self) -> BTreeMap<String, String> {
-        self.inner.places()
+    fn origin(&self) -> String {
+        self.inner.origin()
     }
 
     #[getter]

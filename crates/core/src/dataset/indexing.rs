@@ -101,7 +101,7 @@ fn identity(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> String {
         .map(|((name, specs), source)| {
             let options: Vec<_> = specs.iter().map(|spec| spec.options.without_secrets()).collect();
             let options = serde_json::to_string(&options).unwrap_or_default();
-            format!("{name}\n{}\n{options}", source.uri())
+            format!("{name}\n{}\n{}\n{options}", source.uri(), source.endpoint().unwrap_or_default())
         })
         .collect();
     format!("{}\n{:?}\n{:?}", parts.join("\n"), config.pairs, config.on_missing)

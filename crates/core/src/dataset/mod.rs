@@ -19,7 +19,6 @@ mod pinned;
 mod published;
 mod read;
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -236,9 +235,9 @@ impl Dataset {
         self.inner.manifest.content_fingerprint()
     }
 
-    /// Where the manifest's objects were listed, by field ([`Manifest::origin`]); empty where it does not say.
-    pub fn places(&self) -> BTreeMap<String, String> {
-        self.inner.manifest.origin().map(|origin| origin.places.clone()).unwrap_or_default()
+    /// What the manifest was made of ([`Manifest::origin`]), as JSON; empty where it does not say.
+    pub fn origin(&self) -> String {
+        self.inner.manifest.origin().and_then(|origin| serde_json::to_string(origin).ok()).unwrap_or_default()
     }
 
     /// Identifies the sizes of the objects, whether or not versions are known ([`Dataset::has_versions`]).

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout_at;
+
 use super::indexing::{POLL, list, wait};
 use super::origin::fitting;
 use crate::config::DatasetConfig;
@@ -38,9 +40,10 @@ pub(super) fn open(
     let mut pause = POLL;
     let mut holder = None;
     let mut was_denied = false;
+    let until = config.follow.then_some(deadline);
     loop {
-        let found = Holder::kept(&mut holder, engine, config, sources, place, interrupt);
-        match found.and_then(|holder| holder.read(engine, interrupt)) {
+        let found = Holder::kept(&mut holder, engine, config, sources, place, until, interrupt);
+        match found.and_then(|holder| holder.read(engine, until, interrupt)) {
             Ok(manifest) => return fitting(engine, config, sources, manifest, &shown(sources, place), interrupt),
             // A store in trouble is no reason to give up.
             Err(error) if config.follow && may_come(&error) && Instant::now() < deadline => {
@@ -94,7 +97,7 @@ pub(super) fn publish(
     place: &str,
     interrupt: Interrupt<'_>,
 ) -> Result<String> {
-    Holder::new(engine, config, sources, place, interrupt)?.write(engine, manifest, interrupt)
+    Holder::new(engine, config, sources, place, None, interrupt)?.write(engine, manifest, interrupt)
 }
 
 /// Where a manifest lies.
@@ -109,6 +112,7 @@ impl Holder {
         config: &DatasetConfig,
         sources: &[Arc<dyn Source>],
         place: &str,
+        until: Option<Instant>,
         interrupt: Interrupt<'_>,
     ) -> Result<Self> {
         if place == BESIDE {
@@ -119,14 +123,19 @@ impl Holder {
         }
         let (parent, key) = place
             .rsplit_once('/')
-            .filter(|(parent, key)| !parent.ends_with('/') && !key.is_empty())
+            // What stands behind a question mark is no name, and may be a signature.
+            .filter(|(parent, key)| !parent.ends_with('/') && !key.is_empty() && !place.contains('?'))
             .ok_or_else(|| {
-                Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri())
-                    .because("give the path or URI of a file, or \"published\" for the one beside the data")
+                Error::new(ErrorKind::Invalid, "use manifest", SourceSpec::from(place).shown_uri()).because(
+                    "give the path of a file, its URI without a query, or \"published\" for the one beside the data",
+                )
             })?;
         let (spec, mut policies) = (config.with_defaults("", &parent.into()), config.fetch.policies()?);
         policies.transport.look = false;
-        let opening = async move { fetch::open(&spec, &policies).await };
+        let opening = async move {
+            let name = spec.shown_uri();
+            within(until, "open", name, fetch::open(&spec, &policies)).await
+        };
         let source = engine.block_on("opening the place of the manifest", opening, interrupt)??;
         let source = fetch::with_policies(vec![source], &policies, &Arc::new(Signals::default()));
         Ok(Self::Object(source, key.to_owned()))
@@ -139,21 +148,24 @@ impl Holder {
         config: &DatasetConfig,
         sources: &[Arc<dyn Source>],
         place: &str,
+        until: Option<Instant>,
         interrupt: Interrupt<'_>,
     ) -> Result<&'a Self> {
         if kept.is_none() {
-            *kept = Some(Self::new(engine, config, sources, place, interrupt)?);
+            *kept = Some(Self::new(engine, config, sources, place, until, interrupt)?);
         }
         kept.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "use manifest", place))
     }
 
-    fn read(&self, engine: &'static Engine, interrupt: Interrupt<'_>) -> Result<Manifest> {
+    fn read(&self, engine: &'static Engine, until: Option<Instant>, interrupt: Interrupt<'_>) -> Result<Manifest> {
         match self {
             Self::File(path) => store::load(path),
             Self::Object(source, key) => {
                 let (source, key) = (source.clone(), key.clone());
                 let reading = async move {
-                    let object = source.read(&ReadRequest::whole(&*key), engine.buffers()).await?;
+                    let request = ReadRequest::whole(&*key);
+                    let object = source.read(&request, engine.buffers());
+                    let object = within(until, "read", source.uri_of(&key), object).await?;
                     store::from_bytes(&object.bytes, &source.uri_of(&key))
                 };
                 engine.block_on("reading the manifest", reading, interrupt)?
@@ -177,6 +189,18 @@ impl Holder {
             }
         }
     }
+}
+
+/// What `work` gives, if it does so in time.
+async fn within<T>(
+    until: Option<Instant>,
+    op: &'static str,
+    name: String,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let Some(until) = until else { return work.await };
+    let late = |_| Err(Error::new(ErrorKind::Timeout, op, name).because("it was under way when the wait was over"));
+    timeout_at(until.into(), work).await.unwrap_or_else(late)
 }
 
 fn shown(sources: &[Arc<dyn Source>], place: &str) -> String {

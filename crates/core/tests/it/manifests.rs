@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater::config::{DatasetConfig, OnChanged, Replicas, Span};
@@ -173,6 +173,29 @@ fn who_may_not_list_hears_that_what_is_not_there_is_denied_and_waits_all_the_sam
     server.set_faults(Vec::new());
     index(&config(spec, None)).0.publish("published", uninterrupted()).expect("published");
     assert_eq!(other.join().expect("opened"), 4);
+}
+
+#[test]
+fn waiting_ends_in_time_though_a_read_is_under_way() {
+    let server = serving(2);
+    let spec = specs_of(&server, "run").swap_remove(0).1;
+    index(&config(spec.clone(), None)).0.publish("published", uninterrupted()).expect("published");
+    server.add_fault(format!("stall=60s,on=get,key={BESIDE}").parse().expect("a fault"));
+    let mut waiting = DatasetConfig { follow: true, ..config(spec, Some("published")) };
+    waiting.manifest_timeout = Span(Duration::from_millis(600));
+    let began = Instant::now();
+    let error = refused(&waiting);
+    assert!(error.kind() == ErrorKind::Timeout && error.report().contains("under way"), "{}", error.report());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_place_with_a_signature_is_refused_without_showing_it() {
+    let server = serving(1);
+    let spec = specs_of(&server, "run").swap_remove(0).1;
+    let error = refused(&config(spec, Some("https://host/folder/run.manifest?X-Amz-Signature=hidden")));
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(!error.report().contains("hidden"), "{}", error.report());
 }
 
 #[test]
