@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -171,6 +174,61 @@ def test_a_rank_without_a_counterpart_warns_and_goes_on(
     assert on_ranks(work, 2) == [0, 3]
 
 
+def test_copies_on_each_ranks_disk_are_one_dataset(tmp_path: Path) -> None:
+    def work(rank: int) -> int:
+        joined(rank, 2, tmp_path)
+        copy = tmp_path / f"of-rank-{rank}"
+        copy.mkdir()
+        for sample in range(4):
+            torch.save(torch.zeros(1), copy / f"{sample}.pt")
+            os.utime(copy / f"{sample}.pt", (1_000 + rank, 1_000 + rank))
+        return len(hw.StreamingDataLoader(hw.StreamingDataset({"x": copy}), batch_size=1))
+
+    assert on_ranks(work, 2) == [2, 2]
+
+
+def test_a_replaced_object_of_the_same_size_is_another_dataset(server: testkit.Testkit, tmp_path: Path) -> None:
+    old = server.source("s3", "x")
+
+    def work(rank: int) -> int:
+        joined(rank, 2, tmp_path)
+        if rank == 0:
+            dataset = hw.StreamingDataset({"x": old})
+            dist.barrier()
+        else:
+            dist.barrier()
+            body = (tmp_path / "data" / "x" / "1.pt").read_bytes()
+            server.put("x/0.pt", body)
+            dataset = hw.StreamingDataset({"x": old}, manifest_max_age=0)
+        return len(hw.StreamingDataLoader(dataset, batch_size=1, drop_last=True))
+
+    first, second = on_ranks(work, 2)
+    assert first == 2
+    assert second.startswith("ConfigError: cannot load: rank 1 has another dataset than rank 0: content_fingerprint")
+
+
+def test_a_group_that_is_made_anew_compares_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headwater.distributed._COMPARE_SECONDS", 20.0)
+
+    def work(rank: int) -> int:
+        folders = [tmp_path / f"of-rank-{rank}" / str(samples) / "x" for samples in (4, 4 + rank)]
+        for folder, samples in zip(folders, (4, 4 + rank), strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
+            for sample in range(samples):
+                torch.save(torch.zeros(1), folder / f"{sample}.pt")
+        for group, folder in enumerate(folders):
+            (tmp_path / str(group)).mkdir(exist_ok=True)
+            joined(rank, 2, tmp_path / str(group))
+            length = len(hw.StreamingDataLoader(hw.StreamingDataset({"x": folder}), batch_size=1, drop_last=True))
+            if group == 0:
+                dist.barrier()
+                dist.destroy_process_group()
+        return length
+
+    second = on_ranks(work, 2)[1]
+    assert second.startswith("ConfigError: cannot load: rank 1 has another dataset than rank 0: samples (4 there, 5 here)")
+
+
 def test_a_file_has_the_others_wait_as_an_argument_does(server: testkit.Testkit, tmp_path: Path) -> None:
     toml = tmp_path / "headwater.toml"
     options = {"endpoint": server.endpoint, "region": "test", "anonymous": "true"}
@@ -201,3 +259,23 @@ def test_processes_of_one_machine_list_once(server: testkit.Testkit, tmp_path: P
     before = server.stats()["list"]
     assert on_ranks(work, 4) == [SAMPLES] * 4
     assert server.stats()["list"] - before <= 4 + 2
+
+
+def test_a_folder_that_the_command_published_is_read_over_http(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "run"
+    values = {f"{sample:02}": torch.randn(3, 7) for sample in range(SAMPLES)}
+    for field in ("a", "b"):
+        (folder / field).mkdir(parents=True)
+        for key, value in values.items():
+            torch.save(value if field == "a" else -value, folder / field / f"{key}.pt")
+    command = [sys.executable, "-m", "headwater", "index", str(folder), "--publish"]
+    subprocess.run(command, check=True, timeout=60)
+    (folder / "a" / "later.pt").write_bytes(b"not listed")
+    with testkit.serving(tmp_path / "data") as server:
+        dataset = hw.StreamingDataset(server.source("http", "run"), manifest="published")
+        samples = {sample["__key__"]: sample for sample in dataset}
+        assert server.stats()["list"] <= 1, "whether it is there"
+    assert samples.keys() == values.keys()
+    for key, value in values.items():
+        assert samples[key]["a"].numpy().tobytes() == value.numpy().tobytes()
+        assert samples[key]["b"].numpy().tobytes() == (-value).numpy().tobytes()

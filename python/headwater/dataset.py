@@ -193,7 +193,7 @@ class StreamingDataset(_MapStyle):
             samples=len(self),
             order_fingerprint=self.order_fingerprint,
             size_fingerprint=self._native.size_fingerprint,
-            content_fingerprint=self.content_fingerprint if self._native.has_versions else None,
+            content_fingerprint=self.content_fingerprint if self._native.has_entity_tags else None,
         )
         compare_with_first_rank("/".join(self.fields), facts)
 

@@ -113,7 +113,7 @@ impl Dataset {
     }
 
     #[getter]
-    fn has_versions(&self) -> bool {
-        self.inner.has_versions()
+    fn has_entity_tags(&self) -> bool {
+        self.inner.has_entity_tags()
     }
 }

@@ -240,14 +240,14 @@ impl Dataset {
         self.inner.manifest.origin().and_then(|origin| serde_json::to_string(origin).ok()).unwrap_or_default()
     }
 
-    /// Identifies the sizes of the objects, whether or not versions are known ([`Dataset::has_versions`]).
+    /// Identifies the sizes of the objects, whether or not versions are known ([`Dataset::has_entity_tags`]).
     pub fn size_fingerprint(&self) -> String {
         self.inner.manifest.size_fingerprint()
     }
 
-    /// Whether every object has a version: those that a replica listed have none.
-    pub fn has_versions(&self) -> bool {
-        self.inner.manifest.has_versions()
+    /// Whether every object has an entity tag: files have none, nor has what a replica listed.
+    pub fn has_entity_tags(&self) -> bool {
+        self.inner.manifest.has_entity_tags()
     }
 }
 

@@ -50,24 +50,31 @@ pub(super) fn fitting(
     place: &str,
     interrupt: Interrupt<'_>,
 ) -> Result<Manifest> {
-    let refused = |words: String| Err(Error::new(ErrorKind::Invalid, "use manifest", place).because(words));
+    let failed = |kind| Error::new(kind, "use manifest", place);
+    let refused = |words: String| failed(ErrorKind::Invalid).because(words);
     let fields: Vec<_> = manifest.field_names().map(|name| &**name).collect();
     if !config.fields.is_empty() && !fields.iter().copied().eq(config.fields.keys()) {
-        return refused(format!("it is of other fields: `{}`", fields.join("`, `")));
+        return Err(refused(format!("it is of other fields: `{}`", fields.join("`, `"))));
     }
-    let (Some(theirs), ours) = (manifest.origin().cloned(), of(config, sources)) else { return Ok(manifest) };
-    let theirs = Origin { pairs: telling(theirs.pairs), ..theirs };
-    if theirs.pairs != ours.pairs || theirs.on_missing != ours.on_missing {
-        return refused(format!(
-            "it was made with pairs {:?} and on_missing {:?}, this dataset has {:?} and {:?}",
-            theirs.pairs, theirs.on_missing, ours.pairs, ours.on_missing
-        ));
+    let ours = of(config, sources);
+    let theirs = manifest.origin().cloned().map(|theirs| Origin { pairs: telling(theirs.pairs), ..theirs });
+    if let Some(theirs) = &theirs {
+        if theirs.pairs != ours.pairs || theirs.on_missing != ours.on_missing {
+            return Err(refused(format!(
+                "it was made with pairs {:?} and on_missing {:?}, this dataset has {:?} and {:?}",
+                theirs.pairs, theirs.on_missing, ours.pairs, ours.on_missing
+            )));
+        }
+        // A commit is the same whoever serves it.
+        let is_one_server = theirs.endpoints == ours.endpoints || sources.iter().all(|source| source.is_pinned());
+        if theirs.places == ours.places && is_one_server {
+            return Ok(manifest);
+        }
     }
-    // A commit is the same whoever serves it.
-    let is_one_server = theirs.endpoints == ours.endpoints || sources.iter().all(|source| source.is_pinned());
-    if theirs.places == ours.places && is_one_server {
-        return Ok(manifest);
-    }
+    let made_of = theirs.as_ref().map_or_else(
+        || "it does not say what it was made of".to_owned(),
+        |theirs| format!("it was made of {}", told(theirs)),
+    );
     let looking: Vec<_> = looked_at(&manifest)?
         .into_iter()
         .map(|(field, listed)| {
@@ -75,16 +82,19 @@ pub(super) fn fitting(
             async move { Ok((field, look(source.as_ref(), &listed, on_changed, engine.buffers()).await?)) }
         })
         .collect();
-    let found: Vec<(usize, Found)> =
-        engine.block_on("comparing with the manifest", try_join_all(looking), interrupt)??;
+    let found: Result<Vec<(usize, Found)>> =
+        engine.block_on("comparing with the manifest", try_join_all(looking), interrupt)?;
+    let found = found.map_err(|error| {
+        let words = format!("{made_of}, and whether {} is the same cannot be told", told(&ours));
+        failed(error.kind()).because(words).caused_by(error)
+    })?;
     if let Some(words) = found.iter().find_map(|(_, found)| found.difference()) {
-        return refused(format!("it was made of {}, this dataset is at {}: {words}", told(&theirs), told(&ours)));
+        return Err(refused(format!("{made_of}, this dataset is at {}: {words}", told(&ours))));
     }
     let strange = |field: usize| found.iter().any(|(of, found)| *of == field && matches!(found, Found::Unversioned));
     if (0..manifest.field_names().len()).any(strange) {
         tracing::info!(
-            "the versions in `{place}` are those of {}: at {} objects are held to their sizes",
-            told(&theirs),
+            "versions in `{place}` mean nothing here ({made_of}, this dataset is at {}): objects are held to their sizes",
             told(&ours)
         );
     }

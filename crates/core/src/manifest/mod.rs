@@ -207,9 +207,10 @@ impl Manifest {
         format!("{:032x}", sizes.digest128())
     }
 
-    /// Whether every object has a version.
-    pub fn has_versions(&self) -> bool {
-        self.fields.iter().all(|field| (0..self.len()).all(|index| field.versions.get(index) != Version::Unknown))
+    /// Whether every object has an entity tag. A time of change says nothing of the contents of a copy.
+    pub fn has_entity_tags(&self) -> bool {
+        let has_tag = |field: &Field, index| matches!(field.versions.get(index), Version::ETag(_));
+        self.fields.iter().all(|field| (0..self.len()).all(|index| has_tag(field, index)))
     }
 
     /// Bytes of all objects, as stored.

@@ -237,9 +237,42 @@ fn a_manifest_of_another_dataset_is_refused_and_one_of_the_same_objects_elsewher
             assert!(error.report().contains(words), "{}", error.report());
         }
     }
+    // Stores say so, too, of what is not there to who may not list.
+    copy.add_fault("denied,on=head".parse().expect("a fault"));
+    let error = refused(&config(of(&copy, "fewer", 0), Some(&place)));
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    for words in ["`s3://bucket/run`", "`s3://bucket/fewer`", "access denied"] {
+        assert!(error.report().contains(words), "{}", error.report());
+    }
     let mut skipping = config(of(&server, "run", 0), Some(&place));
     skipping.on_missing = OnMissing::Skip;
     assert!(refused(&skipping).report().contains("on_missing"), "{}", refused(&skipping).report());
+}
+
+/// As they were written before they had an origin.
+#[test]
+fn a_manifest_that_does_not_say_what_it_was_made_of_is_compared_by_a_few_objects() {
+    let server = serving(5);
+    let spec = |folder| specs_of(&server, folder).swap_remove(0).1;
+    let file = tempfile::tempdir().expect("folder");
+    let place = file.path().join("m").to_str().expect("UTF-8").to_owned();
+    index(&config(spec("run"), None)).0.publish(&place, uninterrupted()).expect("written");
+    let bytes = std::fs::read(&place).expect("there");
+    let header_len = u64::from_le_bytes(bytes[8..16].try_into().expect("8 bytes"));
+    let (header, columns) = bytes[16..bytes.len() - 8].split_at(usize::try_from(header_len).expect("short"));
+    let mut header: serde_json::Value = serde_json::from_slice(header).expect("JSON");
+    assert!(header.as_object_mut().expect("an object").remove("origin").is_some());
+    let header = header.to_string();
+    let mut old = [&bytes[..8], &(header.len() as u64).to_le_bytes(), header.as_bytes(), columns].concat();
+    old.extend_from_slice(&xxhash_rust::xxh3::xxh3_64(&old).to_le_bytes());
+    std::fs::write(&place, old).expect("written");
+    assert_eq!(Dataset::open(&config(spec("run"), Some(&place)), uninterrupted()).expect("the same").len(), 5);
+    server.put("other/a/0.pt", Bytes::from_static(b"x"));
+    let error = refused(&config(spec("other"), Some(&place)));
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    for words in ["does not say what it was made of", "there is no `s3://bucket/other/a/2.pt`"] {
+        assert!(error.report().contains(words), "{}", error.report());
+    }
 }
 
 #[test]
