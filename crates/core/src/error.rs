@@ -48,7 +48,10 @@ pub struct Error(Arc<Inner>);
 struct Inner {
     kind: ErrorKind,
     op: Cow<'static, str>,
+    /// The subject in quotes, then the reasons.
     context: String,
+    /// Bytes of the subject.
+    subject_len: usize,
     source: Option<Arc<dyn StdError + Send + Sync>>,
     /// The remote asked for fewer requests.
     is_throttled: bool,
@@ -61,10 +64,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Creates ``cannot {op} `{subject}` ``.
     pub fn new(kind: ErrorKind, op: impl Into<Cow<'static, str>>, subject: impl fmt::Display) -> Self {
+        let context = format!("`{subject}`");
         Self(Arc::new(Inner {
             kind,
             op: op.into(),
-            context: format!("`{subject}`"),
+            subject_len: context.len() - 2,
+            context,
             source: None,
             is_throttled: false,
             retry_after: None,
@@ -111,6 +116,20 @@ impl Error {
         if pause.is_some() {
             Arc::make_mut(&mut self.0).retry_after = pause;
         }
+        self
+    }
+
+    /// What it concerns.
+    pub(crate) fn subject(&self) -> &str {
+        &self.0.context[1..=self.0.subject_len]
+    }
+
+    /// The same failure with another reason.
+    #[must_use]
+    pub(crate) fn without_reason(mut self, instead: &str) -> Self {
+        let inner = Arc::make_mut(&mut self.0);
+        inner.context = format!("`{}`: {instead}", &inner.context[1..=inner.subject_len]);
+        inner.source = None;
         self
     }
 

@@ -5,19 +5,22 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Failures in a row before a replica is left alone.
-const FAILURES: u32 = 3;
+/// What the last request weighs among those before it.
+const WEIGHT: f64 = 0.1;
+/// A replica is left alone above this share of failures: three in a row after many successes, or one in four for a while.
+const MOST_FAILURES: f64 = 0.27;
 /// How long it is left alone at first; twice as long each time it fails again, up to the longest.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
-/// Opens after failures in a row, and lets one request try from time to time until one succeeds.
+/// Opens when too many of the last requests failed, and lets one request try from time to time until one succeeds.
 #[derive(Debug, Default)]
 pub(super) struct Breaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    failures: u32,
+    /// Share of failures, the last ones weighing most.
+    failures: f64,
     rests: u32,
     opened_at: Option<Instant>,
     /// While open: when one request may try.
@@ -50,25 +53,37 @@ impl Breaker {
         if state.opened_at.is_some_and(|opened| began < opened) {
             return false;
         }
-        let was_open = state.open_until.is_some();
-        *state = State::default();
-        was_open
+        if state.open_until.is_some() {
+            *state = State::default();
+            return true;
+        }
+        state.failures *= 1.0 - WEIGHT;
+        false
     }
 
     /// Notes a failure; whether that opened it.
     pub(super) fn failed(&self) -> bool {
         let mut state = self.0.lock();
-        state.failures += 1;
-        let opens = state.open_until.is_none() && state.failures >= FAILURES;
-        if opens {
-            state.opened_at = Some(Instant::now());
-            state.rest();
-        }
-        opens
+        state.failures = state.failures * (1.0 - WEIGHT) + WEIGHT;
+        state.failures > MOST_FAILURES && state.open()
+    }
+
+    /// Opens it; whether it was closed.
+    pub(super) fn open(&self) -> bool {
+        self.0.lock().open()
     }
 }
 
 impl State {
+    fn open(&mut self) -> bool {
+        let opens = self.open_until.is_none();
+        if opens {
+            self.opened_at = Some(Instant::now());
+            self.rest();
+        }
+        opens
+    }
+
     fn rest(&mut self) {
         let rest = FIRST_REST.saturating_mul(1 << self.rests.min(10)).min(LONGEST_REST);
         self.rests += 1;
@@ -85,8 +100,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn opens_after_failures_in_a_row_and_closes_when_one_try_succeeds() {
         let breaker = Breaker::default();
-        assert!(!breaker.failed() && !breaker.failed());
-        breaker.succeeded(Instant::now());
         let before = Instant::now();
         advance(Duration::from_millis(1)).await;
         assert!(!breaker.failed() && !breaker.failed() && breaker.failed());
@@ -102,5 +115,25 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         assert!(breaker.allows() && breaker.succeeded(Instant::now()), "whoever asks closes it");
         assert!(!breaker.is_open() && breaker.allows() && breaker.allows());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_at_one_failure_in_four_and_bears_one_in_five() {
+        for (share, opens) in [(2, true), (3, true), (4, true), (5, false), (10, false), (100, false)] {
+            let breaker = Breaker::default();
+            let opened = (0..1000).any(|request| {
+                let fails = request % share == share - 1;
+                if fails { breaker.failed() } else { breaker.succeeded(Instant::now()) }
+            });
+            assert_eq!(opened, opens, "one in {share}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_at_once_when_told_to() {
+        let breaker = Breaker::default();
+        assert!(breaker.open() && !breaker.open() && breaker.is_open());
+        advance(Duration::from_secs(1)).await;
+        assert!(breaker.allows() && breaker.succeeded(Instant::now()) && !breaker.is_open());
     }
 }

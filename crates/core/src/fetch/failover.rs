@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::breaker::Breaker;
@@ -27,8 +27,12 @@ use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Versio
 const UNUSUAL: f64 = 4.0;
 const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 const MOST_PATIENCE: Duration = Duration::from_secs(1);
-/// A page may take long: servers look for the keys that are in it.
+/// Where a line is so thin that most answers take longer than that, asking twice would make it thinner. Whatever was seen,
+/// patience ends here.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+/// A page may take long: servers look for the keys that are in it. Where they did, it may take this many times as long.
 const PAGE_PATIENCE: Duration = Duration::from_secs(2);
+const UNUSUAL_PAGE: u32 = 3;
 /// Until enough was seen, a slow replica is one that brings less than this besides.
 const SLOW_BYTES_PER_SECOND: f64 = 20e6;
 
@@ -43,7 +47,9 @@ pub struct Failover {
     replicas: Vec<Replica>,
     /// Hash of what was read first, by hash of the key.
     contents: Mutex<HashMap<u64, u64>>,
+    /// Of those that answered, since they were asked.
     latencies: Latencies,
+    slowest_page: Mutex<Duration>,
     signals: Arc<Signals>,
 }
 
@@ -57,7 +63,13 @@ impl Failover {
     /// Joins replicas, in order of preference; there is at least one.
     pub fn new(sources: Vec<Arc<dyn Source>>, signals: Arc<Signals>) -> Self {
         let replicas = sources.into_iter().map(|source| Replica { source, breaker: Breaker::default() }).collect();
-        Self { replicas, contents: Mutex::default(), latencies: Latencies::default(), signals }
+        Self {
+            replicas,
+            contents: Mutex::default(),
+            latencies: Latencies::default(),
+            slowest_page: Mutex::default(),
+            signals,
+        }
     }
 
     /// Replicas to ask, in order: those whose breakers allow it first, the others when all of those fail.
@@ -70,21 +82,34 @@ impl Failover {
 
     fn patience(&self, bytes: u64) -> Duration {
         match self.latencies.p95(bytes) {
-            Some(p95) => p95.mul_f64(UNUSUAL).clamp(LEAST_PATIENCE, MOST_PATIENCE.max(p95 * 2)),
+            Some(p95) => p95.mul_f64(UNUSUAL).clamp(LEAST_PATIENCE, MOST_PATIENCE.max((p95 * 2).min(LAST_PATIENCE))),
             None => MOST_PATIENCE + Duration::from_secs_f64(bytes as f64 / SLOW_BYTES_PER_SECOND),
         }
     }
 
-    /// Asks a replica, and notes what that says of it.
-    async fn ask<T>(&self, at: usize, asking: impl Future<Output = Result<T>>) -> Result<T> {
+    fn page_patience(&self) -> Duration {
+        PAGE_PATIENCE.max((*self.slowest_page.lock() * UNUSUAL_PAGE).min(LAST_PATIENCE * UNUSUAL_PAGE))
+    }
+
+    /// Whether another one is worth asking.
+    fn has_other(&self, at: usize) -> bool {
+        self.replicas.iter().enumerate().any(|(other, replica)| other != at && !replica.breaker.is_open())
+    }
+
+    /// Asks a replica, and notes what that says of it. How long an answer took comes with it.
+    async fn ask<T>(&self, at: usize, asking: impl Future<Output = Result<T>>) -> Result<(T, Duration)> {
         self.replicas[at].breaker.asked();
         let began = Instant::now();
-        let answer = asking.await;
-        match &answer {
-            Ok(_) => self.succeeded(at, began),
-            Err(error) => self.failed(at, error),
+        match asking.await {
+            Ok(answer) => {
+                self.succeeded(at, began);
+                Ok((answer, began.elapsed()))
+            }
+            Err(error) => {
+                self.failed(at, &error);
+                Err(error)
+            }
         }
-        answer
     }
 
     async fn read_from(&self, at: usize, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
@@ -115,11 +140,21 @@ impl Failover {
             ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Denied | ErrorKind::Corrupt | ErrorKind::Io
         );
         if counts && self.replicas[at].breaker.failed() {
-            tracing::warn!("`{}` is left alone for a while: {}", self.replicas[at].source.uri(), error.report());
-            self.signals.count(Metric::ReplicaBreakerOpened);
-            // Other fields have replicas too.
-            self.signals.add(Metric::ReplicasOpen, 1);
+            self.left_alone(at, error);
         }
+    }
+
+    fn left_alone(&self, at: usize, error: &Error) {
+        tracing::warn!("`{}` is left alone for a while: {}", self.replicas[at].source.uri(), error.report());
+        self.signals.count(Metric::ReplicaBreakerOpened);
+        // Other fields have replicas too.
+        self.signals.add(Metric::ReplicasOpen, 1);
+    }
+
+    /// It did not answer in time.
+    fn outrun(&self, at: usize, op: &'static str, name: String) {
+        let words = "it did not answer in several times the usual time";
+        self.failed(at, &Error::new(ErrorKind::Timeout, op, name).because(words));
     }
 
     fn refused(&self, at: usize, request: &ReadRequest, words: impl std::fmt::Display) -> Error {
@@ -164,14 +199,15 @@ impl Failover {
         Ok(object)
     }
 
-    /// Asks the replicas in order, the next one when one fails or patience with it is over: the first answer, and whose it is.
+    /// Asks the replicas in order, the next one when one fails or patience with it is over: the first answer, whose it is, and how
+    /// long that one took.
     async fn race<'a, T, F: Future<Output = Result<T>> + Send>(
         &'a self,
         op: &'static str,
-        name: impl Fn(&'a dyn Source) -> String,
+        name: impl Fn(&'a dyn Source) -> String + Send,
         patience: Duration,
         ask: impl Fn(usize, &'a dyn Source) -> F,
-    ) -> Result<(usize, T)> {
+    ) -> Result<(usize, T, Duration)> {
         let order = self.order();
         let mut waiting = order.iter();
         let mut asked = FuturesUnordered::new();
@@ -179,8 +215,8 @@ impl Failover {
             let asking = self.ask(at, ask(at, self.replicas[at].source.as_ref()));
             async move { (at, asking.await) }
         };
-        let mut slow = Vec::new();
-        let mut errors: Vec<(usize, Error)> = Vec::new();
+        let mut silent = Silent { of: self, op, name, patience, asked: Vec::new() };
+        let mut errors = Vec::new();
         let mut until = Instant::now();
         loop {
             // Another replica, once the patience with the last one is over or none is left that might answer.
@@ -189,7 +225,7 @@ impl Failover {
                     self.signals.count(Metric::ReplicaFailovers);
                 }
                 asked.push(ask(at));
-                slow.push(at);
+                silent.asked.push((at, Instant::now()));
                 until = Instant::now() + patience;
             }
             let answered = if waiting.len() == 0 {
@@ -201,25 +237,39 @@ impl Failover {
                 }
             };
             match answered {
-                Some((at, Ok(answer))) => {
-                    // Whoever was asked before and has not answered yet was outrun by far.
-                    let outrun = slow.iter().take_while(|&&other| other != at);
-                    for &other in outrun.filter(|&&other| !errors.iter().any(|(failed, _)| *failed == other)) {
-                        let words = "it did not answer in several times the usual time";
-                        let error = Error::new(ErrorKind::Timeout, op, name(self.replicas[other].source.as_ref()));
-                        self.failed(other, &error.because(words));
-                    }
-                    return Ok((at, answer));
+                Some((at, Ok((answer, took)))) => {
+                    // Whoever was asked before and has not answered yet was outrun by far; whoever was asked later was not.
+                    let before = silent.asked.iter().position(|(asked, _)| *asked == at);
+                    silent.asked.truncate(before.unwrap_or_default());
+                    return Ok((at, answer, took));
                 }
                 Some((at, Err(error))) => {
-                    errors.push((at, error));
+                    silent.asked.retain(|(asked, _)| *asked != at);
+                    errors.push(error);
                     until = Instant::now();
                 }
-                None if waiting.len() == 0 => {
-                    let errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
-                    return Err(all_failed(op, &name(self), &errors));
-                }
+                None if waiting.len() == 0 => return Err(all_failed(op, &(silent.name)(self), &errors)),
                 None => {}
+            }
+        }
+    }
+}
+
+/// Replicas that were asked and have not answered. When nobody waits any more, because another one answered or a deadline has
+/// passed, that counts against those whose time was up.
+struct Silent<'a, N: Fn(&'a dyn Source) -> String> {
+    of: &'a Failover,
+    op: &'static str,
+    name: N,
+    patience: Duration,
+    asked: Vec<(usize, Instant)>,
+}
+
+impl<'a, N: Fn(&'a dyn Source) -> String> Drop for Silent<'a, N> {
+    fn drop(&mut self) {
+        for (at, began) in self.asked.drain(..) {
+            if began.elapsed() >= self.patience {
+                self.of.outrun(at, self.op, (self.name)(self.of.replicas[at].source.as_ref()));
             }
         }
     }
@@ -242,6 +292,52 @@ pub(crate) fn all_failed(op: &'static str, name: &str, errors: &[Error]) -> Erro
     let error = Error::new(kind, op, name).because(format_args!("every replica failed: {}", reports.join("; ")));
     // Pages and clients that are throttled everywhere slow down.
     if errors.iter().all(Error::is_throttled) { error.throttled(pause) } else { error.retried_after(pause) }
+}
+
+impl Failover {
+    fn listed_in(&self, took: Duration) {
+        let mut slowest = self.slowest_page.lock();
+        *slowest = took.max(*slowest);
+    }
+
+    /// A page that only this replica can give. When it does not, the listing has to begin anew, at another one if there is one.
+    async fn next_page(&self, at: usize, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        let replica = &self.replicas[at];
+        let gone = |words: String| Err(Error::new(ErrorKind::Changed, "list", replica.source.uri()).because(words));
+        if replica.breaker.is_open() && self.has_other(at) {
+            return gone("the replica that was being listed fails, another one is there".to_owned());
+        }
+        let mut asking = pin!(self.ask(at, replica.source.page(prefix, token)));
+        let answer = loop {
+            match timeout(self.page_patience(), &mut asking).await {
+                Ok(answer) => break answer,
+                Err(_) if self.has_other(at) => {
+                    let words = "no page came in several times the usual time";
+                    break Err(Error::new(ErrorKind::Timeout, "list", replica.source.uri()).because(words));
+                }
+                Err(_) => {}
+            }
+        };
+        match answer {
+            Ok((listed, took)) => {
+                self.listed_in(took);
+                Ok(listed)
+            }
+            // Asked again, it may give the page after all.
+            Err(error)
+                if error.kind() == ErrorKind::Unavailable && error.retry_after() < Some(self.page_patience()) =>
+            {
+                Err(error)
+            }
+            Err(error) if self.has_other(at) => {
+                if replica.breaker.open() {
+                    self.left_alone(at, &error);
+                }
+                gone(format!("another replica is there, and this one failed: {}", error.report()))
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 #[async_trait]
@@ -286,32 +382,29 @@ impl Source for Failover {
             listed
         };
         if let Some(at) = of.filter(|&at| at < self.replicas.len()) {
-            let replica = &self.replicas[at];
-            if replica.breaker.is_open() && self.replicas.iter().any(|other| !other.breaker.is_open()) {
-                return Err(Error::new(ErrorKind::Changed, "list", replica.source.uri())
-                    .because("the replica that was being listed fails, another one is there"));
-            }
-            return self.ask(at, replica.source.page(prefix, token)).await.map(|listed| own(at, listed));
+            return self.next_page(at, prefix, token).await.map(|listed| own(at, listed));
         }
         let name = |source: &dyn Source| source.uri().to_owned();
-        let (at, listed) = self.race("list", name, PAGE_PATIENCE, |_, source| source.page(prefix, None)).await?;
+        let patience = self.page_patience();
+        let (at, listed, took) = self.race("list", name, patience, |_, source| source.page(prefix, None)).await?;
+        self.listed_in(took);
         Ok(own(at, listed))
     }
 
     /// Of another than the first, the version is left out as well.
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
         let name = |source: &dyn Source| source.uri_of(key);
-        let (at, meta) = self.race("look at", name, self.patience(0), |_, source| source.head(key)).await?;
+        let (at, meta, took) = self.race("look at", name, self.patience(0), |_, source| source.head(key)).await?;
+        self.latencies.record(0, took);
         Ok(if at == 0 { meta } else { ObjectMeta { version: Version::Unknown, ..meta } })
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
         let bytes = known_bytes(request).unwrap_or_default();
-        let began = Instant::now();
         let name = |source: &dyn Source| source.uri_of(&request.key);
         let read = self.race("read", name, self.patience(bytes), |at, _| self.read_from(at, request, buffers)).await;
-        let (at, mut object) = read?;
-        self.latencies.record(bytes, began.elapsed());
+        let (at, mut object, took) = read?;
+        self.latencies.record(bytes, took);
         if at > 0 {
             object.meta.version = Version::Unknown;
         }

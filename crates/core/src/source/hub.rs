@@ -106,8 +106,8 @@ async fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Hub> {
     let token = match (options.credentials()?, options.get("token")) {
         _ if options.is_on("anonymous")? => Token::none(),
         (Some(provider), _) => Token::callable(provider, transport),
-        (None, Some(token)) => Token::fixed("the token in the source's options", token),
-        (None, None) => standard_token().await,
+        (None, Some(token)) => Token::fixed(&spec.uri, "the token in the source's options", token)?,
+        (None, None) => standard_token(&spec.uri).await?,
     };
     let kind = if address.is_dataset { "datasets/" } else { "" };
     let api_kind = if address.is_dataset { "datasets/" } else { "models/" };
@@ -148,9 +148,9 @@ fn parse(uri: &str) -> Result<Address> {
 
 /// `HF_TOKEN`, or the file that `hf auth login` writes.
 #[allow(clippy::disallowed_methods)] // the token is kept in a file
-async fn standard_token() -> Token {
+async fn standard_token(uri: &str) -> Result<Token> {
     if let Some(token) = env(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]) {
-        return Token::fixed("HF_TOKEN of the environment", &token);
+        return Token::fixed(uri, "HF_TOKEN of the environment", &token);
     }
     let home = env(&["HF_HOME"]).map(PathBuf::from);
     let cache = || {
@@ -161,8 +161,8 @@ async fn standard_token() -> Token {
         env(&["HF_TOKEN_PATH"]).map(PathBuf::from).or_else(|| home.or_else(cache).map(|home| home.join("token")));
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path?).ok()).await;
     match read.ok().flatten().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()) {
-        Some(token) => Token::fixed("the token file of `hf auth login`", &token),
-        None => Token::missing("none (set HF_TOKEN, or log in with `hf auth login`)"),
+        Some(token) => Token::fixed(uri, "the token file of `hf auth login`", &token),
+        None => Ok(Token::missing("none (set HF_TOKEN, or log in with `hf auth login`)")),
     }
 }
 

@@ -77,7 +77,7 @@ fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Web> {
         options.get("user").map(|user| (user.to_owned(), options.get("password").unwrap_or_default().to_owned()));
     let token = match (options.credentials()?, options.get("token"), beside, in_uri) {
         (Some(provider), ..) => Token::callable(provider, transport),
-        (None, Some(token), ..) => Token::fixed("the token in the source's options", token),
+        (None, Some(token), ..) => Token::fixed(&spec.uri, "the token in the source's options", token)?,
         (None, None, Some((user, password)), _) => Token::basic("the user in the source's options", &user, &password),
         (None, None, None, Some((user, password))) => Token::basic("the user in the URI", &user, &password),
         (None, None, None, None) => Token::none(),

@@ -83,7 +83,7 @@ impl<K: SigningCredential> Signer<K> {
         let Some(inner) = &self.inner else { return Ok(None) };
         let is_usable = |credential: &K| credential.is_valid_at(inner.sign.required_valid_until_dyn(credential, None));
         let is_fresh = |credential: &K| credential.is_valid() && is_usable(credential);
-        let (credential, given) = inner.kept.get(is_fresh, || inner.chain.provide()).await?;
+        let (credential, given) = inner.kept.get(is_fresh, is_usable, || inner.chain.provide()).await?;
         if !is_usable(&credential) {
             return Err(Missing::for_now(format!("{}: what it gave has expired already", self.described())));
         }

@@ -1,6 +1,6 @@
 //! Credentials that are asked for once for all who need them, and why there are none.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -34,11 +34,21 @@ impl Missing {
     }
 }
 
+/// Whoever asked in vain is asked again after this, while what is kept can be used.
+const PAUSE: Duration = Duration::from_secs(15);
+
 /// What was given last, and when.
 pub(super) struct Kept<V> {
-    last: Mutex<Option<(Instant, Result<V, Missing>)>>,
+    last: Mutex<Option<Last<V>>>,
     /// Held while somebody asks.
     turn: tokio::sync::Mutex<()>,
+}
+
+struct Last<V> {
+    at: Instant,
+    given: Result<V, Missing>,
+    /// When others were asked for in vain since.
+    missed: Option<tokio::time::Instant>,
 }
 
 impl<V: Clone> Kept<V> {
@@ -47,35 +57,49 @@ impl<V: Clone> Kept<V> {
     }
 
     /// What is kept while it is fresh, else what `ask` gives, and when it was given. Those who come while somebody asks share the
-    /// answer, a failure too.
+    /// answer, a failure too. What is not fresh but can be used is, as long as a failure may pass.
     pub(super) async fn get<F: Future<Output = Result<V, Missing>>>(
         &self,
         is_fresh: impl Fn(&V) -> bool,
+        is_usable: impl Fn(&V) -> bool,
         ask: impl FnOnce() -> F,
     ) -> Result<(V, Instant), Missing> {
         let came = Instant::now();
-        let fresh = |at: &Instant, given: &Result<V, Missing>| given.as_ref().is_ok_and(&is_fresh) || *at >= came;
-        if let Some(given) = self.last(|_, given| given.as_ref().is_ok_and(&is_fresh)) {
+        let is_kept = |last: &Last<V>| {
+            let is_pausing = last.missed.is_some_and(|missed| missed.elapsed() < PAUSE);
+            last.given.as_ref().is_ok_and(|value| is_fresh(value) || is_pausing && is_usable(value))
+        };
+        if let Some(given) = self.last(is_kept) {
             return given;
         }
         let _turn = self.turn.lock().await;
-        if let Some(given) = self.last(fresh) {
+        if let Some(given) = self.last(|last| is_kept(last) || last.at >= came) {
             return given;
         }
         let (given, at) = (ask().await, Instant::now());
-        *self.last.lock() = Some((at, given.clone()));
+        let mut last = self.last.lock();
+        if let (Some(last), Err(missing)) = (&mut *last, &given)
+            && missing.may_pass
+            && let Ok(value) = &last.given
+            && is_usable(value)
+        {
+            tracing::warn!("new credentials are not there yet, the old ones are used: {}", missing.words);
+            last.missed = Some(tokio::time::Instant::now());
+            return Ok((value.clone(), last.at));
+        }
+        *last = Some(Last { at, given: given.clone(), missed: None });
         given.map(|value| (value, at))
     }
 
     /// Drops what was given then, unless it is replaced already.
     pub(super) fn forget(&self, given: Instant) {
-        self.last.lock().take_if(|(at, _)| *at == given);
+        self.last.lock().take_if(|last| last.at == given);
     }
 
-    fn last(&self, is_it: impl Fn(&Instant, &Result<V, Missing>) -> bool) -> Option<Result<(V, Instant), Missing>> {
+    fn last(&self, is_it: impl Fn(&Last<V>) -> bool) -> Option<Result<(V, Instant), Missing>> {
         let last = self.last.lock();
-        let (at, given) = last.as_ref().filter(|(at, given)| is_it(at, given))?;
-        Some(given.clone().map(|value| (value, *at)))
+        let last = last.as_ref().filter(|last| is_it(last))?;
+        Some(last.given.clone().map(|value| (value, last.at)))
     }
 }
 
@@ -96,7 +120,7 @@ mod tests {
             tokio::task::yield_now().await;
             given.clone()
         };
-        let all = join_all((0..8).map(|_| kept.get(|value| *value > 1, ask))).await;
+        let all = join_all((0..8).map(|_| kept.get(|value| *value > 1, |_| false, ask))).await;
         let all = all.into_iter().map(|given| given.map(|(value, _)| value)).collect();
         (all, asked.load(Ordering::SeqCst))
     }
@@ -111,10 +135,36 @@ mod tests {
         assert_eq!(asked_together(&kept, Ok(3)).await, (vec![Ok(2); 8], 0), "as what is fresh");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_will_soon_expire_is_used_while_there_is_no_other_and_nobody_is_asked_all_the_time() {
+        let kept = Kept::new();
+        let asked = AtomicU32::new(0);
+        let get = |given: Result<u32, Missing>| {
+            let ask = || async {
+                asked.fetch_add(1, Ordering::SeqCst);
+                given
+            };
+            let got = kept.get(|value| *value > 1, |value| *value > 0, ask);
+            async { got.await.map(|(value, _)| value) }
+        };
+        let failed = || Err(Missing::for_now("the service is gone"));
+        assert_eq!(get(Ok(1)).await, Ok(1));
+        for _ in 0..9 {
+            assert_eq!(get(failed()).await, Ok(1));
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2, "once more, in vain");
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(get(Ok(3)).await, Ok(3));
+        let kept = Kept::new();
+        assert_eq!(kept.get(|_| false, |value| *value > 0, || async { Ok(0) }).await.map(|(value, _)| value), Ok(0));
+        let gone = kept.get(|_| false, |value| *value > 0, || async { failed() }).await;
+        assert_eq!(gone.map(|(value, _)| value), failed(), "what has expired is not used");
+    }
+
     #[tokio::test]
     async fn what_was_refused_is_forgotten_once() {
         let kept = Kept::new();
-        let get = |value| kept.get(|_| true, move || async move { Ok(value) });
+        let get = |value| kept.get(|_| true, |_| true, move || async move { Ok(value) });
         let (first, given) = get(1).await.expect("given");
         kept.forget(given);
         let (second, given_anew) = get(2).await.expect("given");

@@ -18,6 +18,7 @@ mod paging;
 mod protocol;
 mod refusal;
 pub(super) mod request;
+mod said;
 pub(super) mod text;
 mod token;
 mod wire;
@@ -42,6 +43,7 @@ pub(super) use kept::Missing;
 pub(super) use protocol::{Answer, Asked, Parsed, Protocol};
 pub(super) use refusal::Place;
 use refusal::Refusal;
+use said::Said;
 pub(super) use token::Token;
 pub use wire::Transport;
 pub(super) use wire::Wire;
@@ -86,10 +88,11 @@ impl<P: Protocol> Remote<P> {
     }
 
     async fn parsed(&self, asked: &Asked<'_>) -> Result<Parsed> {
-        let answer = self.send("list", &self.uri, || self.protocol.page(asked)).await?;
+        let (answer, said) = self.send("list", &self.uri, || self.protocol.page(asked)).await?;
         let answer = self.whole("list", answer).await?;
         let parsed = self.protocol.parse(asked, &answer).map_err(|words| {
-            Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.protocol.place().at())
+            let error = Error::new(ErrorKind::Unavailable, "list", &self.uri);
+            said.kept_out_of(error.because(words + &self.protocol.place().at()))
         })?;
         if let Some(object) = parsed.objects.iter().find(|object| object.size > LARGEST_OBJECT) {
             let words = format!("the listing tells of an object of {} bytes{}", object.size, self.at());
@@ -103,7 +106,7 @@ impl<P: Protocol> Remote<P> {
         op: &'static str,
         name: &str,
         request: impl Fn() -> Result<Parts> + Sync,
-    ) -> Result<reqwest::Response> {
+    ) -> Result<(reqwest::Response, Said)> {
         send(&self.protocol, &self.wire, op, name, request, &Bytes::new()).await
     }
 
@@ -159,7 +162,8 @@ impl<P: Protocol> Remote<P> {
     }
 }
 
-/// Sends what `request` makes, anew once when the credentials have expired. What is no success is an error.
+/// Sends what `request` makes, anew once when the credentials have expired: the answer, and what not to repeat of the request.
+/// What is no success is an error.
 async fn send(
     protocol: &impl Protocol,
     wire: &Wire,
@@ -167,7 +171,7 @@ async fn send(
     name: &str,
     request: impl Fn() -> Result<Parts> + Sync,
     body: &Bytes,
-) -> Result<reqwest::Response> {
+) -> Result<(reqwest::Response, Said)> {
     let mut is_second = false;
     loop {
         let mut parts = request()?;
@@ -175,10 +179,12 @@ async fn send(
             let (words, tried) = (&missing.words, protocol.credentials());
             Error::new(missing.kind(), op, name).because(format_args!("{words}; credentials tried: {tried}"))
         })?;
+        let said = Said::of(&parts);
         let sent = wire.send(parts, body, protocol.follows_redirects()).await;
         let answer = sent.map_err(|failure| failure.into_error(op, name, protocol.place()))?;
+        let said = if protocol.follows_redirects() { said.led_to(answer.url()) } else { said };
         if answer.status().is_success() {
-            return Ok(answer);
+            return Ok((answer, said));
         }
         let refusal = Refusal::read(answer, |headers, body| protocol.reason(headers, body)).await;
         if let Some(given) = given.filter(|_| refusal.may_be_expired() && !is_second) {
@@ -186,14 +192,14 @@ async fn send(
             is_second = true;
             continue;
         }
-        return Err(refusal.into_error(op, name, protocol.place(), &protocol.credentials()));
+        return Err(said.kept_out_of(refusal.into_error(op, name, protocol.place(), &protocol.credentials())));
     }
 }
 
 /// Asks a protocol's server for a JSON document, while a source is being opened.
 pub(super) async fn get_json<T: DeserializeOwned>(protocol: &impl Protocol, wire: &Wire, url: &str) -> Result<T> {
     let uri = &protocol.place().uri;
-    let answer = send(protocol, wire, "open", uri, || request::request(Method::GET, url), &Bytes::new()).await?;
+    let (answer, _) = send(protocol, wire, "open", uri, || request::request(Method::GET, url), &Bytes::new()).await?;
     let body = body::collect(answer, uri).await?;
     serde_json::from_slice(&body).map_err(|_| {
         let words = format!("the answer is not what was asked for{}", protocol.place().at());
@@ -230,9 +236,9 @@ impl<P: Protocol> Source for Remote<P> {
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
         check_key(&self.uri, key)?;
         let name = self.uri_of(key);
-        let answer = self.send("look at", &name, || self.protocol.object(Method::HEAD, key)).await?;
+        let (answer, said) = self.send("look at", &name, || self.protocol.object(Method::HEAD, key)).await?;
         let size = body::length(answer.headers());
-        self.meta(&name, key, answer.headers(), size)
+        self.meta(&name, key, answer.headers(), size).map_err(|error| said.kept_out_of(error))
     }
 
     fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
@@ -260,10 +266,25 @@ impl<P: Protocol> Source for Remote<P> {
             check_range(&name, Some(range), meta.size)?;
             return Ok(ObjectBytes { bytes: Bytes::new(), meta });
         }
-        let answer = match self.send("read", &name, || self.object(&Method::GET, request)).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.explain(request, &name, error).await),
-        };
+        match self.send("read", &name, || self.object(&Method::GET, request)).await {
+            Ok((answer, said)) => {
+                let received = self.receive(request, &name, answer, buffers).await;
+                received.map_err(|error| said.kept_out_of(error))
+            }
+            Err(error) => Err(self.explain(request, &name, error).await),
+        }
+    }
+}
+
+impl<P: Protocol> Remote<P> {
+    /// The object that an answer holds, if it is the one that was asked for.
+    async fn receive(
+        &self,
+        request: &ReadRequest,
+        name: &str,
+        answer: reqwest::Response,
+        buffers: &BufferPool,
+    ) -> Result<ObjectBytes> {
         let headers = answer.headers();
         let sent = body::sent_range(headers);
         let total = match &request.range {
@@ -273,22 +294,22 @@ impl<P: Protocol> Source for Remote<P> {
         if let Some(range) = &request.range
             && answer.status() != StatusCode::PARTIAL_CONTENT
         {
-            return Err(Error::new(ErrorKind::Unsupported, "read", &name)
+            return Err(Error::new(ErrorKind::Unsupported, "read", name)
                 .because(format_args!("asked for bytes {range:?}, the server sent the whole object{}", self.at())));
         }
         let digest = if request.range.is_none() { self.protocol.digest(headers) } else { None };
-        let meta = self.meta(&name, &request.key, headers, total)?;
-        check_version(&name, &request.version, &meta.version)?;
-        let range = check_range(&name, request.range.as_ref(), meta.size)?;
+        let meta = self.meta(name, &request.key, headers, total)?;
+        check_version(name, &request.version, &meta.version)?;
+        let range = check_range(name, request.range.as_ref(), meta.size)?;
         if let Some((sent, _)) = sent.filter(|(sent, _)| *sent != range) {
-            return Err(Error::new(ErrorKind::Unavailable, "read", &name)
+            return Err(Error::new(ErrorKind::Unavailable, "read", name)
                 .because(format_args!("asked for bytes {range:?}, the server sent {sent:?}")));
         }
-        check_size(&name, request, &meta)?;
+        check_size(name, request, &meta)?;
         let algorithm = digest.as_ref().map(Digest::name);
         let (expected, is_known) =
             ((range.end - range.start) as usize, request.range.is_some() || request.size.is_some());
-        let buffer = body::read(answer, Body { name: &name, expected, is_known, digest }, buffers).await?;
+        let buffer = body::read(answer, Body { name, expected, is_known, digest }, buffers).await?;
         if let Some(algorithm) = algorithm {
             let _ = self.verified.set(algorithm);
         }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use reqsign_core::{CommandExecute, CommandOutput, Context, Error, FileRead, HttpSend, OsEnv};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{Transport, Wire, body};
+use super::{Transport, Wire, body, said};
 
 /// A token service or command that does not answer in this time does not at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -27,8 +27,6 @@ const METADATA_HOSTS: &[&str] = &["169.254.169.254", "169.254.170.2", "169.254.1
 const UNNAMED: &[&str] = &["169.254.169.254", "metadata.google.internal", "az"];
 /// How often a running command is looked at.
 const LOOK: Duration = Duration::from_millis(10);
-/// Shorter words of a request are no secrets.
-const SECRET_LENGTH: usize = 8;
 /// Of what a command prints. Credentials are small.
 const MOST_PRINTED: u64 = 1 << 20;
 
@@ -145,7 +143,7 @@ impl HttpSend for Services {
 impl Services {
     /// Errors are words without the URL, which may hold a secret.
     async fn exchange(&self, request: http::Request<Bytes>, host: &str) -> Result<http::Response<Bytes>, String> {
-        let said = said_in(&request);
+        let said = said::all_of(&request);
         let answer = self.outside.wire()?.execute(request).await.map_err(|cause| match cause {
             cause if cause.is_timeout() => "did not answer in time",
             cause if cause.is_connect() => "cannot be reached",
@@ -156,21 +154,11 @@ impl Services {
         *response.headers_mut() = answer.headers().clone();
         *response.body_mut() = body::collect(answer, host).await.map_err(|_| "broke the connection")?;
         // The providers put refusals into their errors.
-        let is_echo =
-            |body: &[u8]| said.iter().any(|said| body.windows(said.len()).any(|part| part == said.as_bytes()));
-        if !response.status().is_success() && is_echo(response.body()) {
+        if !response.status().is_success() && said::repeats(&String::from_utf8_lossy(response.body()), &said) {
             response.body_mut().clear();
         }
         Ok(response)
     }
-}
-
-/// What may be secret of a request: the values of its headers and of its form.
-fn said_in(request: &http::Request<Bytes>) -> Vec<String> {
-    let headers = request.headers().values().filter_map(|value| value.to_str().ok());
-    let headers = headers.flat_map(|value| value.split_whitespace().map(str::to_owned));
-    let form = url::form_urlencoded::parse(request.body()).map(|(_, value)| value.into_owned());
-    headers.chain(form).filter(|said| said.len() >= SECRET_LENGTH).collect()
 }
 
 fn may_pass(status: StatusCode) -> bool {

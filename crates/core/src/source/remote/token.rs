@@ -10,7 +10,9 @@ use http::request::Parts;
 use super::Transport;
 use super::credentials::provided;
 use super::kept::{Kept, Missing};
+use crate::error::Result;
 use crate::source::options::CredentialsProvider;
+use crate::source::unusable;
 
 /// A bearer token, a user and password, or neither.
 pub(crate) struct Token {
@@ -40,9 +42,15 @@ impl Token {
         Self { name: hint, kind: Kind::None }
     }
 
-    /// A bearer token.
-    pub(crate) fn fixed(name: &'static str, token: &str) -> Self {
-        Self { name, kind: bearer(token).map_or(Kind::None, Kind::Fixed) }
+    /// A bearer token of the source at `uri`.
+    ///
+    /// # Errors
+    /// `Invalid` where headers cannot hold it: without it, requests would be anonymous.
+    pub(crate) fn fixed(uri: &str, name: &'static str, token: &str) -> Result<Self> {
+        let value = bearer(token).ok_or_else(|| {
+            unusable(uri, format_args!("{name} has a character that headers cannot have, a line break perhaps"))
+        })?;
+        Ok(Self { name, kind: Kind::Fixed(value) })
     }
 
     /// A user and password.
@@ -67,7 +75,7 @@ impl Token {
             Kind::Fixed(value) => (value.clone(), None),
             Kind::Callable { provider, limit, kept } => {
                 let is_fresh = |(_, until): &(_, Option<SystemTime>)| until.is_none_or(|at| at > SystemTime::now());
-                let ((value, _), given) = kept.get(is_fresh, || asked(provider, *limit)).await?;
+                let ((value, _), given) = kept.get(is_fresh, is_fresh, || asked(provider, *limit)).await?;
                 (value, Some(given))
             }
         };

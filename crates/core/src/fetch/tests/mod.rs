@@ -1,3 +1,5 @@
+mod failover;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +11,6 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::Listing;
 use crate::metrics::{Metric, Metrics};
 use crate::source::{Listed, Memory, ObjectBytes, ObjectMeta, ReadRequest, Version, list_sorted};
 
@@ -88,6 +89,20 @@ impl Source for Scripted {
             Act::After(_) => self.inner.read(request, buffers).await,
         }
     }
+}
+
+/// A source that can be switched off.
+fn switched(name: &str) -> (Arc<AtomicBool>, Arc<Scripted>) {
+    let is_off = Arc::new(AtomicBool::new(false));
+    let switch = is_off.clone();
+    let source = Scripted::new(name, move |_, _| {
+        if switch.load(Ordering::SeqCst) {
+            Act::Fail(error(ErrorKind::Unavailable, "connection refused"))
+        } else {
+            Act::After(Duration::from_millis(10))
+        }
+    });
+    (is_off, source)
 }
 
 fn error(kind: ErrorKind, words: &str) -> Error {
@@ -389,195 +404,6 @@ async fn a_range_that_is_wrong_spoils_no_neighbour_and_a_caller_who_leaves_none_
     let (left, stayed) = futures_util::future::join(leaver, source.read(&good, &buffers)).await;
     assert!(left.is_err());
     assert_eq!(stayed.expect("asks by itself").bytes.len(), 5);
-}
-
-fn replicas(of: &[&Arc<Scripted>]) -> (Arc<Metrics>, Arc<dyn Source>) {
-    let (metrics, signals) = signals();
-    let sources = of.iter().map(|&source| source.clone() as Arc<dyn Source>).collect();
-    let policies = Policies { hedge: 0.0, ..Policies::default() };
-    (metrics, with_policies(sources, &policies, &signals))
-}
-
-/// A source that can be switched off.
-fn switched(name: &str) -> (Arc<AtomicBool>, Arc<Scripted>) {
-    let is_off = Arc::new(AtomicBool::new(false));
-    let switch = is_off.clone();
-    let source = Scripted::new(name, move |_, _| {
-        if switch.load(Ordering::SeqCst) {
-            Act::Fail(error(ErrorKind::Unavailable, "connection refused"))
-        } else {
-            Act::After(Duration::from_millis(10))
-        }
-    });
-    (is_off, source)
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replica_that_dies_costs_next_to_nothing_and_is_read_again_when_it_is_back() {
-    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
-    let (metrics, source) = replicas(&[&first, &second]);
-    let buffers = pool();
-    let read = |times: usize| {
-        let (source, buffers) = (source.clone(), buffers.clone());
-        async move {
-            for _ in 0..times {
-                source.read(&sized("small", 10), &buffers).await.expect("read");
-            }
-        }
-    };
-    read(50).await;
-    assert_eq!((first.reads(), second.reads()), (50, 0));
-    is_off.store(true, Ordering::SeqCst);
-    let ((), took) = timed(read(500)).await;
-    assert!(took < Duration::from_millis(5500), "500 reads of 10 ms: {took:?}");
-    let tried = first.reads() - 50;
-    assert!((3..=10).contains(&tried), "left alone but for a try now and then: {tried}");
-    assert_eq!((counted(&metrics, Metric::ReplicaBreakerOpened), counted(&metrics, Metric::ReplicasOpen)), (1, 1));
-    is_off.store(false, Ordering::SeqCst);
-    sleep(Duration::from_secs(30)).await;
-    let before = first.reads();
-    read(20).await;
-    assert_eq!(first.reads() - before, 20, "the first is preferred again");
-    assert_eq!(counted(&metrics, Metric::ReplicasOpen), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replica_that_hangs_is_outrun_and_then_left_alone() {
-    let is_off = Arc::new(AtomicBool::new(false));
-    let switch = is_off.clone();
-    let first = Scripted::new("first", move |_, _| {
-        Act::After(if switch.load(Ordering::SeqCst) { HOUR } else { Duration::from_millis(10) })
-    });
-    let (_, second) = switched("second");
-    let (metrics, source) = replicas(&[&first, &second]);
-    let read = async |times: usize| {
-        for _ in 0..times {
-            source.read(&sized("small", 10), &pool()).await.expect("read");
-        }
-    };
-    read(50).await;
-    is_off.store(true, Ordering::SeqCst);
-    let ((), took) = timed(read(200)).await;
-    assert!(took < Duration::from_secs(4), "200 reads of 10 ms and less than 2 s of waiting: {took:?}");
-    assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replica_with_other_content_is_refused() {
-    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
-    let (metrics, source) = replicas(&[&first, &second]);
-    let buffers = pool();
-    for size in [10, 11] {
-        source.read(&sized("small", 10), &buffers).await.expect("from the first");
-        second.inner.put("small", vec![9; size]);
-        is_off.store(true, Ordering::SeqCst);
-        let error = source.read(&sized("small", 10), &buffers).await.expect_err("other content");
-        assert!(error.to_string().contains("the replica serves other"), "{error}");
-        is_off.store(false, Ordering::SeqCst);
-        sleep(Duration::from_mins(1)).await;
-    }
-    assert!(counted(&metrics, Metric::ReplicaRefused) >= 2);
-    // It may be the first that is wrong: the other one is taken.
-    first.inner.put("small", vec![7; 12]);
-    second.inner.put("small", vec![1; 10]);
-    let read = source.read(&sized("small", 10), &buffers).await.expect("from the second");
-    assert_eq!(read.bytes, vec![1; 10]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_one_replica_lacks_another_may_have_and_all_failures_are_told() {
-    let ((first_off, first), (second_off, second)) = (switched("first"), switched("second"));
-    let (_, source) = replicas(&[&first, &second]);
-    let buffers = pool();
-    second.inner.put("more", vec![1; 10]);
-    assert_eq!(source.read(&sized("more", 10), &buffers).await.expect("from the second").bytes.len(), 10);
-    let error = source.read(&sized("nowhere", 10), &buffers).await.expect_err("nowhere");
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    for place in ["memory://first/nowhere", "memory://second/nowhere"] {
-        assert!(error.to_string().contains(place), "{error}");
-    }
-    first_off.store(true, Ordering::SeqCst);
-    second_off.store(true, Ordering::SeqCst);
-    let (read, took) = timed(source.read(&sized("small", 10), &buffers)).await;
-    let error = read.expect_err("both are down");
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(took < Duration::from_secs(61) && error.to_string().contains("every replica failed"), "{took:?} {error}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn replicas_keep_to_versions_of_their_own() {
-    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
-    // The same bytes under another version.
-    second.inner.put("small", vec![1; 10]);
-    let (_, source) = replicas(&[&first, &second]);
-    let listed = source.page("", None).await.expect("listed");
-    let small = listed.objects.iter().find(|object| object.key == "small").expect("there").clone();
-    let request = ReadRequest { version: small.version, ..sized("small", 10) };
-    assert_eq!(source.read(&request, &pool()).await.expect("from the first").bytes.len(), 10);
-    is_off.store(true, Ordering::SeqCst);
-    assert_eq!(source.read(&request, &pool()).await.expect("from the second").bytes.len(), 10);
-    // Listed by the second, an object has no version that the first could be asked for.
-    let listed = source.page("", None).await.expect("listed by the second");
-    assert!(listed.objects.iter().all(|object| object.version == Version::Unknown));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replica_that_hangs_is_outrun_on_listings_too() {
-    let (first, (_, second)) = (Scripted::slow(HOUR), switched("second"));
-    let (_, source) = replicas(&[&first, &second]);
-    let (listed, took) = timed(list_sorted(source.as_ref(), "", |_| true)).await;
-    assert_eq!(listed.expect("listed").len(), 2);
-    assert!(took < Duration::from_secs(3), "{took:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replica_that_dies_while_it_is_listed_has_the_listing_begin_anew() {
-    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
-    (0..2_500).for_each(|number| first.inner.put(format!("{number:04}.pt"), vec![1]));
-    (0..2_500).for_each(|number| second.inner.put(format!("{number:04}.pt"), vec![1]));
-    let (_, source) = replicas(&[&first, &second]);
-    let listed = std::sync::atomic::AtomicU64::new(0);
-    let dying = async {
-        sleep(Duration::from_millis(15)).await;
-        is_off.store(true, Ordering::SeqCst);
-    };
-    let listing = Listing::collect(source.as_ref(), |key| key.contains(".pt"), &listed);
-    let ((listing, ()), took) = timed(async { tokio::join!(listing, dying) }).await;
-    let listing = listing.expect("listed by the second");
-    assert_eq!((listing.len(), listing.ignored, listed.into_inner()), (2_500, 2, 2_500));
-    assert!(took < Duration::from_secs(2), "{took:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_one_replica_lacks_is_waited_for_while_another_is_down() {
-    let ((first_off, first), (_, second)) = (switched("first"), switched("second"));
-    let (_, source) = replicas(&[&first, &second]);
-    first.inner.put("more", vec![1; 10]);
-    first_off.store(true, Ordering::SeqCst);
-    let back = async {
-        sleep(Duration::from_secs(5)).await;
-        first_off.store(false, Ordering::SeqCst);
-    };
-    let (buffers, request) = (pool(), sized("more", 10));
-    let (read, ()) = tokio::join!(source.read(&request, &buffers), back);
-    assert_eq!(read.expect("from the first").bytes.len(), 10);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_listed_version_is_believed_rather_than_what_was_read_first() {
-    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
-    let (_, source) = replicas(&[&first, &second]);
-    let listed = source.head("small").await.expect("there");
-    let request = ReadRequest { version: listed.version, ..sized("small", 10) };
-    second.inner.put("small", vec![6; 10]);
-    is_off.store(true, Ordering::SeqCst);
-    assert_eq!(source.read(&request, &pool()).await.expect("nobody knows better").bytes, vec![6; 10]);
-    is_off.store(false, Ordering::SeqCst);
-    sleep(Duration::from_mins(1)).await;
-    assert_eq!(source.read(&request, &pool()).await.expect("the truth").bytes, vec![1; 10]);
-    is_off.store(true, Ordering::SeqCst);
-    let error = source.read(&request, &pool()).await.expect_err("a lie");
-    assert!(error.to_string().contains("the replica serves other bytes"), "{error}");
 }
 
 fn ten_megabytes() -> Arc<Memory> {

@@ -1,0 +1,312 @@
+//! Several replicas of one place.
+
+use super::*;
+use crate::manifest::Listing;
+
+fn replicas(of: &[&Arc<Scripted>]) -> (Arc<Metrics>, Arc<dyn Source>) {
+    let (metrics, signals) = signals();
+    let sources = of.iter().map(|&source| source.clone() as Arc<dyn Source>).collect();
+    let policies = Policies { hedge: 0.0, ..Policies::default() };
+    (metrics, with_policies(sources, &policies, &signals))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_dies_costs_next_to_nothing_and_is_read_again_when_it_is_back() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    let (metrics, source) = replicas(&[&first, &second]);
+    let buffers = pool();
+    let read = |times: usize| {
+        let (source, buffers) = (source.clone(), buffers.clone());
+        async move {
+            for _ in 0..times {
+                source.read(&sized("small", 10), &buffers).await.expect("read");
+            }
+        }
+    };
+    read(50).await;
+    assert_eq!((first.reads(), second.reads()), (50, 0));
+    is_off.store(true, Ordering::SeqCst);
+    let ((), took) = timed(read(500)).await;
+    assert!(took < Duration::from_millis(5500), "500 reads of 10 ms: {took:?}");
+    let tried = first.reads() - 50;
+    assert!((3..=10).contains(&tried), "left alone but for a try now and then: {tried}");
+    assert_eq!((counted(&metrics, Metric::ReplicaBreakerOpened), counted(&metrics, Metric::ReplicasOpen)), (1, 1));
+    is_off.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(30)).await;
+    let before = first.reads();
+    read(20).await;
+    assert_eq!(first.reads() - before, 20, "the first is preferred again");
+    assert_eq!(counted(&metrics, Metric::ReplicasOpen), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_hangs_is_outrun_and_then_left_alone() {
+    let is_off = Arc::new(AtomicBool::new(false));
+    let switch = is_off.clone();
+    let first = Scripted::new("first", move |_, _| {
+        Act::After(if switch.load(Ordering::SeqCst) { HOUR } else { Duration::from_millis(10) })
+    });
+    let (_, second) = switched("second");
+    let (metrics, source) = replicas(&[&first, &second]);
+    let read = async |times: usize| {
+        for _ in 0..times {
+            source.read(&sized("small", 10), &pool()).await.expect("read");
+        }
+    };
+    read(50).await;
+    is_off.store(true, Ordering::SeqCst);
+    let ((), took) = timed(read(200)).await;
+    assert!(took < Duration::from_secs(4), "200 reads of 10 ms and less than 2 s of waiting: {took:?}");
+    assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_with_other_content_is_refused() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    let (metrics, source) = replicas(&[&first, &second]);
+    let buffers = pool();
+    for size in [10, 11] {
+        source.read(&sized("small", 10), &buffers).await.expect("from the first");
+        second.inner.put("small", vec![9; size]);
+        is_off.store(true, Ordering::SeqCst);
+        let error = source.read(&sized("small", 10), &buffers).await.expect_err("other content");
+        assert!(error.to_string().contains("the replica serves other"), "{error}");
+        is_off.store(false, Ordering::SeqCst);
+        sleep(Duration::from_mins(1)).await;
+    }
+    assert!(counted(&metrics, Metric::ReplicaRefused) >= 2);
+    // It may be the first that is wrong: the other one is taken.
+    first.inner.put("small", vec![7; 12]);
+    second.inner.put("small", vec![1; 10]);
+    let read = source.read(&sized("small", 10), &buffers).await.expect("from the second");
+    assert_eq!(read.bytes, vec![1; 10]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_replica_lacks_another_may_have_and_all_failures_are_told() {
+    let ((first_off, first), (second_off, second)) = (switched("first"), switched("second"));
+    let (_, source) = replicas(&[&first, &second]);
+    let buffers = pool();
+    second.inner.put("more", vec![1; 10]);
+    assert_eq!(source.read(&sized("more", 10), &buffers).await.expect("from the second").bytes.len(), 10);
+    let error = source.read(&sized("nowhere", 10), &buffers).await.expect_err("nowhere");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    for place in ["memory://first/nowhere", "memory://second/nowhere"] {
+        assert!(error.to_string().contains(place), "{error}");
+    }
+    first_off.store(true, Ordering::SeqCst);
+    second_off.store(true, Ordering::SeqCst);
+    let (read, took) = timed(source.read(&sized("small", 10), &buffers)).await;
+    let error = read.expect_err("both are down");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(took < Duration::from_secs(61) && error.to_string().contains("every replica failed"), "{took:?} {error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_keep_to_versions_of_their_own() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    // The same bytes under another version.
+    second.inner.put("small", vec![1; 10]);
+    let (_, source) = replicas(&[&first, &second]);
+    let listed = source.page("", None).await.expect("listed");
+    let small = listed.objects.iter().find(|object| object.key == "small").expect("there").clone();
+    let request = ReadRequest { version: small.version, ..sized("small", 10) };
+    assert_eq!(source.read(&request, &pool()).await.expect("from the first").bytes.len(), 10);
+    is_off.store(true, Ordering::SeqCst);
+    assert_eq!(source.read(&request, &pool()).await.expect("from the second").bytes.len(), 10);
+    // Listed by the second, an object has no version that the first could be asked for.
+    let listed = source.page("", None).await.expect("listed by the second");
+    assert!(listed.objects.iter().all(|object| object.version == Version::Unknown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_hangs_is_outrun_on_listings_too() {
+    let (first, (_, second)) = (Scripted::slow(HOUR), switched("second"));
+    let (_, source) = replicas(&[&first, &second]);
+    let (listed, took) = timed(list_sorted(source.as_ref(), "", |_| true)).await;
+    assert_eq!(listed.expect("listed").len(), 2);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_dies_while_it_is_listed_has_the_listing_begin_anew() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    (0..2_500).for_each(|number| first.inner.put(format!("{number:04}.pt"), vec![1]));
+    (0..2_500).for_each(|number| second.inner.put(format!("{number:04}.pt"), vec![1]));
+    let (_, source) = replicas(&[&first, &second]);
+    let listed = std::sync::atomic::AtomicU64::new(0);
+    let dying = async {
+        sleep(Duration::from_millis(15)).await;
+        is_off.store(true, Ordering::SeqCst);
+    };
+    let listing = Listing::collect(source.as_ref(), |key| key.contains(".pt"), &listed);
+    let ((listing, ()), took) = timed(async { tokio::join!(listing, dying) }).await;
+    let listing = listing.expect("listed by the second");
+    assert_eq!((listing.len(), listing.ignored, listed.into_inner()), (2_500, 2, 2_500));
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_replica_lacks_is_waited_for_while_another_is_down() {
+    let ((first_off, first), (_, second)) = (switched("first"), switched("second"));
+    let (_, source) = replicas(&[&first, &second]);
+    first.inner.put("more", vec![1; 10]);
+    first_off.store(true, Ordering::SeqCst);
+    let back = async {
+        sleep(Duration::from_secs(5)).await;
+        first_off.store(false, Ordering::SeqCst);
+    };
+    let (buffers, request) = (pool(), sized("more", 10));
+    let (read, ()) = tokio::join!(source.read(&request, &buffers), back);
+    assert_eq!(read.expect("from the first").bytes.len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_listed_version_is_believed_rather_than_what_was_read_first() {
+    let ((is_off, first), (_, second)) = (switched("first"), switched("second"));
+    let (_, source) = replicas(&[&first, &second]);
+    let listed = source.head("small").await.expect("there");
+    let request = ReadRequest { version: listed.version, ..sized("small", 10) };
+    second.inner.put("small", vec![6; 10]);
+    is_off.store(true, Ordering::SeqCst);
+    assert_eq!(source.read(&request, &pool()).await.expect("nobody knows better").bytes, vec![6; 10]);
+    is_off.store(false, Ordering::SeqCst);
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(source.read(&request, &pool()).await.expect("the truth").bytes, vec![1; 10]);
+    is_off.store(true, Ordering::SeqCst);
+    let error = source.read(&request, &pool()).await.expect_err("a lie");
+    assert!(error.to_string().contains("the replica serves other bytes"), "{error}");
+}
+
+/// How the first replica's reads went on: the share of them and how long those take.
+fn now_and_then(share: usize, stalled: Duration) -> Arc<Scripted> {
+    Scripted::new("first", move |number, _| {
+        Act::After(if number % share == share - 1 { stalled } else { Duration::from_millis(10) })
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_stalls_now_and_then_costs_a_moment_each_time_and_never_a_read() {
+    let minutes = Duration::from_mins(10);
+    for (stalled, share) in [(HOUR, 20), (HOUR, 10), (HOUR, 5), (HOUR, 3), (Duration::from_secs(15), 10), (minutes, 5)]
+    {
+        for hedge in [0.0, 0.05] {
+            let (first, second) = (now_and_then(share, stalled), Scripted::slow(Duration::from_millis(10)));
+            let policies = Policies { hedge, ..Policies::default() };
+            let source = with_policies(vec![first, second], &policies, &signals().1);
+            for number in 0..1_200 {
+                let (read, took) = timed(source.read(&sized("small", 10), &pool())).await;
+                let cell = format!("read {number}, 1 in {share} stalled {stalled:?}, hedge {hedge}");
+                assert!(read.is_ok(), "{cell}: {read:?}");
+                // Until enough was seen, a second; a hedge has its own patience before.
+                let most = if number < 40 || hedge > 0.0 { 1_100 } else { 300 };
+                assert!(took.as_millis() < most, "{cell}: {took:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_on_a_thin_line_are_not_asked_twice_for_everything() {
+    let slow = || Scripted::slow(Duration::from_secs(3));
+    let (first, second) = (slow(), slow());
+    let (metrics, source) = replicas(&[&first, &second]);
+    for _ in 0..200 {
+        source.read(&sized("small", 10), &pool()).await.expect("read");
+    }
+    let twice = counted(&metrics, Metric::ReplicaFailovers);
+    assert!(twice < 40, "only until that was seen: {twice}");
+    assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_was_given_up_at_the_deadline_is_left_alone() {
+    let (first, (_, second)) = (Scripted::slow(HOUR), switched("second"));
+    let (metrics, source) = replicas(&[&first, &second]);
+    for _ in 0..3 {
+        let gone = tokio::time::timeout(Duration::from_millis(1_005), source.read(&sized("small", 10), &pool())).await;
+        assert!(gone.is_err(), "the second has not answered yet");
+    }
+    assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 1);
+    let (read, took) = timed(source.read(&sized("small", 10), &pool())).await;
+    assert!(read.is_ok() && took < Duration::from_millis(20), "{took:?}");
+}
+
+/// Its first page comes, and then this happens.
+#[derive(Debug)]
+struct SecondPage {
+    inner: Memory,
+    after: Duration,
+    fails: Option<ErrorKind>,
+}
+
+#[async_trait]
+impl Source for SecondPage {
+    fn uri(&self) -> &str {
+        self.inner.uri()
+    }
+
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        if token.is_some() {
+            sleep(self.after).await;
+            if let Some(kind) = self.fails {
+                return Err(Error::new(kind, "list", self.uri()).because("the second page"));
+            }
+        }
+        self.inner.page(prefix, token).await
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        self.inner.head(key).await
+    }
+
+    async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        self.inner.read(request, buffers).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_a_replica_fails_while_it_is_listed_another_one_is_listed_instead() {
+    let seconds = Duration::from_secs;
+    for (after, fails) in [
+        (seconds(0), Some(ErrorKind::Denied)),
+        (seconds(0), Some(ErrorKind::Invalid)),
+        (seconds(0), Some(ErrorKind::NotFound)),
+        (seconds(0), Some(ErrorKind::Corrupt)),
+        (seconds(0), Some(ErrorKind::Unavailable)),
+        (seconds(15), Some(ErrorKind::Timeout)),
+        (HOUR, None),
+    ] {
+        let first = SecondPage { inner: Memory::new("first"), after, fails };
+        let second = Arc::new(Memory::new("second"));
+        for number in 0..2_500 {
+            first.inner.put(format!("{number:04}.pt"), vec![1]);
+            second.put(format!("{number:04}.pt"), vec![1]);
+        }
+        let throttled = Arc::new(Throttle::new(second, Throttling::default()));
+        let (metrics, signals) = signals();
+        let source = with_policies(vec![Arc::new(first), throttled], &Policies::default(), &signals);
+        let listed = std::sync::atomic::AtomicU64::new(0);
+        let listing = Listing::collect(source.as_ref(), |_| true, &listed);
+        let (listing, took) = timed(listing).await;
+        let listing = listing.unwrap_or_else(|error| panic!("{fails:?}: {}", error.report()));
+        assert_eq!((listing.len(), listed.into_inner()), (2_500, 2_500));
+        assert!(took < seconds(4), "{fails:?} after {after:?}: {took:?}");
+        assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_every_page_takes_long_is_listed_all_the_same() {
+    let slow = || {
+        let source = Scripted::slow(Duration::from_secs(3));
+        (0..5_500).for_each(|number| source.inner.put(format!("{number:04}.pt"), vec![1]));
+        source
+    };
+    let (first, second) = (slow(), slow());
+    let (metrics, source) = replicas(&[&first, &second]);
+    let listed = std::sync::atomic::AtomicU64::new(0);
+    let listing = Listing::collect(source.as_ref(), |key| key.contains(".pt"), &listed).await.expect("listed");
+    assert_eq!(listing.len(), 5_500);
+    assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 0);
+}
