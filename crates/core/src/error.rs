@@ -56,6 +56,8 @@ struct Inner {
     /// The remote asked for fewer requests.
     is_throttled: bool,
     retry_after: Option<Duration>,
+    /// Nobody was asked: this machine lacks something.
+    is_unasked: bool,
 }
 
 /// Shorthand for a result with [`Error`].
@@ -72,6 +74,7 @@ impl Error {
             context,
             source: None,
             is_throttled: false,
+            is_unasked: false,
             retry_after: None,
         }))
     }
@@ -138,6 +141,18 @@ impl Error {
     pub(crate) fn renamed(mut self, op: &'static str) -> Self {
         Arc::make_mut(&mut self.0).op = Cow::Borrowed(op);
         self
+    }
+
+    /// Marks a failure before anybody was asked.
+    #[must_use]
+    pub(crate) fn unasked(mut self) -> Self {
+        Arc::make_mut(&mut self.0).is_unasked = true;
+        self
+    }
+
+    /// Whether it failed before anybody was asked, so that it will fail again.
+    pub(crate) fn is_unasked(&self) -> bool {
+        self.0.is_unasked
     }
 
     /// Whether the remote asked for fewer requests.

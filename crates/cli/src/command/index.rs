@@ -46,6 +46,7 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let config = self.config()?;
+        self.publish.as_ref().map(|place| Dataset::check_place(&config, place)).transpose()?;
         let (listed, bar, began) = (Arc::new(AtomicU64::new(0)), progress_count("objects listed"), Instant::now());
         let shown = || {
             bar.set_position(listed.load(Ordering::Relaxed));

@@ -87,6 +87,14 @@ impl Dataset {
         open::index(config, listed, interrupt)
     }
 
+    /// Makes sure that a manifest can be left at a place ([`Dataset::publish`]), without asking it.
+    ///
+    /// # Errors
+    /// `Unsupported` where nothing can be written; `Invalid` for a malformed URI.
+    pub fn check_place(config: &DatasetConfig, place: &str) -> Result<()> {
+        published::check_place(config, place)
+    }
+
     /// Leaves the manifest at a place for others to open the dataset by ([`DatasetConfig::manifest`]): a path, a URI of an
     /// object, or `published` for beside the data. Says where that is.
     ///

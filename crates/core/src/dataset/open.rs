@@ -17,7 +17,7 @@ use crate::fetch::{self, Lazy, Policies, Signals};
 use crate::format::Limits;
 use crate::manifest::Manifest;
 use crate::metrics::{Metric, Metrics};
-use crate::source::{Source, SourceSpec};
+use crate::source::{self, Source, SourceSpec};
 
 /// What a value is called in a sample when its field has no name and it is no dict.
 pub(super) const UNNAMED: &str = "data";
@@ -144,17 +144,23 @@ async fn replicas(specs: Vec<SourceSpec>, policies: Policies) -> Result<Vec<Arc<
         let wrong = errors.iter().find(|error| error.kind() == ErrorKind::Invalid).cloned();
         return Err(wrong.unwrap_or_else(|| fetch::all_failed("open", &name, &errors)));
     }
-    let opened = specs.into_iter().zip(opened).map(|(spec, opened)| match opened {
-        Some(Err(error)) if !one_is_there || error.kind() == ErrorKind::Invalid => Err(error),
-        Some(Ok(source)) => Ok(source),
-        failed => {
-            let words = match failed {
-                Some(Err(error)) => error.report(),
-                _ => format!("`{}` takes long to open", spec.shown_uri()),
-            };
-            tracing::warn!("going on without a replica: {words}");
-            Ok(Arc::new(Lazy::new(spec, policies.transport)) as Arc<dyn Source>)
-        }
-    });
-    opened.collect()
+    let mut replicas: Vec<Arc<dyn Source>> = Vec::new();
+    for (spec, opened) in specs.into_iter().zip(opened) {
+        let words = match opened {
+            Some(Ok(source)) => {
+                replicas.push(source);
+                continue;
+            }
+            Some(Err(error)) if !one_is_there => return Err(error),
+            // What is written wrong is not what a server finds wrong, which others may serve all the same.
+            Some(Err(error)) if error.kind() == ErrorKind::Invalid && source::probe(&spec).await.is_err() => {
+                return Err(error);
+            }
+            Some(Err(error)) => error.report(),
+            None => format!("`{}` takes long to open", spec.shown_uri()),
+        };
+        tracing::warn!("going on without a replica: {words}");
+        replicas.push(Arc::new(Lazy::new(spec, policies.transport)));
+    }
+    Ok(replicas)
 }

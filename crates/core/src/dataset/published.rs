@@ -39,7 +39,8 @@ pub(super) fn open(
     let deadline = Instant::now() + config.manifest_timeout.0;
     let mut pause = POLL;
     let mut holder = None;
-    let mut was_denied = false;
+    // The last answer, since what is under way at the end says less.
+    let mut heard: Option<Error> = None;
     let until = config.follow.then_some(deadline);
     loop {
         let found = Holder::kept(&mut holder, engine, config, sources, place, until, interrupt);
@@ -47,7 +48,8 @@ pub(super) fn open(
             Ok(manifest) => return fitting(engine, config, sources, manifest, &shown(sources, place), interrupt),
             // A store in trouble is no reason to give up.
             Err(error) if config.follow && may_come(&error) && Instant::now() < deadline => {
-                if error.kind() == ErrorKind::Denied && !std::mem::replace(&mut was_denied, true) {
+                let was_denied = heard.as_ref().is_some_and(|before| before.kind() == ErrorKind::Denied);
+                if error.kind() == ErrorKind::Denied && !was_denied {
                     tracing::warn!(
                         "waiting for the manifest though it is refused, as stores refuse what is not there to who may not list: {}",
                         error.report()
@@ -58,8 +60,10 @@ pub(super) fn open(
                     interrupt,
                 )?;
                 pause = (pause * 2).min(LONGEST_POLL);
+                heard = Some(error);
             }
             Err(error) if config.follow && may_come(&error) => {
+                let error = heard.unwrap_or(error);
                 let refused = match error.kind() {
                     ErrorKind::Denied => " Or may it not be read? Stores refuse what is not there to who may not list.",
                     _ => "",
@@ -76,6 +80,7 @@ pub(super) fn open(
                 return Err(error.because("make it with `headwater index <URI> --publish`"));
             }
             Err(_) => {
+                check_place(config, place)?;
                 let manifest = list(engine, config, sources, &Arc::default(), interrupt)?;
                 publish(engine, config, sources, &manifest, place, interrupt)?;
                 return Ok(manifest);
@@ -85,7 +90,15 @@ pub(super) fn open(
 }
 
 fn may_come(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) || error.is_transient()
+    let is_refused = error.kind() == ErrorKind::Denied && !error.is_unasked();
+    is_refused || error.kind() == ErrorKind::NotFound || error.is_transient()
+}
+
+/// Makes sure that a manifest can be left at a place, before a long listing.
+pub(super) fn check_place(config: &DatasetConfig, place: &str) -> Result<()> {
+    let sources = config.sources();
+    let beside = sources.first().and_then(|(_, specs)| specs.first()).map(|spec| &*spec.uri);
+    source::check_writable(if place == BESIDE { beside.unwrap_or_default() } else { place })
 }
 
 /// Leaves a manifest at a place: a path, a URI of an object, or beside the data. Says where that is.

@@ -162,6 +162,7 @@ impl Limit {
         self.pace.lock().limit
     }
 
+    /// Whoever has a turn gives it back by its own deadline, which is inside.
     async fn turn(&self) -> Result<SemaphorePermit<'_>> {
         if let Ok(turn) = self.turns.try_acquire() {
             return Ok(turn);

@@ -28,6 +28,7 @@ use crate::world::ProcessStamp;
 const MAGIC: &[u8; 8] = b"HWMANIF1";
 const CHECKSUM: usize = 8;
 const SUFFIX: &str = ".manifest";
+const LOCK_SUFFIX: &str = ".lock";
 /// A manifest that nobody has written for so long belongs to no job any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_hours(30 * 24);
 /// A pinned manifest that is in use is written anew so often, and so never forgotten.
@@ -109,7 +110,7 @@ static TURNS: PerProcess<Mutex<BTreeSet<PathBuf>>> = PerProcess::new();
 impl Turn {
     /// `None` while another process or thread has it. Where it cannot be told of processes, all of them have it.
     pub fn take(path: &Path) -> Option<Self> {
-        let path = path.with_extension("lock");
+        let path = path.with_extension(&LOCK_SUFFIX[1..]);
         let turns = TURNS.get_or_try_init(|| Ok(Mutex::default())).ok()?;
         if !turns.lock().insert(path.clone()) {
             return None;
@@ -141,7 +142,8 @@ impl Drop for Turn {
 /// Removes manifests that nobody has written for a month. Only names that [`path_for`] gives are touched.
 fn sweep(folder: &Path) {
     for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(SUFFIX));
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.and_then(|name| name.strip_suffix(SUFFIX).or_else(|| name.strip_suffix(LOCK_SUFFIX)));
         let is_ours = name.is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
         if is_ours && age(&path).is_some_and(|age| age > FORGOTTEN_AFTER) {
             let _ = fs::remove_file(path);

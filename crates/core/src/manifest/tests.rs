@@ -198,11 +198,14 @@ fn a_manifest_that_nobody_wrote_for_a_month_is_removed_and_no_other_file() {
     store::save(&forgotten, &manifest).expect("saves");
     let foreign = forgotten.with_file_name("notes.manifest");
     aged(&foreign);
+    let (lock, foreign_lock) = (forgotten.with_extension("lock"), foreign.with_extension("lock"));
+    [&lock, &foreign_lock].iter().for_each(|path| aged(path));
     let pinned = store::pin(dir.path(), &manifest).expect("pins");
     aged(&pinned);
     aged(&forgotten);
     assert_eq!(store::pin(dir.path(), &manifest).expect("pins again"), pinned);
     assert_eq!((pinned.exists(), forgotten.exists(), foreign.exists()), (true, false, true));
+    assert_eq!((lock.exists(), foreign_lock.exists()), (false, true));
 }
 
 #[test]

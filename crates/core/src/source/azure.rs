@@ -24,6 +24,7 @@ pub(super) const KIND: Kind = Kind {
     name: "Azure Blob Storage",
     schemes: &["az", "abfs", "abfss"],
     example: "az://container/prefix",
+    is_written: true,
     open: |spec, transport| Box::pin(open(spec, transport)),
     probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport)?) }),
 };

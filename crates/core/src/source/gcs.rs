@@ -29,6 +29,7 @@ pub(super) const KIND: Kind = Kind {
     name: "Google Cloud Storage",
     schemes: &["gs"],
     example: "gs://bucket/prefix",
+    is_written: true,
     open: |spec, transport| Box::pin(open(spec, transport)),
     probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport)?) }),
 };

@@ -26,6 +26,7 @@ pub(super) const KIND: Kind = Kind {
     name: "Hugging Face Hub",
     schemes: &["hf"],
     example: "hf://datasets/org/name@revision/path",
+    is_written: false,
     open: |spec, transport| Box::pin(open(spec, transport)),
     probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport).await?) }),
 };

@@ -28,6 +28,7 @@ pub(super) const KIND: Kind = Kind {
     name: "local directory",
     schemes: &["", "file"],
     example: "a path, file:///path",
+    is_written: true,
     open: |spec, _| {
         Box::pin(async { Ok(Arc::new(Local::open(&path_in(&spec.uri, &spec.options)?)?) as Arc<dyn Source>) })
     },

@@ -180,6 +180,8 @@ struct Kind {
     schemes: &'static [&'static str],
     /// For messages: what to write.
     example: &'static str,
+    /// Whether a manifest can be left there.
+    is_written: bool,
     open: for<'a> fn(&'a SourceSpec, &'a Transport) -> Opening<'a>,
     probe: for<'a> fn(&'a SourceSpec, &'a Transport) -> Probing<'a>,
 }
@@ -210,6 +212,18 @@ pub async fn open_with(spec: &SourceSpec, transport: &Transport) -> Result<Arc<d
 pub async fn probe(spec: &SourceSpec) -> Result<Probe> {
     let kind = kind_of(&spec.uri)?;
     Ok((kind.probe)(spec, &Transport::default()).await?.named(kind.name))
+}
+
+/// Makes sure that a manifest can be left at such places, without asking any.
+///
+/// # Errors
+/// `Unsupported`; `Invalid` for a malformed URI or an unknown scheme.
+pub fn check_writable(uri: &str) -> Result<()> {
+    if kind_of(uri)?.is_written {
+        return Ok(());
+    }
+    let shown = options::without_userinfo(uri);
+    Err(Error::new(ErrorKind::Unsupported, "write", shown).because("nothing can be written there"))
 }
 
 fn kind_of(uri: &str) -> Result<&'static Kind> {

@@ -25,6 +25,7 @@ pub(super) const KIND: Kind = Kind {
     name: "S3",
     schemes: &["s3"],
     example: "s3://bucket/prefix",
+    is_written: true,
     open: |spec, transport| Box::pin(open(spec, transport)),
     probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport).await?) }),
 };

@@ -29,6 +29,7 @@ pub(super) const KIND: Kind = Kind {
     name: "HTTP server",
     schemes: &["https", "http"],
     example: "https://host/path",
+    is_written: false,
     open: |spec, transport| Box::pin(open(spec, transport)),
     probe: |spec, transport| Box::pin(async { Probe::of(prepare(spec, transport)?) }),
 };

@@ -1,12 +1,14 @@
 //! Every fault of every kind of remote: what a dataset makes of it with one healthy replica, and without.
 
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater::config::{ByteSize, DatasetConfig, FetchConfig, Replicas, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
+use headwater::source::SourceSpec;
 use headwater::value::Value;
 use headwater::{Error, ErrorKind};
 use headwater_testkit::server::{Rule, Server, Speed};
@@ -78,9 +80,13 @@ fn serving() -> Server {
     server
 }
 
-fn dataset(replicas: Vec<headwater::source::SourceSpec>, in_parts: bool) -> Dataset {
+fn dataset(replicas: Vec<SourceSpec>, in_parts: bool) -> Dataset {
+    dataset_within(DEADLINE, replicas, in_parts)
+}
+
+fn dataset_within(deadline: Duration, replicas: Vec<SourceSpec>, in_parts: bool) -> Dataset {
     let fetch = FetchConfig {
-        deadline: Some(Span(DEADLINE)),
+        deadline: Some(Span(deadline)),
         no_progress_timeout: Some(Span(Duration::from_millis(400))),
         retries: Some(3),
         part_size: Some(ByteSize(if in_parts { 4096 } else { 0 })),
@@ -156,22 +162,76 @@ fn every_fault_of_every_remote_is_survived_with_one_healthy_replica_and_a_docume
             FAULTS.iter().map(|&(fault, expected)| scope.spawn(move || row(fault, expected))).collect();
         threads.into_iter().map(|thread| thread.join().expect("the row holds")).collect()
     });
-    show(&kinds, rows);
+    let told =
+        |cell: Option<String>| cell.map_or("no checksum to tell".to_owned(), |alone| format!("all samples | {alone}"));
+    let rows = rows.into_iter().map(|(fault, cells)| (fault, cells.into_iter().map(told).collect())).collect();
+    show("fault", &kinds, rows);
 }
 
 #[allow(clippy::print_stdout)] // the table is for reading
-fn show(kinds: &[&str], rows: Vec<(&str, Vec<Option<String>>)>) {
+fn show(title: &str, kinds: &[&str], rows: Vec<(&str, Vec<String>)>) {
     let line = |first: &str, cells: Vec<String>| {
         let cells: Vec<_> = cells.iter().map(|cell| format!("{cell:<28}")).collect();
-        println!("{first:<26}{}", cells.concat());
+        println!("{first:<28}{}", cells.concat());
     };
-    line("fault", kinds.iter().map(|&kind| kind.to_owned()).collect());
-    for (fault, cells) in rows {
-        let cell = |cell: Option<String>| {
-            cell.map_or("no checksum to tell".to_owned(), |alone| format!("all samples | {alone}"))
-        };
-        line(fault, cells.into_iter().map(cell).collect());
+    line(title, kinds.iter().map(|&kind| kind.to_owned()).collect());
+    rows.into_iter().for_each(|(fault, cells)| line(fault, cells));
+}
+
+/// What goes wrong with pages of listings.
+const LISTING_FAULTS: &[&str] = &[
+    "status=503,retry-after=1",
+    "status=503,retry-after=120",
+    "status=429",
+    "status=500",
+    "status=400",
+    "reset-before",
+    "stall=1h",
+    "drip=100ms",
+    "cut",
+    "expired",
+    "denied",
+    "redirect-loop",
+    "login-page",
+    "error-page",
+    "missing",
+];
+
+/// Opened while the first replica has this fault with its listings, from one page on.
+fn listed(kind: usize, fault: &str, after: u64) -> String {
+    let (bad, healthy) = (serving(), serving());
+    [&bad, &healthy].iter().for_each(|server| server.set_page_objects(2));
+    let specs: Vec<_> = [&bad, &healthy].iter().map(|server| specs_of(server, "run").swap_remove(kind).1).collect();
+    let name = specs_of(&bad, "run")[kind].0;
+    bad.set_faults(vec![format!("{fault},on=list,after={after}").parse::<Rule>().expect("a rule")]);
+    let began = Instant::now();
+    // Longer than a page is waited for, or the deadline would come first.
+    let dataset = dataset_within(Duration::from_secs(20), specs, false);
+    assert_eq!(dataset.len(), SAMPLES, "{name}, {fault}");
+    for sample in 0..SAMPLES {
+        let got = read(&dataset, sample).unwrap_or_else(|error| panic!("{name}, {fault}: {}", error.report()));
+        assert!(got == content(sample), "{name}, {fault}: sample {sample} is another");
     }
+    // Generous: what matters is that nobody waits for a deadline after another.
+    assert!(began.elapsed() < Duration::from_secs(30), "{name}, {fault} after {after}: {:?}", began.elapsed());
+    let happened = bad.faults_done() > 0;
+    assert!(happened || after > 0, "{name}: {fault} never happened");
+    if happened { "all samples".to_owned() } else { "all samples | has no such page".to_owned() }
+}
+
+#[test]
+fn every_fault_of_a_listing_is_survived_with_one_healthy_replica() {
+    let kinds: Vec<_> = specs_of(&serving(), "run").into_iter().map(|(name, _)| name).collect();
+    // Cells wait far more than they work.
+    let tables: Vec<(u64, Vec<_>)> = std::thread::scope(|scope| {
+        let columns = kinds.len();
+        let row = move |fault, after| (0..columns).map(|kind| listed(kind, fault, after)).collect::<Vec<_>>();
+        let table = |after| LISTING_FAULTS.iter().map(move |&fault| (fault, scope.spawn(move || row(fault, after))));
+        let tables = [0, 1, 2].map(|after| (after, table(after).collect::<Vec<_>>()));
+        let joined = |(fault, row): (_, ScopedJoinHandle<'_, _>)| (fault, row.join().expect("the row holds"));
+        tables.into_iter().map(|(after, rows)| (after, rows.into_iter().map(joined).collect())).collect()
+    });
+    tables.into_iter().for_each(|(after, rows)| show(&format!("fault after {after} pages"), &kinds, rows));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod manifests;
 mod packing;
 mod places;
 mod pt;
+mod secrets;
 mod sources;
 
 use headwater_testkit::allocation::Counting;

@@ -176,6 +176,39 @@ fn who_may_not_list_hears_that_what_is_not_there_is_denied_and_waits_all_the_sam
 }
 
 #[test]
+fn who_has_no_credentials_does_not_wait() {
+    let server = serving(2);
+    let mut spec = specs_of(&server, "run").swap_remove(1).1;
+    spec.options = [("endpoint", &*server.gcs()), ("service_account_key", "{}")].into_iter().collect();
+    let mut waiting = DatasetConfig { follow: true, ..config(spec, Some("published")) };
+    waiting.manifest_timeout = Span(Duration::from_mins(10));
+    let began = Instant::now();
+    let error = refused(&waiting);
+    assert!(matches!(error.kind(), ErrorKind::Denied | ErrorKind::Invalid), "{}", error.report());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[test]
+fn where_nothing_can_be_written_nothing_is_listed_to_be_written_there() {
+    let server = serving(2);
+    for kind in [3, 4] {
+        let (name, spec) = specs_of(&server, "run").swap_remove(kind);
+        let place = format!("{}/m.manifest", spec.uri);
+        let mut config = config(spec.clone(), Some(&place));
+        config.storage_options.insert(place.split(':').next().expect("a scheme").to_owned(), spec.options);
+        let before = [Class::List, Class::Head].map(|class| server.requests_of(class));
+        let error = refused(&config);
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}: {}", error.report());
+        assert!(error.report().contains("nothing can be written there"), "{name}: {}", error.report());
+        let after = [Class::List, Class::Head].map(|class| server.requests_of(class));
+        // Whether a server is there at all, of the data and of the place.
+        assert!(after[0] - before[0] <= 2 && after[1] == before[1], "{name}: {before:?} {after:?}");
+        assert!(Dataset::check_place(&config, "published").is_err(), "{name}");
+        assert!(Dataset::check_place(&config, "/tmp/m").is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn waiting_ends_in_time_though_a_read_is_under_way() {
     let server = serving(2);
     let spec = specs_of(&server, "run").swap_remove(0).1;

@@ -93,6 +93,8 @@ pub struct Rule {
     pub fault: Fault,
     /// To which share of the requests it is for, from 0 to 1.
     pub share: f64,
+    /// How many of those requests it lets pass first.
+    pub after: u64,
     /// How often at most.
     pub times: Option<u64>,
     /// For which requests it is.
@@ -104,7 +106,7 @@ pub struct Rule {
 impl Rule {
     /// The fault at every read of an object.
     pub fn always(fault: Fault) -> Self {
-        Self { fault, share: 1.0, times: None, on: On::default(), key: None }
+        Self { fault, share: 1.0, after: 0, times: None, on: On::default(), key: None }
     }
 
     /// The same at most so often.
@@ -148,20 +150,46 @@ pub(super) struct Faults {
     seed: AtomicU64,
     requests: AtomicU64,
     done: AtomicU64,
-    /// Each with how often it happened.
-    rules: Mutex<Vec<(Rule, u64)>>,
+    rules: Mutex<Vec<Followed>>,
+}
+
+/// A rule, and what came of it.
+#[derive(Debug)]
+struct Followed {
+    rule: Rule,
+    /// Requests that it was for.
+    met: u64,
+    happened: u64,
+}
+
+impl Followed {
+    fn new(rule: Rule) -> Self {
+        Self { rule, met: 0, happened: 0 }
+    }
+
+    fn applies(&mut self, call: &Call<'_>, drawn: f64) -> bool {
+        let rule = &self.rule;
+        if !rule.is_for(call) {
+            return false;
+        }
+        self.met += 1;
+        let happens =
+            self.met > rule.after && rule.times.is_none_or(|times| self.happened < times) && drawn < rule.share;
+        self.happened += u64::from(happens);
+        happens
+    }
 }
 
 impl Faults {
     pub(super) fn set(&self, rules: Vec<Rule>) {
         let mut kept = self.rules.lock();
-        *kept = rules.into_iter().map(|rule| (rule, 0)).collect();
+        *kept = rules.into_iter().map(Followed::new).collect();
         self.any.store(!kept.is_empty(), Ordering::SeqCst);
     }
 
     pub(super) fn add(&self, rule: Rule) {
         let mut kept = self.rules.lock();
-        kept.push((rule, 0));
+        kept.push(Followed::new(rule));
         self.any.store(true, Ordering::SeqCst);
     }
 
@@ -181,14 +209,11 @@ impl Faults {
         }
         let seed = self.seed.load(Ordering::Relaxed);
         let mut rules = self.rules.lock();
-        let (_, (rule, happened)) = rules.iter_mut().enumerate().find(|(place, (rule, happened))| {
-            rule.is_for(call)
-                && rule.times.is_none_or(|times| *happened < times)
-                && drawn(seed, number, *place) < rule.share
+        let chosen = rules.iter_mut().enumerate().find_map(|(place, followed)| {
+            followed.applies(call, drawn(seed, number, place)).then(|| followed.rule.fault.clone())
         })?;
-        *happened += 1;
         self.done.fetch_add(1, Ordering::SeqCst);
-        Some(rule.fault.clone())
+        Some(chosen)
     }
 }
 

@@ -29,6 +29,7 @@ impl FromStr for Rule {
                     let share = value.parse().ok().filter(|share| (0.0..=1.0).contains(share));
                     rule.share = share.ok_or_else(|| wrong(part))?;
                 }
+                ("after", _) => rule.after = value.parse().map_err(|_| wrong(part))?,
                 ("times", _) => rule.times = Some(value.parse().map_err(|_| wrong(part))?),
                 ("on", _) => rule.on = on(value).ok_or_else(|| wrong(part))?,
                 ("key", _) => rule.key = Some(value.to_owned()),

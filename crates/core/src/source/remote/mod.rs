@@ -92,7 +92,7 @@ impl<P: Protocol> Remote<P> {
         let answer = self.whole("list", answer).await?;
         let parsed = self.protocol.parse(asked, &answer).map_err(|words| {
             let error = Error::new(ErrorKind::Unavailable, "list", &self.uri);
-            said.kept_out_of(error.because(words + &self.protocol.place().at()))
+            said.kept_out_of(error.because(words + &self.protocol.place().at()), &answer.body)
         })?;
         if let Some(object) = parsed.objects.iter().find(|object| object.size > LARGEST_OBJECT) {
             let words = format!("the listing tells of an object of {} bytes{}", object.size, self.at());
@@ -177,7 +177,9 @@ async fn send(
         let mut parts = request()?;
         let given = protocol.authorize(&mut parts).await.map_err(|missing| {
             let (words, tried) = (&missing.words, protocol.credentials());
-            Error::new(missing.kind(), op, name).because(format_args!("{words}; credentials tried: {tried}"))
+            let error =
+                Error::new(missing.kind(), op, name).because(format_args!("{words}; credentials tried: {tried}"));
+            if missing.may_pass { error } else { error.unasked() }
         })?;
         let said = Said::of(&parts);
         let sent = wire.send(parts, body, protocol.follows_redirects()).await;
@@ -192,7 +194,10 @@ async fn send(
             is_second = true;
             continue;
         }
-        return Err(said.kept_out_of(refusal.into_error(op, name, protocol.place(), &protocol.credentials())));
+        let document = refusal.document();
+        return Err(
+            said.kept_out_of(refusal.into_error(op, name, protocol.place(), &protocol.credentials()), &document)
+        );
     }
 }
 
@@ -238,7 +243,7 @@ impl<P: Protocol> Source for Remote<P> {
         let name = self.uri_of(key);
         let (answer, said) = self.send("look at", &name, || self.protocol.object(Method::HEAD, key)).await?;
         let size = body::length(answer.headers());
-        self.meta(&name, key, answer.headers(), size).map_err(|error| said.kept_out_of(error))
+        self.meta(&name, key, answer.headers(), size).map_err(|error| said.kept_out_of(error, &[]))
     }
 
     fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
@@ -269,7 +274,7 @@ impl<P: Protocol> Source for Remote<P> {
         match self.send("read", &name, || self.object(&Method::GET, request)).await {
             Ok((answer, said)) => {
                 let received = self.receive(request, &name, answer, buffers).await;
-                received.map_err(|error| said.kept_out_of(error))
+                received.map_err(|error| said.kept_out_of(error, &[]))
             }
             Err(error) => Err(self.explain(request, &name, error).await),
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use reqwest::Response;
 
@@ -63,6 +64,7 @@ pub(crate) struct Refusal {
     words: Option<String>,
     retry_after: Option<Duration>,
     headers: HeaderMap,
+    document: Bytes,
 }
 
 impl Refusal {
@@ -84,7 +86,12 @@ impl Refusal {
         let words = words.filter(|words| !tells_of_credentials(words));
         let retry_after = headers.get(http::header::RETRY_AFTER).and_then(|value| pause_in(value.to_str().ok()?));
         let retry_after = retry_after.map(|pause| pause.min(LONGEST_RETRY_AFTER));
-        Self { status, code, words, retry_after, headers }
+        Self { status, code, words, retry_after, headers, document: document.into() }
+    }
+
+    /// What the server said, which may be much.
+    pub(super) fn document(&self) -> Bytes {
+        self.document.clone()
     }
 
     /// Whether other credentials might not be refused.

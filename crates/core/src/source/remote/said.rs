@@ -3,6 +3,8 @@
 //! Servers repeat what they were sent: in error pages, in answers that are no listing, in headers. An error that would show it
 //! says instead that something was left out.
 
+use std::collections::HashSet;
+
 use http::request::Parts;
 use http::{HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
@@ -15,6 +17,8 @@ use crate::error::Error;
 const SECRET_LENGTH: usize = 8;
 /// So much of a secret in a row is not there by chance. A page that is cut off may show only a part.
 const TELLING_LENGTH: usize = 12;
+/// Of an answer: more than is ever shown.
+const MOST_SEARCHED: usize = 64 << 10;
 /// Headers whose values are secret.
 const SECRET_HEADERS: [&str; 3] = ["authorization", "cookie", "x-amz-security-token"];
 /// What the names of secret parameters of a URL have in them; and of parameters that are none all the same.
@@ -40,15 +44,19 @@ impl Said {
         Self { answered: Some(answered.clone()), ..self }
     }
 
-    /// The error, but for words in which the server repeats what it was sent.
-    pub(super) fn kept_out_of(&self, error: Error) -> Error {
-        let words = error.report();
-        let subject = error.subject();
-        let secrets = self.headers.iter().filter_map(|value| value.to_str().ok()).flat_map(in_header);
+    /// The error, but for words in which the server repeats what it was sent; its answer is known as far as it was read.
+    pub(super) fn kept_out_of(&self, error: Error, answer: &[u8]) -> Error {
+        let secrets = self.secrets();
+        let words = error.report().replacen(error.subject(), "", 1);
+        // The words may end in the middle of a secret, where the answer goes on.
+        let answer = String::from_utf8_lossy(&answer[..answer.len().min(MOST_SEARCHED)]);
+        if repeats(&words, &secrets) || repeats(&answer, &secrets) { error.without_reason(LEFT_OUT) } else { error }
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        let headers = self.headers.iter().filter_map(|value| value.to_str().ok()).flat_map(in_header);
         let queries = [self.asked.query(), self.answered.as_ref().and_then(Url::query)];
-        let parameters = queries.into_iter().flatten().flat_map(in_query);
-        let secrets: Vec<_> = secrets.chain(parameters).collect();
-        if repeats(&words.replacen(subject, "", 1), &secrets) { error.without_reason(LEFT_OUT) } else { error }
+        headers.chain(queries.into_iter().flatten().flat_map(in_query)).collect()
     }
 }
 
@@ -69,13 +77,16 @@ pub(super) fn all_of(request: &http::Request<bytes::Bytes>) -> Vec<String> {
 
 /// Whether a text has a secret in it, or enough of one, as it is or encoded for a URL or a page.
 pub(super) fn repeats(text: &str, secrets: &[String]) -> bool {
-    let decoded = percent_decode_str(text).decode_utf8_lossy();
-    let unescaped = quick_xml::escape::unescape(text).unwrap_or_default();
-    secrets.iter().filter(|secret| secret.len() >= SECRET_LENGTH).any(|secret| {
-        let letters: Vec<_> = secret.chars().collect();
-        let mut parts = letters.windows(TELLING_LENGTH.min(letters.len())).map(|part| part.iter().collect::<String>());
-        parts.any(|part| [text, &decoded, &unescaped].iter().any(|text| text.contains(&part)))
-    })
+    let secrets = secrets.iter().map(String::as_bytes).filter(|secret| secret.len() >= SECRET_LENGTH);
+    let (short, long): (Vec<_>, Vec<_>) = secrets.partition(|secret| secret.len() < TELLING_LENGTH);
+    let parts: HashSet<_> = long.into_iter().flat_map(|secret| secret.windows(TELLING_LENGTH)).collect();
+    let has_secret = |text: &str| {
+        let is_there = |secret: &&[u8]| text.as_bytes().windows(secret.len()).any(|part| part == *secret);
+        text.as_bytes().windows(TELLING_LENGTH).any(|part| parts.contains(part)) || short.iter().any(is_there)
+    };
+    let is_encoded = text.contains('%') && has_secret(&percent_decode_str(text).decode_utf8_lossy());
+    let is_escaped = text.contains('&') && quick_xml::escape::unescape(text).is_ok_and(|text| has_secret(&text));
+    has_secret(text) || is_encoded || is_escaped
 }
 
 /// `Bearer TOKEN`, `Basic PAIR`, `AWS4-… Credential=…, SignedHeaders=…, Signature=…`.
@@ -121,7 +132,7 @@ mod tests {
         let request = Request::builder().uri(url).header(header.0, header.1).body(()).expect("a request");
         let said = Said::of(&request.into_parts().0).led_to(&Url::parse(url).expect("a URL"));
         let error = Error::new(ErrorKind::Unavailable, "read", "http://host/some-long-object-name").because(words);
-        said.kept_out_of(error).report()
+        said.kept_out_of(error, words.as_bytes()).report()
     }
 
     #[test]
