@@ -68,8 +68,9 @@ def compare_with_first_rank(fields: str, facts: Facts) -> None:
     """Makes sure that all ranks of ``torch.distributed`` walk the same dataset; does nothing where that is not up.
 
     The first rank leaves what it knows of each dataset that it makes a loader of, and every other rank looks for its own
-    among those of the same fields: no collective, so that it works with every backend, whatever loaders only some ranks make.
-    A rank that finds none to compare with warns and goes on.
+    among those of the same fields: no collective, so that it works with every backend, whatever loaders the first rank makes
+    besides. A rank that finds none to compare with warns and goes on. A loader that a rank makes for itself is given
+    ``rank`` and ``world_size``.
 
     Raises:
         ConfigError: this rank has another dataset; the message names what differs.

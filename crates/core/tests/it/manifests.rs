@@ -185,7 +185,7 @@ fn who_has_no_credentials_does_not_wait() {
     let began = Instant::now();
     let error = refused(&waiting);
     assert!(matches!(error.kind(), ErrorKind::Denied | ErrorKind::Invalid), "{}", error.report());
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
 }
 
 #[test]
