@@ -16,7 +16,7 @@
 //!
 //! The modules lie in layers: [`error`], [`value`], [`sample`], [`world`], [`metrics`] and [`buffer`] are the vocabulary;
 //! [`source`], [`codec`] and [`engine`] the seams; [`fetch`], [`mod@format`], [`manifest`], [`cache`] and [`order`] stages that do
-//! not know each other; [`config`], [`dataset`] and [`object`] bring them together.
+//! not know each other; [`config`], [`dataset`], [`object`] and [`simulate`] bring them together.
 
 pub mod buffer;
 pub mod cache;
@@ -36,6 +36,7 @@ pub mod object;
 pub mod order;
 pub mod prefetch;
 pub mod sample;
+pub mod simulate;
 pub mod source;
 pub mod state;
 pub mod value;
