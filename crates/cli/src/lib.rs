@@ -8,6 +8,7 @@ pub mod demo_set;
 pub mod exit;
 
 mod command;
+mod joining;
 mod place;
 
 use std::ffi::OsString;

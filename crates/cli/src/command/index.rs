@@ -1,21 +1,19 @@
 //! `headwater index`.
 
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Args;
-use headwater::config::{ByteSize, DatasetConfig, Replicas};
+use headwater::config::{ByteSize, DatasetConfig};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
-use headwater::manifest::OnMissing;
-use headwater::{Error, ErrorKind, Result};
 use serde_json::json;
 
 use super::progress_count;
 use crate::Failure;
+use crate::joining::Joining;
 use crate::place::Place;
 
 /// List a dataset once and write its manifest, so that nobody else has to list
@@ -30,12 +28,8 @@ pub(crate) struct Index {
     /// Write the manifest beside the data, or to this path or URI
     #[arg(long, value_name = "PLACE", num_args = 0..=1, default_missing_value = "published")]
     publish: Option<String>,
-    /// Pattern of a field's file names, with one * for the key
-    #[arg(long = "pair", value_name = "FIELD=PATTERN", value_parser = crate::place::name_and_value)]
-    pairs: Vec<(String, String)>,
-    /// Leave out samples that lack an object, instead of failing
-    #[arg(long)]
-    skip_missing: bool,
+    #[command(flatten)]
+    joining: Joining,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -45,7 +39,7 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let config = self.config()?;
+        let config = DatasetConfig { manifest: None, ..self.joining.config(&self.uri, &self.place)? };
         self.publish.as_ref().map(|place| Dataset::check_place(&config, place)).transpose()?;
         let (listed, bar, began) = (Arc::new(AtomicU64::new(0)), progress_count("objects listed"), Instant::now());
         let shown = || {
@@ -85,25 +79,6 @@ impl Index {
             None => writeln!(out, "not published: --publish writes it beside the data, --publish PLACE elsewhere")?,
         }
         Ok(())
-    }
-
-    fn config(&self) -> Result<DatasetConfig> {
-        if Path::new(&self.uri).extension().is_some_and(|suffix| suffix == "toml") {
-            if !self.pairs.is_empty() || self.skip_missing {
-                return Err(
-                    Error::new(ErrorKind::Invalid, "use option", "--pair").because("a headwater.toml says that itself")
-                );
-            }
-            return Ok(DatasetConfig { manifest: None, ..DatasetConfig::from_toml_file(Path::new(&self.uri))? });
-        }
-        let on_missing = if self.skip_missing { OnMissing::Skip } else { OnMissing::Error };
-        let source = Some(Replicas::from(self.place.spec(&self.uri)));
-        Ok(DatasetConfig {
-            source,
-            pairs: self.pairs.iter().cloned().collect(),
-            on_missing,
-            ..DatasetConfig::default()
-        })
     }
 }
 

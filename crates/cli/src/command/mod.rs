@@ -6,6 +6,7 @@ mod doctor;
 mod index;
 mod inspect;
 mod ls;
+mod simulate;
 
 use std::io::Write;
 
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     Inspect(inspect::Inspect),
     Index(index::Index),
     Doctor(doctor::Doctor),
+    Simulate(simulate::Simulate),
     Demo(demo::Demo),
     #[command(hide = true)]
     Docs(docs::Docs),
@@ -32,6 +34,7 @@ impl Command {
             Command::Inspect(it) => it.run(out),
             Command::Index(it) => it.run(out),
             Command::Doctor(it) => it.run(out),
+            Command::Simulate(it) => it.run(out),
             Command::Demo(it) => it.run(out),
             Command::Docs(it) => it.run(out),
         }

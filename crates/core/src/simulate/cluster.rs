@@ -17,6 +17,10 @@ pub(super) struct Cluster<'a> {
     sizes: &'a Sizes,
     /// What each object that is walked takes when it is kept.
     packed: Vec<usize>,
+    /// The most that an object takes.
+    largest: usize,
+    /// Whether some samples stand for all.
+    is_thinned: bool,
     /// An answer of a table, reused.
     answer: Vec<Option<Arc<Entry<()>>>>,
 }
@@ -63,12 +67,15 @@ impl<'a> Cluster<'a> {
             table.order_is_known();
             table
         };
+        let packed: Vec<_> = sizes.objects().iter().map(|&bytes| plan.packed(bytes) as usize).collect();
         Self {
             memory: (0..plan.ranks()).map(|_| tier(plan.memory_bytes)).collect(),
             disks: (0..plan.nodes).map(|_| tier(plan.disk_bytes)).collect(),
             ranks_per_node: plan.ranks_per_node,
             sizes,
-            packed: sizes.objects().iter().map(|&bytes| plan.packed(bytes) as usize).collect(),
+            largest: packed.iter().copied().max().unwrap_or(0),
+            packed,
+            is_thinned: (sizes.walked_samples() as u64) < sizes.samples(),
             answer: Vec::with_capacity(1),
         }
     }
@@ -90,7 +97,12 @@ impl<'a> Cluster<'a> {
 
     /// What is there now.
     pub(super) fn kept(&self) -> Kept {
-        let bytes = |tables: &[Table<()>]| tables.iter().map(|table| table.stats().bytes as f64).sum();
+        // Room too small for one of few objects would not be left by many.
+        let in_table = |table: &Table<()>| match (table.stats().bytes as usize, table.capacity()) {
+            (used, capacity) if self.is_thinned && capacity - used < self.largest => capacity as f64,
+            (used, _) => used as f64,
+        };
+        let bytes = |tables: &[Table<()>]| tables.iter().map(in_table).sum();
         Kept { memory: bytes(&self.memory), disk: bytes(&self.disks) }
     }
 

@@ -14,6 +14,8 @@
 mod cluster;
 mod sizes;
 
+use std::borrow::Cow;
+
 use crate::cache::Policy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Order, Partition, Sequential, Shuffled};
@@ -23,6 +25,15 @@ pub use sizes::Sizes;
 
 /// More ranks than there are in any cluster; each takes a few hundred bytes here.
 const RANKS_AT_MOST: usize = 100_000;
+
+/// More epochs than runs have.
+const EPOCHS_AT_MOST: usize = 1000;
+
+/// Uses of objects in all epochs together: a quarter of a second, and 100 MB when every one of them is kept somewhere.
+const USES_AT_MOST: usize = 500_000;
+
+/// Fewer objects would stand for none.
+const OBJECTS_AT_LEAST: usize = 1000;
 
 /// An exabyte: what all of a dataset may take when it is kept.
 const PACKED_AT_MOST: f64 = 1e18;
@@ -96,6 +107,8 @@ impl Epoch {
 /// What became of a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
+    /// Samples that were walked: fewer than the dataset has when some stood for all.
+    pub walked_samples: u64,
     /// Every epoch. The first finds nothing.
     pub epochs: Vec<Epoch>,
     /// A usual one: the mean of those that began with tiers about as full as they ever got; else the last.
@@ -115,6 +128,7 @@ impl Plan {
     /// `Invalid` for numbers that cannot be meant.
     pub fn run(&self, sizes: &Sizes) -> Result<Outcome> {
         self.check(sizes)?;
+        let sizes = &*self.thinned(sizes);
         let ranks = self.ranks();
         let partition = |rank| Partition::new(self.batch_size, rank, ranks, false);
         let partitions = (0..ranks).map(partition).collect::<Result<Vec<_>>>()?;
@@ -122,7 +136,7 @@ impl Plan {
         let mut epochs = Vec::with_capacity(self.epochs);
         let mut kept = Vec::with_capacity(self.epochs);
         for epoch in 0..self.epochs {
-            let order = self.order(sizes.simulated_samples(), epoch as u64);
+            let order = self.order(sizes.walked_samples(), epoch as u64);
             epochs.push(as_epoch(cluster.walk(order.as_ref(), &partitions), sizes));
             kept.push(cluster.kept());
         }
@@ -131,6 +145,7 @@ impl Plan {
 
     /// What all of a dataset takes when it is kept, in bytes: a disk of that size holds everything.
     pub fn packed_bytes(&self, sizes: &Sizes) -> u64 {
+        let sizes = self.thinned(sizes);
         let packed: f64 = sizes.objects().iter().map(|&bytes| self.packed(bytes) as f64).sum();
         (packed / sizes.share()).ceil() as u64
     }
@@ -147,6 +162,11 @@ impl Plan {
         let mut disks: Vec<_> = disks.into_iter().filter(|&disk| disk < everything).chain([everything]).collect();
         disks.dedup();
         disks
+    }
+
+    /// What is walked of a dataset, so that any number of epochs ends soon.
+    fn thinned<'a>(&self, sizes: &'a Sizes) -> Cow<'a, Sizes> {
+        sizes.thinned((USES_AT_MOST / self.epochs.max(1)).max(OBJECTS_AT_LEAST))
     }
 
     /// Training processes of all nodes.
@@ -191,8 +211,9 @@ impl Plan {
                 "what is kept of the dataset would exceed an exabyte",
             );
         }
-        if self.epochs < 2 {
-            return wrong(format_args!("epochs = {}", self.epochs), "the first finds nothing; walk 2 at least");
+        if !(2..=EPOCHS_AT_MOST).contains(&self.epochs) {
+            let reason = format!("the first finds nothing, so walk 2 at least, and {EPOCHS_AT_MOST} at most");
+            return wrong(format_args!("epochs = {}", self.epochs), &reason);
         }
         Ok(())
     }
@@ -204,6 +225,7 @@ impl Plan {
         let usual = mean(&epochs[settled.unwrap_or(epochs.len() - 1)..]);
         let of_node = |bytes: f64| (bytes / sizes.share() / self.nodes as f64) as u64;
         Outcome {
+            walked_samples: sizes.walked_samples() as u64,
             epochs,
             usual,
             is_filling: settled.is_none(),

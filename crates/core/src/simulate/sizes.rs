@@ -1,12 +1,13 @@
 //! What the objects of a dataset measure.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::Manifest;
 use crate::order::Permutation;
 
-/// So many objects are walked per epoch at most. Shares of uses then vary by 0.2 % from one epoch to the next, and an epoch takes
-/// some 50 ms.
-const OBJECTS_AT_MOST: usize = 100_000;
+/// So many objects are kept of a dataset at most: shares of their uses vary by 0.2 % from one epoch to the next.
+const OBJECTS_AT_MOST: usize = 50_000;
 
 /// More objects than a sample has anywhere.
 const OBJECTS_PER_SAMPLE_AT_MOST: usize = 1000;
@@ -86,14 +87,22 @@ impl Sizes {
         self.stored_bytes
     }
 
-    /// Samples that are walked.
-    pub fn simulated_samples(&self) -> usize {
-        self.objects.len() / self.objects_per_sample
+    /// The same of so many objects at most, or of one sample.
+    pub(super) fn thinned(&self, objects: usize) -> Cow<'_, Self> {
+        if self.objects.len() <= objects {
+            return Cow::Borrowed(self);
+        }
+        let chosen = chosen(self.walked_samples() as u64, (objects / self.objects_per_sample).max(1));
+        let of = |sample: u64| {
+            let first = sample as usize * self.objects_per_sample;
+            &self.objects[first..first + self.objects_per_sample]
+        };
+        Cow::Owned(Self { objects: chosen.into_iter().flat_map(of).copied().collect(), ..*self })
     }
 
-    /// Whether some samples stand for all.
-    pub fn is_thinned(&self) -> bool {
-        (self.simulated_samples() as u64) < self.samples
+    /// Samples that are walked.
+    pub(super) fn walked_samples(&self) -> usize {
+        self.objects.len() / self.objects_per_sample
     }
 
     /// Sizes of the objects that are walked, sample by sample.

@@ -120,11 +120,11 @@ fn more_ranks_than_samples_use_each_sample_once() {
 #[test]
 fn a_few_samples_stand_for_many() {
     let many = Sizes::equal(100_000_000, 6_800_000, 2).expect("sizes");
-    assert!(many.is_thinned() && many.simulated_samples() == 50_000);
     for share in SHARES {
         let disk_bytes = (share * many.stored_bytes() as f64 / 2.9) as u64;
         let plan = Plan { disk_bytes, ratio: 2.9, ranks_per_node: 8, epochs: 3, ..Plan::default() };
         let outcome = plan.run(&many).expect("outcome");
+        assert_eq!(outcome.walked_samples, 25_000);
         assert_near(outcome.usual.reuse(), share, &plan);
         assert_near(outcome.usual.bytes as f64 / many.stored_bytes() as f64, 1.0 - share, &plan);
         assert_near(outcome.usual.requests as f64 / 200e6, 1.0 - share, &plan);
@@ -132,8 +132,25 @@ fn a_few_samples_stand_for_many() {
         assert_eq!(outcome.epochs[0].requests, 200_000_000);
     }
     let everything = Plan { ratio: 2.9, ..Plan::default() };
-    let everything = Plan { disk_bytes: everything.packed_bytes(&many), epochs: 2, ..everything };
+    let everything = Plan { disk_bytes: everything.packed_bytes(&many), ..everything };
     assert_eq!(everything.run(&many).expect("outcome").usual.requests, 0);
+    // A memory that is small beside the dataset is as full as it is.
+    let small = Plan { memory_bytes: 8_000_000_000, nodes: 2, ranks_per_node: 4, ..Plan::default() };
+    assert_near(small.run(&many).expect("outcome").memory_kept_bytes as f64 / 32e9, 1.0, &small);
+}
+
+#[test]
+fn many_epochs_are_walked_over_fewer_samples() {
+    let sizes = Sizes::equal(30_000, BYTES, 2).expect("sizes");
+    let disk_bytes = sizes.stored_bytes() / 2;
+    for (epochs, walked) in [(10, 25_000), (100, 2500), (1000, 500)] {
+        let plan = Plan { epochs, disk_bytes, ..Plan::default() };
+        let outcome = plan.run(&sizes).expect("outcome");
+        assert_eq!((outcome.walked_samples, outcome.epochs.len()), (walked, epochs));
+        assert_near(outcome.usual.reuse(), 0.5, &plan);
+        let everything = Plan { disk_bytes: plan.packed_bytes(&sizes), ..plan };
+        assert_eq!(everything.run(&sizes).expect("outcome").usual.requests, 0);
+    }
 }
 
 #[test]
@@ -143,7 +160,6 @@ fn samples_of_all_sizes_are_drawn_evenly() {
     let samples = 400_000;
     let stored = (0..samples).map(|sample| size(sample, 0) + size(sample, 1)).sum();
     let sizes = Sizes::new(samples, 2, stored, |sample, object| Ok(size(sample, object))).expect("sizes");
-    assert!(sizes.is_thinned());
     let plan = Plan { disk_bytes: stored / 2, epochs: 3, ..Plan::default() };
     let outcome = plan.run(&sizes).expect("outcome");
     assert_near(outcome.epochs[0].bytes as f64 / stored as f64, 1.0, &plan);
@@ -170,7 +186,7 @@ fn numbers_that_cannot_be_meant_are_refused() {
     );
     assert!(refused(Plan { ratio: 0.0, ..Plan::default() }).contains("such as 2.9"));
     assert!(refused(Plan { ratio: 1e-15, ..Plan::default() }).contains("an exabyte"));
-    assert!(refused(Plan { epochs: 1, ..Plan::default() }).contains("walk 2 at least"));
+    assert!(refused(Plan { epochs: 1, ..Plan::default() }).contains("walk 2 at least, and 1000 at most"));
     let refused = |samples, bytes, objects| Sizes::equal(samples, bytes, objects).expect_err("refused").to_string();
     assert_eq!(refused(0, 5, 1), "cannot simulate `nothing`: there are 0 samples of 0 bytes in all");
     assert!(refused(5, 0, 1).contains("5 samples of 0 bytes"));
