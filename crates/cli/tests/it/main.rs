@@ -4,6 +4,7 @@
 mod demo_set;
 mod doctor;
 mod ls_and_inspect;
+mod simulate;
 
 use std::path::Path;
 use std::process::{Command, Output};

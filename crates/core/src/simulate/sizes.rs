@@ -56,10 +56,11 @@ impl Sizes {
     ) -> Result<Self> {
         let wrong = |what: &str, reason: String| Err(Error::new(ErrorKind::Invalid, "simulate", what).because(reason));
         if samples == 0 || stored_bytes == 0 {
-            return wrong("nothing", format!("there are {samples} samples of {stored_bytes} bytes in all"));
+            let reason = "both numbers have to be above 0";
+            return wrong(&format!("{samples} samples of {stored_bytes} bytes in all"), reason.to_owned());
         }
         if !(1..=OBJECTS_PER_SAMPLE_AT_MOST).contains(&objects_per_sample) {
-            let reason = format!("there are 1 to {OBJECTS_PER_SAMPLE_AT_MOST}");
+            let reason = format!("a sample has 1 to {OBJECTS_PER_SAMPLE_AT_MOST}");
             return wrong(&format!("{objects_per_sample} objects per sample"), reason);
         }
         let each = |sample| (0..objects_per_sample).map(move |object| (sample, object));

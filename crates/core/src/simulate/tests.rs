@@ -188,8 +188,8 @@ fn numbers_that_cannot_be_meant_are_refused() {
     assert!(refused(Plan { ratio: 1e-15, ..Plan::default() }).contains("an exabyte"));
     assert!(refused(Plan { epochs: 1, ..Plan::default() }).contains("walk 2 at least, and 1000 at most"));
     let refused = |samples, bytes, objects| Sizes::equal(samples, bytes, objects).expect_err("refused").to_string();
-    assert_eq!(refused(0, 5, 1), "cannot simulate `nothing`: there are 0 samples of 0 bytes in all");
-    assert!(refused(5, 0, 1).contains("5 samples of 0 bytes"));
+    assert_eq!(refused(0, 5, 1), "cannot simulate `0 samples of 0 bytes in all`: both numbers have to be above 0");
+    assert!(refused(5, 0, 1).contains("5 samples of 0 bytes in all"));
     assert!(refused(5, 5, 0).contains("0 objects per sample"));
     assert!(refused(u64::MAX, 2, 1).contains("18 exabytes"));
 }

@@ -169,7 +169,10 @@ impl Simulate {
 
     fn manifest(&self, uri: &str) -> Result<Manifest> {
         if let Some(path) = source::local_path(uri)? {
-            return store::load(&path);
+            return store::load(&path).map_err(|error| match error.kind() {
+                ErrorKind::Corrupt => error.because("give a folder, a URI, a headwater.toml or a published manifest"),
+                _ => error,
+            });
         }
         let (source, key) = self.place.open_parent(uri)?;
         let engine = Engine::current()?;

@@ -72,34 +72,38 @@ impl Report<'_> {
                 filling(outcome),
             ]
         };
-        let head =
-            ["policy", "reuse", "in memory", "on disk", "read per node", "read in all", "memory holds", "disk holds"];
-        writeln!(out, "\nPer epoch, by policy; what a node holds of the dataset in the end")?;
+        let head = ["policy", "reuse", "in memory", "on disk", "read per node", "read in all", "memory", "disk"];
+        writeln!(out, "\nper epoch: reuse, bytes read (requests), and what a node's memory and disk hold in the end")?;
         table(out, &head, self.policies.iter().map(row))?;
         let Some(first) = self.policies.first().and_then(|(_, outcome)| outcome.epochs.first()) else { return Ok(()) };
-        writeln!(out, "The first epoch is left out: it reads {}.", read(first.bytes, first.requests))
+        let (bytes, requests) = (ByteSize(first.bytes), grouped(first.requests));
+        writeln!(out, "besides, the first epoch reads everything: {bytes} in {requests} requests")
     }
 
     fn by_disk(&self, out: &mut impl Write) -> io::Result<()> {
-        let everything = self.plan.packed_bytes(self.sizes) as f64;
+        let everything = self.plan.packed_bytes(self.sizes);
+        let remark = |disk: u64| match self.plan.disk_bytes {
+            planned if planned == disk => "as planned  ",
+            planned if planned > everything && disk == everything => "less than is planned  ",
+            _ => "",
+        };
         let row = |(disk, outcome): &(u64, &Outcome)| {
-            let planned = if *disk == self.plan.disk_bytes { "as planned  " } else { "" };
             vec![
                 ByteSize(*disk).to_string(),
-                percent(*disk as f64 / everything),
+                percent(*disk as f64 / everything as f64),
                 percent(outcome.usual.reuse()),
                 read(outcome.usual.bytes, outcome.usual.requests),
-                format!("{planned}{}", filling(outcome)),
+                format!("{}{}", remark(*disk), filling(outcome)),
             ]
         };
-        writeln!(out, "\nPer epoch with other disks, policy {}", self.policy_name)?;
+        writeln!(out, "\nper epoch with other disks, policy {}", self.policy_name)?;
         table(out, &["disk per node", "of the dataset", "reuse", "read in all"], self.disks.iter().map(row))
     }
 
     fn filling(&self, out: &mut impl Write) -> io::Result<()> {
         let mut outcomes = self.policies.iter().map(|(_, it)| it).chain(self.disks.iter().map(|(_, it)| it));
         if outcomes.any(|outcome| outcome.is_filling) {
-            writeln!(out, "\n* still filling: shown is epoch {}, and later ones reuse more", self.plan.epochs)?;
+            writeln!(out, "\n* still filling: this is epoch {}, later ones reuse more", self.plan.epochs)?;
         }
         Ok(())
     }
@@ -165,7 +169,7 @@ fn table(out: &mut impl Write, head: &[&str], rows: impl Iterator<Item = Vec<Str
 }
 
 fn read(bytes: u64, requests: u64) -> String {
-    format!("{} in {} requests", ByteSize(bytes), grouped(requests))
+    format!("{} ({})", ByteSize(bytes), grouped(requests))
 }
 
 fn filling(outcome: &Outcome) -> String {
