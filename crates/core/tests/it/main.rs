@@ -13,6 +13,7 @@ mod packing;
 mod places;
 mod pt;
 mod secrets;
+mod simulate;
 mod sources;
 
 use headwater_testkit::allocation::Counting;
