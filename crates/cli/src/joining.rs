@@ -24,11 +24,7 @@ impl Joining {
     /// The dataset at a path or URI, or the one that a headwater.toml describes.
     pub(crate) fn config(&self, uri: &str, place: &Place) -> Result<DatasetConfig> {
         if Path::new(uri).extension().is_some_and(|suffix| suffix == "toml") {
-            if !self.pairs.is_empty() || self.skip_missing {
-                return Err(
-                    Error::new(ErrorKind::Invalid, "use option", "--pair").because("a headwater.toml says that itself")
-                );
-            }
+            self.refuse("a headwater.toml says that itself")?;
             return DatasetConfig::from_toml_file(Path::new(uri));
         }
         let on_missing = if self.skip_missing { OnMissing::Skip } else { OnMissing::Error };
@@ -39,5 +35,14 @@ impl Joining {
             on_missing,
             ..DatasetConfig::default()
         })
+    }
+
+    /// Fails when one of the options is given where none has a meaning.
+    pub(crate) fn refuse(&self, reason: &str) -> Result<()> {
+        let given = [("--pair", !self.pairs.is_empty()), ("--skip-missing", self.skip_missing)];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => Err(Error::new(ErrorKind::Invalid, "use option", name).because(reason)),
+            None => Ok(()),
+        }
     }
 }

@@ -178,6 +178,7 @@ fn mistakes_say_what_to_do() {
         (vec!["--samples", "9", "--sample-size", "1MB", "--nodes", "0"], 2, "`nodes = 0`: it must be at least 1"),
         (vec!["--samples", "9", "--sample-size", "1MB", "--ratio", "0"], 2, "such as 2.9"),
         (vec!["--samples", "9", "--sample-size", "1MB", "--epochs", "1"], 2, "walk 2 at least"),
+        (vec!["--samples", "9", "--sample-size", "1MB", "--skip-missing"], 2, "only places that are listed need it"),
         (vec![text(nowhere)], 3, "cannot open directory `/nowhere/at/all`"),
         (vec![text(&no_manifest)], 5, "give a folder, a URI, a headwater.toml or a published manifest"),
         (vec!["/nowhere/run.manifest"], 3, "cannot read the manifest `/nowhere/run.manifest`"),

@@ -144,7 +144,7 @@ fn many_epochs_are_walked_over_fewer_samples() {
     let sizes = Sizes::equal(30_000, BYTES, 2).expect("sizes");
     let disk_bytes = sizes.stored_bytes() / 2;
     for (epochs, walked) in [(10, 25_000), (100, 2500), (1000, 500)] {
-        let plan = Plan { epochs, disk_bytes, ..Plan::default() };
+        let plan = Plan { disk_bytes, epochs, ..Plan::default() };
         let outcome = plan.run(&sizes).expect("outcome");
         assert_eq!((outcome.walked_samples, outcome.epochs.len()), (walked, epochs));
         assert_near(outcome.usual.reuse(), 0.5, &plan);

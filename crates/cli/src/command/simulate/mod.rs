@@ -97,36 +97,34 @@ impl Simulate {
         let config = self.config()?;
         let plan = self.plan(config.as_ref());
         let sizes = Arc::new(self.sizes(config.as_ref())?);
-        let of_policies: Vec<_> = POLICIES
-            .into_iter()
-            .filter(|(_, policy)| self.policy.is_none_or(|only| only == *policy))
-            .map(|(name, policy)| (name, Plan { policy, ..plan.clone() }))
-            .collect();
-        let of_disks = plan.disks_to_compare(&sizes).into_iter().map(|disk_bytes| Plan { disk_bytes, ..plan.clone() });
-        let of_disks: Vec<_> = of_disks.collect();
-        let mut plans: Vec<Plan> = of_policies.iter().map(|(_, plan)| plan.clone()).collect();
-        plans.extend(of_disks.iter().filter(|plan| !plans.contains(plan)).cloned().collect::<Vec<_>>());
-        let outcomes = simulated(&plans, &sizes)?;
-        let of = |plan: Plan| plans.iter().zip(&outcomes).find(|(other, _)| **other == plan).map(|(_, it)| (plan, it));
-        let policies =
-            of_policies.into_iter().filter_map(|(name, plan)| of(plan).map(|(_, outcome)| (name, outcome))).collect();
-        let disks = of_disks.into_iter().filter_map(|plan| of(plan).map(|(plan, it)| (plan.disk_bytes, it))).collect();
-        let policy_name = POLICIES.iter().find(|(_, policy)| *policy == plan.policy).map_or("", |(name, _)| name);
-        let report = Report { sizes: &sizes, plan: &plan, policy_name, policies, disks };
+        let named = POLICIES.into_iter().filter(|(_, policy)| self.policy.is_none_or(|only| only == *policy));
+        let (names, policies): (Vec<_>, Vec<_>) = named.unzip();
+        let disks = plan.disks_to_compare(&sizes);
+        let of_policies = policies.iter().map(|&policy| Plan { policy, ..plan.clone() });
+        let of_disks = disks.iter().map(|&disk_bytes| Plan { disk_bytes, ..plan.clone() });
+        let outcomes = simulated(of_policies.chain(of_disks).collect(), &sizes)?;
+        let (of_policies, of_disks) = outcomes.split_at(names.len());
+        let report = Report {
+            sizes: &sizes,
+            plan: &plan,
+            policy_name: POLICIES.iter().find(|(_, policy)| *policy == plan.policy).map_or("", |(name, _)| name),
+            policies: names.into_iter().zip(of_policies).collect(),
+            disks: disks.into_iter().zip(of_disks).collect(),
+        };
         if self.json { report.json(out) } else { report.text(out) }
     }
 
     /// What a place is configured as, unless it is a manifest.
     fn config(&self) -> Result<Option<DatasetConfig>> {
-        let uri = match (&self.uri, self.samples, self.sample_size) {
-            (Some(uri), None, None) => uri,
-            (None, Some(_), Some(_)) => return Ok(None),
-            _ => {
-                return Err(Error::new(ErrorKind::Invalid, "simulate", "a dataset")
-                    .because("give either a place, whose sizes are then listed, or both --samples and --sample-size"));
+        let too_little = Error::new(ErrorKind::Invalid, "simulate", "a dataset")
+            .because("give either a place, whose sizes are then listed, or both --samples and --sample-size");
+        match (&self.uri, self.samples, self.sample_size) {
+            (Some(uri), None, None) if !is_manifest(uri)? => self.joining.config(uri, &self.place).map(Some),
+            (Some(_), None, None) | (None, Some(_), Some(_)) => {
+                self.joining.refuse("only places that are listed need it").map(|()| None)
             }
-        };
-        if is_manifest(uri)? { Ok(None) } else { self.joining.config(uri, &self.place).map(Some) }
+            _ => Err(too_little),
+        }
     }
 
     fn plan(&self, config: Option<&DatasetConfig>) -> Plan {
@@ -192,15 +190,16 @@ fn is_manifest(uri: &str) -> Result<bool> {
 }
 
 /// Runs plans side by side.
-fn simulated(plans: &[Plan], sizes: &Arc<Sizes>) -> Result<Vec<Outcome>> {
-    let bar = progress_bar("simulating", plans.len() as u64);
-    let (plans, sizes, ended) = (plans.to_vec(), sizes.clone(), bar.clone());
+fn simulated(plans: Vec<Plan>, sizes: &Arc<Sizes>) -> Result<Vec<Outcome>> {
+    let count = plans.len();
+    let bar = progress_bar("simulating", count as u64);
+    let (sizes, ended) = (sizes.clone(), bar.clone());
     let job = move |number: usize| {
         let outcome = plans[number].run(&sizes);
         ended.inc(1);
         outcome
     };
-    let outcomes = Engine::current()?.run_all("simulating", bar.length().unwrap_or(0) as usize, job, uninterrupted());
+    let outcomes = Engine::current()?.run_all("simulating", count, job, uninterrupted());
     bar.finish_and_clear();
     outcomes
 }

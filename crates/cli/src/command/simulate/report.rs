@@ -114,8 +114,8 @@ impl Report<'_> {
 
     pub(super) fn json(&self, out: &mut impl Write) -> Result<(), Failure> {
         let (plan, sizes) = (self.plan, self.sizes);
-        let policies: Vec<_> = self.policies.iter().map(|(name, it)| self.of("policy", json!(name), it)).collect();
-        let disks: Vec<_> = self.disks.iter().map(|(disk, it)| self.of("disk_bytes", json!(disk), it)).collect();
+        let policies: Vec<_> = self.policies.iter().map(|(name, it)| self.of("policy", &json!(name), it)).collect();
+        let disks: Vec<_> = self.disks.iter().map(|(disk, it)| self.of("disk_bytes", &json!(disk), it)).collect();
         let document = json!({
             "samples": sizes.samples(), "objects_per_sample": sizes.objects_per_sample(), "bytes": sizes.stored_bytes(),
             "packed_bytes": plan.packed_bytes(sizes), "walked_samples": self.walked_samples(),
@@ -127,7 +127,7 @@ impl Report<'_> {
         Ok(writeln!(out)?)
     }
 
-    fn of(&self, what: &str, value: Json, outcome: &Outcome) -> Json {
+    fn of(&self, what: &str, value: &Json, outcome: &Outcome) -> Json {
         let mut document = json!({what: value});
         let nodes = self.plan.nodes as u64;
         let Outcome { epochs, usual, is_filling, memory_kept_bytes, disk_kept_bytes, .. } = outcome;
