@@ -5,6 +5,7 @@
 //! keeps nothing. What a full cache gives up is [`eviction`]'s choice; that one unit is not loaded twice at the same time is
 //! [`Flights`]' work.
 
+pub mod disk;
 pub mod eviction;
 mod flights;
 mod memory;

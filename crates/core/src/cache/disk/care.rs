@@ -1,0 +1,337 @@
+//! What people do with a folder of records: look, check, tidy up, empty it. Safe while others use it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::layout::{self, QUARANTINE_ID, footprint, set_folder};
+use super::ledger::{Ledger, Page, SetRow, files_in};
+use super::{About, Opened, locks};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long to wait for those who use the folder.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A folder of records, to look at and tidy up.
+#[derive(Debug)]
+pub struct Care {
+    opened: Arc<Opened>,
+}
+
+/// What a folder has of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetInfo {
+    /// Its name: 32 hexadecimal digits.
+    pub id: String,
+    /// The source; `None` where its folder does not say, or for damaged files that were put aside.
+    pub about: Option<About>,
+    /// Whether it is what was found damaged.
+    pub is_quarantine: bool,
+    /// Bytes, in whole blocks.
+    pub bytes: u64,
+    /// Records.
+    pub records: u64,
+    /// When a record was last put in.
+    pub used: SystemTime,
+    /// Whether a process uses it at present.
+    pub is_used: bool,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Records that were read.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those that are damaged, and were put aside.
+    pub damaged: u64,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Records.
+    pub records: u64,
+    /// Their bytes, in whole blocks.
+    pub bytes: u64,
+}
+
+impl Care {
+    /// Opens a folder that is one of ours.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` or `Unsupported` when it is none, `Io`, `Denied`.
+    pub fn of(root: &Path) -> Result<Self> {
+        if !root.join(layout::MARKER).exists() {
+            let foreign = (ErrorKind::Invalid, "it is no cache of ours");
+            let (kind, why) = if root.exists() { foreign } else { (ErrorKind::NotFound, "there is nothing") };
+            return Err(Error::new(kind, "look after cache", root.display()).because(why));
+        }
+        let opened = Opened::at(root, false)?.map_err(|cause| failed(root, cause))?;
+        Ok(Self { opened })
+    }
+
+    /// What there is of each source, the largest first.
+    ///
+    /// # Errors
+    /// `Io`, `Denied`; `Timeout` while another process keeps its lock.
+    pub fn sets(&self) -> Result<Vec<SetInfo>> {
+        let page = self.page()?;
+        let root = page.root();
+        let info = |row: SetRow| {
+            let about = fs::read(set_folder(root, row.id).join(layout::ABOUT)).ok();
+            let is_used = page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)?;
+            let is_own = self.opened.users.lock().get(&row.slot).is_some_and(|&users| users > 0);
+            Ok(SetInfo {
+                id: format!("{:032x}", row.id),
+                about: about.and_then(|about| serde_json::from_slice(&about).ok()),
+                is_quarantine: row.id == QUARANTINE_ID,
+                bytes: row.bytes,
+                records: row.files,
+                used: UNIX_EPOCH + Duration::from_secs(row.used),
+                is_used: is_used || is_own,
+            })
+        };
+        let sets: io::Result<Vec<_>> = page.sets().map(info).collect();
+        let mut sets = sets.map_err(|cause| failed(root, cause))?;
+        sets.sort_by_key(|set| std::cmp::Reverse(set.bytes));
+        Ok(sets)
+    }
+
+    /// Bytes of all sets, and what processes have taken to write.
+    ///
+    /// # Errors
+    /// Those of [`Care::sets`].
+    pub fn bytes(&self) -> Result<u64> {
+        Ok(self.page()?.bytes())
+    }
+
+    /// Reads every record and compares its checksum; puts aside what is damaged, and counts what is there. `seen` is told of every
+    /// record's bytes and may end it by an error.
+    ///
+    /// # Errors
+    /// Those of [`Care::sets`], and what `seen` returned.
+    pub fn verify(&self, mut seen: impl FnMut(u64) -> Result<()>) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let rows: Vec<_> = self.page()?.sets().filter(|row| row.id != QUARANTINE_ID).collect();
+        for row in &rows {
+            for shard in layout::shards(&set_folder(&self.opened.root, row.id)) {
+                for (path, _) in files_in(&shard).map_err(|cause| failed(&shard, cause))? {
+                    let file = match fs::read(&path) {
+                        Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
+                        file => file.map_err(|cause| failed(&path, cause))?,
+                    };
+                    checked.records += 1;
+                    checked.bytes += file.len() as u64;
+                    if !is_sound(&path, &file) {
+                        checked.damaged += 1;
+                        set_aside(&mut self.page()?, row.slot, &path).map_err(|cause| failed(&path, cause))?;
+                    }
+                    seen(file.len() as u64)?;
+                }
+            }
+        }
+        self.count()?;
+        Ok(checked)
+    }
+
+    /// Counts what every set holds.
+    fn count(&self) -> Result<()> {
+        let slots: Vec<_> = self.page()?.sets().map(|row| row.slot).collect();
+        for slot in slots {
+            self.page()?.count_anew(slot).map_err(|cause| failed(&self.opened.root, cause))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what nobody needs: what killed processes left behind, what was put aside, and sets that nobody uses and nobody has
+    /// added to for `unused_for`; then, where the rest is more than `most` bytes, the least recently used records.
+    ///
+    /// # Errors
+    /// Those of [`Care::sets`], and what `seen` returned, which is told of what goes.
+    pub fn gc(
+        &self,
+        unused_for: Duration,
+        most: Option<u64>,
+        mut seen: impl FnMut(u64) -> Result<()>,
+    ) -> Result<Removed> {
+        self.page()?.take_back_all().map_err(|cause| failed(&self.opened.root, cause))?;
+        let now = SystemTime::now();
+        let mut removed = Removed::default();
+        let sets = self.sets()?;
+        for set in sets.iter().filter(|set| !set.is_used) {
+            let is_old = now.duration_since(set.used).is_ok_and(|since| since > unused_for);
+            if set.is_quarantine || is_old {
+                removed += self.clear_one(set, &mut seen)?;
+            }
+        }
+        self.count()?;
+        while let Some(most) = most.filter(|&most| self.bytes().is_ok_and(|bytes| bytes > most)) {
+            let gone = self.shrink(most)?;
+            if gone.records == 0 {
+                break;
+            }
+            removed += gone;
+            seen(gone.bytes)?;
+        }
+        Ok(removed)
+    }
+
+    fn shrink(&self, most: u64) -> Result<Removed> {
+        let mut page = self.page()?;
+        let largest = page.sets().max_by_key(|row| row.bytes);
+        let Some(row) = largest else { return Ok(Removed::default()) };
+        let wish = super::room::Wish { slot: row.slot, bytes: 0, capacity: most, replaces: true, chance: row.bytes };
+        let gone = super::room::free_some(&mut page, row, &wish).map_err(|cause| failed(&self.opened.root, cause))?;
+        Ok(Removed { records: gone.files, bytes: gone.bytes })
+    }
+
+    /// Removes every record, or those of one source: by its URI or the set's name.
+    ///
+    /// # Errors
+    /// `NotFound` when there is nothing of that source; those of [`Care::sets`], and what `seen` returned.
+    pub fn clear(&self, of: Option<&str>, mut seen: impl FnMut(u64) -> Result<()>) -> Result<Removed> {
+        let is_it = |set: &&SetInfo| {
+            let uri = set.about.as_ref().map(|about| &*about.uri);
+            of.is_none_or(|of| set.id == of || uri == Some(of.trim_end_matches('/')))
+        };
+        let sets = self.sets()?;
+        let meant: Vec<_> = sets.iter().filter(is_it).collect();
+        if let (true, Some(of)) = (meant.is_empty(), of) {
+            return Err(Error::new(ErrorKind::NotFound, "clear", of).because("the cache has nothing of that source"));
+        }
+        let mut removed = Removed::default();
+        for set in meant {
+            removed += self.clear_one(set, &mut seen)?;
+        }
+        Ok(removed)
+    }
+
+    fn clear_one(&self, set: &SetInfo, seen: &mut impl FnMut(u64) -> Result<()>) -> Result<Removed> {
+        let id = u128::from_str_radix(&set.id, 16).unwrap_or_default();
+        let mut removed = Removed::default();
+        for shard in layout::shards(&set_folder(&self.opened.root, id)) {
+            // A shard at a time, so that others wait for no more than that.
+            let mut page = self.page()?;
+            let Some(row) = page.sets().find(|row| row.id == id) else { break };
+            let gone = clear_shard(&mut page, &row, &shard).map_err(|cause| failed(&shard, cause))?;
+            drop(page);
+            removed += gone;
+            seen(gone.bytes)?;
+        }
+        Ok(removed)
+    }
+
+    fn page(&self) -> Result<Page<'_>> {
+        let root = &self.opened.root;
+        let Some(ledger) = &self.opened.ledger else {
+            return Err(Error::new(ErrorKind::Denied, "look after cache", root.display()).because("it is read-only"));
+        };
+        let ends = std::time::Instant::now() + PATIENCE;
+        loop {
+            match Ledger::lock(ledger).map_err(|cause| failed(root, cause))? {
+                Some(page) => return Ok(page),
+                None if std::time::Instant::now() < ends => {}
+                None => {
+                    let why = "another process keeps its lock; is one stopped?";
+                    return Err(Error::new(ErrorKind::Timeout, "look after cache", root.display()).because(why));
+                }
+            }
+        }
+    }
+}
+
+impl std::ops::AddAssign for Removed {
+    fn add_assign(&mut self, more: Self) {
+        self.records += more.records;
+        self.bytes += more.bytes;
+    }
+}
+
+fn failed(path: &Path, cause: io::Error) -> Error {
+    Error::io("look after cache", path.display(), cause)
+}
+
+/// Whether a file is whole, and is what its name says.
+fn is_sound(path: &Path, file: &[u8]) -> bool {
+    let Some(said) = layout::parse(file, file.len() as u64) else { return false };
+    let set = path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    layout::is_whole(file, said.record_at) && layout::file_of(set, layout::hash_of(&said.key)) == path
+}
+
+/// Removes every file of a set, which is then none any more.
+pub(super) fn clear_set(page: &mut Page<'_>, row: &SetRow) -> io::Result<()> {
+    let folder = set_folder(page.root(), row.id);
+    for shard in layout::shards(&folder) {
+        clear_shard(page, row, &shard)?;
+    }
+    let _ = fs::remove_file(folder.join(layout::ABOUT));
+    let _ = fs::remove_dir(&folder);
+    page.set_row(&SetRow { slot: row.slot, id: 0, bytes: 0, files: 0, used: 0 })
+}
+
+fn clear_shard(page: &mut Page<'_>, row: &SetRow, shard: &Path) -> io::Result<Removed> {
+    let files = files_in(shard)?;
+    if files.is_empty() {
+        return Ok(Removed::default());
+    }
+    let removed = page.changing(row.slot, |page, row| {
+        let mut removed = Removed::default();
+        for (path, meta) in files {
+            remove(&path)?;
+            removed += Removed { records: 1, bytes: footprint(meta.len()) };
+        }
+        let (bytes, files) = (row.bytes.saturating_sub(removed.bytes), row.files.saturating_sub(removed.records));
+        page.set_row(&SetRow { bytes, files, ..row })?;
+        Ok(removed)
+    })?;
+    // Not while others have put something in.
+    let _ = fs::remove_dir(shard);
+    Ok(removed)
+}
+
+/// What is gone is removed.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Moves a damaged file of a set to those that were put aside, which go before anything else does. Where there is no place, it is removed.
+pub(super) fn set_aside(page: &mut Page<'_>, slot: usize, path: &Path) -> io::Result<()> {
+    let bytes = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        meta => footprint(meta?.len()),
+    };
+    let aside = page.sets().find(|row| row.id == QUARANTINE_ID).map(|row| row.slot).or_else(|| page.free_slot());
+    if let Some(slot) = aside.filter(|&slot| page.set(slot).is_none()) {
+        page.set_row(&SetRow { slot, id: QUARANTINE_ID, bytes: 0, files: 0, used: super::seconds_now() })?;
+        page.count_anew(slot)?;
+    }
+    let to = place_aside(page.root(), path).filter(|_| aside.is_some());
+    if let (Some(aside), Some(to)) = (aside, &to) {
+        // Counted there before it is there: `changing` says so of one set at a time.
+        page.changing(aside, |page, row| {
+            fs::create_dir_all(to.parent().unwrap_or(Path::new("")))?;
+            let before = fs::metadata(to).map(|meta| footprint(meta.len())).ok();
+            let bytes = (row.bytes + bytes).saturating_sub(before.unwrap_or_default());
+            page.set_row(&SetRow { bytes, files: row.files + u64::from(before.is_none()), ..row })
+        })?;
+    }
+    page.changing(slot, |page, row| {
+        match &to {
+            Some(to) => fs::rename(path, to)?,
+            None => remove(path)?,
+        }
+        page.set_row(&SetRow { bytes: row.bytes.saturating_sub(bytes), files: row.files.saturating_sub(1), ..row })
+    })
+}
+
+fn place_aside(root: &Path, path: &Path) -> Option<PathBuf> {
+    let shard = path.parent()?.file_name()?;
+    Some(set_folder(root, QUARANTINE_ID).join(shard).join(path.file_name()?))
+}

@@ -1,0 +1,190 @@
+//! Names and bytes of the disk tier — normatively `docs/formats.md`.
+
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use crate::source::Version;
+
+/// The file that says that a folder is one of ours.
+pub(super) const MARKER: &str = "HEADWATER-CACHE";
+pub(super) const MARKER_TEXT: &str = "headwater cache 1\n";
+pub(super) const LOCK: &str = "lock";
+pub(super) const LEDGER: &str = "ledger";
+pub(super) const SETS: &str = "sets";
+pub(super) const ARRIVING: &str = "arriving";
+/// The set of what was found damaged: it is counted like any other, and goes first.
+pub(super) const QUARANTINE_ID: u128 = 1;
+/// Of a set: what it is of.
+pub(super) const ABOUT: &str = "about.json";
+/// How the file of a record ends.
+const SUFFIX: &str = ".hwc";
+
+/// What a file takes on a disk: whole blocks.
+const BLOCK: u64 = 4096;
+/// How a file begins; the last byte is the version of the format.
+const MAGIC: [u8; 4] = *b"HWC\x01";
+const HEAD_BYTES: usize = 32;
+/// Where the record begins: records want that.
+const ALIGNMENT: usize = 64;
+/// Longer names and tags than these are not kept.
+const LONGEST: usize = 16 << 10;
+
+/// What a file of this many bytes takes.
+pub(super) fn footprint(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK)
+}
+
+/// The name of a set.
+pub(super) fn set_id(uri: &str, endpoint: Option<&str>) -> u128 {
+    xxh3_128(format!("{uri}\n{}", endpoint.unwrap_or_default()).as_bytes())
+}
+
+/// The folder of a set.
+pub(super) fn set_folder(root: &Path, id: u128) -> PathBuf {
+    root.join(SETS).join(format!("{id:032x}"))
+}
+
+pub(super) fn hash_of(key: &str) -> u128 {
+    xxh3_128(key.as_bytes())
+}
+
+/// The folders that a set's files are spread over.
+pub(super) fn shards(set: &Path) -> impl Iterator<Item = PathBuf> {
+    (0..=u8::MAX).map(move |shard| set.join(format!("{shard:02x}")))
+}
+
+/// The file of an object in its set's folder.
+pub(super) fn file_of(set: &Path, hash: u128) -> PathBuf {
+    let name = format!("{hash:032x}{SUFFIX}");
+    set.join(&name[..2]).join(&name[2..])
+}
+
+/// Whether a name in a shard is one of ours.
+pub(super) fn is_file_name(name: &str) -> bool {
+    name.strip_suffix(SUFFIX)
+        .is_some_and(|hash| hash.len() == 30 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+/// What stands before a record in its file. `None` where name or tag are longer than anybody's.
+pub(super) fn head(key: &str, version: &Version, record: &[u8]) -> Option<Vec<u8>> {
+    let version = encode(version);
+    if key.len() > LONGEST || version.len() > LONGEST {
+        return None;
+    }
+    let mut head = Vec::with_capacity(HEAD_BYTES + key.len() + version.len() + ALIGNMENT);
+    head.extend_from_slice(&MAGIC);
+    head.extend_from_slice(&(key.len() as u32).to_le_bytes());
+    head.extend_from_slice(&(version.len() as u32).to_le_bytes());
+    head.extend_from_slice(&[0; 4]);
+    head.extend_from_slice(&(record.len() as u64).to_le_bytes());
+    head.extend_from_slice(&[0; 8]);
+    head.extend_from_slice(key.as_bytes());
+    head.extend_from_slice(&version);
+    head.resize(head.len().next_multiple_of(ALIGNMENT), 0);
+    let checksum = checksum(&head, record);
+    head[24..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    Some(head)
+}
+
+/// What a file says of itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) key: String,
+    pub(super) version: Version,
+    /// Where the record begins, and ends with the file.
+    pub(super) record_at: usize,
+}
+
+/// Reads what stands before a record, from the beginning of a file that is `len` bytes long. `None` when it cannot be true.
+pub(super) fn parse(beginning: &[u8], len: u64) -> Option<Head> {
+    let number = |at: usize| Some(u32::from_le_bytes(beginning.get(at..at + 4)?.try_into().ok()?) as usize);
+    if beginning.get(..4)? != MAGIC {
+        return None;
+    }
+    let (key_len, version_len) = (number(4)?, number(8)?);
+    if key_len > LONGEST || version_len > LONGEST {
+        return None;
+    }
+    let record_len = u64::from_le_bytes(beginning.get(16..24)?.try_into().ok()?);
+    let record_at = (HEAD_BYTES + key_len + version_len).next_multiple_of(ALIGNMENT);
+    if record_len.checked_add(record_at as u64)? != len {
+        return None;
+    }
+    let key = beginning.get(HEAD_BYTES..HEAD_BYTES + key_len)?;
+    let version = beginning.get(HEAD_BYTES + key_len..HEAD_BYTES + key_len + version_len)?;
+    Some(Head { key: String::from_utf8(key.to_vec()).ok()?, version: decode(version)?, record_at })
+}
+
+/// Whether a whole file is what was written.
+pub(super) fn is_whole(file: &[u8], record_at: usize) -> bool {
+    let Some((head, record)) = file.split_at_checked(record_at) else { return false };
+    head.get(24..HEAD_BYTES).is_some_and(|stored| stored == checksum(head, record).to_le_bytes())
+}
+
+fn checksum(head: &[u8], record: &[u8]) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(&head[..24]);
+    hash.update(&head[HEAD_BYTES..]);
+    hash.update(record);
+    hash.digest()
+}
+
+fn encode(version: &Version) -> Vec<u8> {
+    match version {
+        Version::Unknown => vec![0],
+        Version::Modified(nanoseconds) => [&[1], &nanoseconds.to_le_bytes()[..]].concat(),
+        Version::ETag(tag) => [&[2], tag.as_bytes()].concat(),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<Version> {
+    match bytes.split_first()? {
+        (0, []) => Some(Version::Unknown),
+        (1, rest) => Some(Version::Modified(u64::from_le_bytes(rest.try_into().ok()?))),
+        (2, rest) => Some(Version::ETag(String::from_utf8(rest.to_vec()).ok()?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only ever added to: files stay readable.
+    #[test]
+    fn files_stay_what_they_are() {
+        let golden: &[u8] = b"HWC\x01\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\xdcWx\xe7\xe7\x19R-a/b.pt\x02\"1\"";
+        let mut file = head("a/b.pt", &Version::ETag("\"1\"".into()), b"record").expect("a head");
+        file.extend_from_slice(b"record");
+        assert_eq!(file.len(), 70);
+        assert!(file.starts_with(golden), "{}", file.escape_ascii());
+        assert_eq!(set_id("s3://bucket/run", Some("http://host:9000")), 0x45c2_4d16_4d41_4d94_f5cc_5620_df7e_1f73);
+    }
+
+    #[test]
+    fn a_file_says_what_it_is_and_no_damaged_one_is_whole() {
+        for version in [Version::Unknown, Version::Modified(7), Version::ETag("\"tag\"".into())] {
+            let mut file = head("folder/x.pt", &version, b"the record").expect("a head");
+            file.extend_from_slice(b"the record");
+            let said = parse(&file, file.len() as u64).expect("one of ours");
+            assert_eq!(
+                (&*said.key, &said.version, &file[said.record_at..]),
+                ("folder/x.pt", &version, &b"the record"[..])
+            );
+            assert!(is_whole(&file, said.record_at));
+            for cut in 0..file.len() {
+                assert_eq!(parse(&file[..cut], cut as u64), None, "cut at {cut}");
+            }
+            for bit in 0..file.len() * 8 {
+                let mut flipped = file.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let is_whole =
+                    parse(&flipped, flipped.len() as u64).is_some_and(|said| is_whole(&flipped, said.record_at));
+                assert!(!is_whole, "bit {bit}");
+            }
+        }
+        assert_eq!(head(&"x".repeat(LONGEST + 1), &Version::Unknown, b""), None);
+        assert!(head(&"x".repeat(LONGEST), &Version::ETag("x".repeat(LONGEST - 1)), b"").is_some());
+    }
+}

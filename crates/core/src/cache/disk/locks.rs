@@ -1,0 +1,88 @@
+//! Locks on bytes of one file, which processes hold and lose with their end, however that comes.
+//!
+//! POSIX record locks: a child that was forked holds none of its parent's, a process that was killed none at all. A process never
+//! excludes itself, and loses every lock of a file when it closes any descriptor of it: the file is opened once per process and
+//! stays open.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The byte that guards the ledger.
+pub(super) const LEDGER: u64 = 0;
+/// A byte per process that keeps reservations.
+pub(super) const PROCESSES: u64 = 1 << 12;
+/// A byte per set, shared by the processes that use it.
+pub(super) const SETS: u64 = 1 << 14;
+/// A byte per object, by its hash: who holds it fetches the object.
+const FLIGHTS: u64 = 1 << 62;
+
+/// How a byte is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Shared,
+    Exclusive,
+}
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Locks {
+    file: File,
+}
+
+impl Locks {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Self { file })
+    }
+
+    /// Whether the file is still in its folder.
+    pub(super) fn is_there(&self) -> bool {
+        self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
+    }
+
+    /// Takes a byte; `false` while another process has it.
+    pub(super) fn try_lock(&self, at: u64, kind: Kind) -> io::Result<bool> {
+        let kind = match kind {
+            Kind::Shared => libc::F_RDLCK,
+            Kind::Exclusive => libc::F_WRLCK,
+        };
+        match self.control(libc::F_SETLK, kind, at) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a byte back.
+    pub(super) fn unlock(&self, at: u64) {
+        // Fails only for a file that is no file.
+        let _ = self.control(libc::F_SETLK, libc::F_UNLCK, at);
+    }
+
+    /// Whether another process has a byte, in whatever way.
+    pub(super) fn is_held_elsewhere(&self, at: u64) -> io::Result<bool> {
+        Ok(self.control(libc::F_GETLK, libc::F_WRLCK, at)? != libc::F_UNLCK)
+    }
+
+    #[allow(unsafe_code)]
+    fn control(&self, command: i32, kind: i32, at: u64) -> io::Result<i32> {
+        let mut lock = libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: at.cast_signed(),
+            l_len: 1,
+            l_pid: 0,
+        };
+        // SAFETY: the descriptor is open, and the call reads and writes only `lock`.
+        let done = unsafe { libc::fcntl(self.file.as_raw_fd(), command, &raw mut lock) };
+        if done == -1 { Err(io::Error::last_os_error()) } else { Ok(i32::from(lock.l_type)) }
+    }
+}
+
+/// The byte of an object with this hash.
+pub(super) fn flight(hash: u128) -> u64 {
+    FLIGHTS + (hash as u64 >> 2)
+}

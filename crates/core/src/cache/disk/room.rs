@@ -1,0 +1,171 @@
+//! What goes when a folder is full.
+//!
+//! First what sets have that nobody uses. Then what a set in use has beyond its share of the capacity, for one that has less. Then
+//! what the policy says of the set itself: with `lru` those of a sample of its files that were used least recently, with `keep`
+//! only files that nobody has used for a week, since newcomers are declined.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::layout::{footprint, set_folder, shards};
+use super::ledger::{Page, SetRow, files_in};
+use super::locks;
+
+/// Room is made for more than the one file that asks for it.
+const AT_LEAST: u64 = 4 << 20;
+/// Files among which the least recently used one is looked for.
+const SAMPLE: usize = 64;
+/// Of those, so many go at once at most.
+const GOING: usize = 16;
+const FORGOTTEN: Duration = Duration::from_hours(7 * 24);
+/// Shards that are looked through for forgotten files, each time.
+const LOOKED_THROUGH: usize = 4;
+
+/// Who wants room.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) slot: usize,
+    pub(super) bytes: u64,
+    pub(super) capacity: u64,
+    /// Whether the set's own files go for others of its own.
+    pub(super) replaces: bool,
+    /// A number to look at other places each time.
+    pub(super) chance: u64,
+}
+
+/// What went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Gone {
+    pub(super) bytes: u64,
+    pub(super) files: u64,
+}
+
+/// Makes room, if there is or can be any. `is_own` says which sets this process uses itself.
+pub(super) fn make(page: &mut Page<'_>, wish: &Wish, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<Gone>> {
+    let mut gone = Gone::default();
+    if wish.bytes > wish.capacity {
+        return Ok(None);
+    }
+    let fits = |page: &Page<'_>| page.bytes().saturating_add(wish.bytes) <= wish.capacity;
+    if !fits(page) {
+        page.take_back_all()?;
+    }
+    let mut step = 0;
+    while !fits(page) {
+        let wanted = (page.bytes() + wish.bytes - wish.capacity).max(AT_LEAST.min(wish.capacity / 64));
+        let Some((set, which)) = victim(page, wish, is_own)? else { return Ok(None) };
+        let freed = free(page, set, which, wanted, wish.chance.wrapping_add(step))?;
+        gone.bytes += freed.bytes;
+        gone.files += freed.files;
+        step += 1;
+        // An unused set whose counted bytes are not there was counted anew meanwhile.
+        if freed.files == 0 && which != Which::Any {
+            return Ok(None);
+        }
+    }
+    Ok(Some(gone))
+}
+
+/// Which files of a set may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Any,
+    LeastRecent,
+    Forgotten,
+}
+
+/// Frees some of a set's records, those that were used least recently.
+pub(super) fn free_some(page: &mut Page<'_>, set: SetRow, wish: &Wish) -> io::Result<Gone> {
+    let wanted = page.bytes().saturating_sub(wish.capacity);
+    free(page, set, Which::LeastRecent, wanted, wish.chance)
+}
+
+fn victim(page: &mut Page<'_>, wish: &Wish, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<(SetRow, Which)>> {
+    let rows: Vec<_> = page.sets().collect();
+    let mut used = Vec::new();
+    let mut unused = Vec::new();
+    for row in rows {
+        let is_used = is_own(row.slot) || page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)?;
+        if is_used { used.push(row) } else { unused.push(row) }
+    }
+    if let Some(row) = unused.iter().filter(|row| row.bytes > 0).min_by_key(|row| row.used) {
+        return Ok(Some((*row, Which::Any)));
+    }
+    let Some(own) = used.iter().find(|row| row.slot == wish.slot).copied() else { return Ok(None) };
+    let share = wish.capacity / used.len().max(1) as u64;
+    let largest = used.iter().filter(|row| row.slot != own.slot).max_by_key(|row| row.bytes);
+    if let Some(row) = largest.filter(|row| row.bytes > share && own.bytes.saturating_add(wish.bytes) <= share) {
+        return Ok(Some((*row, Which::LeastRecent)));
+    }
+    Ok(Some((own, if wish.replaces { Which::LeastRecent } else { Which::Forgotten })))
+}
+
+fn free(page: &mut Page<'_>, set: SetRow, which: Which, wanted: u64, chance: u64) -> io::Result<Gone> {
+    let folder = set_folder(page.root(), set.id);
+    let mut files = some_files(&folder, which, chance)?;
+    files.sort_by_key(|file| file.used);
+    match which {
+        Which::Any => {}
+        Which::LeastRecent => files.truncate((files.len() / 4).clamp(1, GOING)),
+        Which::Forgotten => files.retain(Candidate::is_forgotten),
+    }
+    if files.is_empty() {
+        // Nothing is there, whatever was counted.
+        if which == Which::Any {
+            page.count_anew(set.slot)?;
+        }
+        return Ok(Gone::default());
+    }
+    page.changing(set.slot, |page, row| {
+        let mut gone = Gone::default();
+        for file in files {
+            match fs::remove_file(&file.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            gone.bytes += file.bytes;
+            gone.files += 1;
+            if gone.bytes >= wanted {
+                break;
+            }
+        }
+        let (bytes, files) = (row.bytes.saturating_sub(gone.bytes), row.files.saturating_sub(gone.files));
+        page.set_row(&SetRow { bytes, files, ..row })?;
+        Ok(gone)
+    })
+}
+
+struct Candidate {
+    path: PathBuf,
+    bytes: u64,
+    used: SystemTime,
+}
+
+impl Candidate {
+    fn is_forgotten(&self) -> bool {
+        SystemTime::now().duration_since(self.used).is_ok_and(|since| since > FORGOTTEN)
+    }
+}
+
+/// Files of a set, beginning anywhere: a sample, or of an unused set whatever is there.
+fn some_files(folder: &std::path::Path, which: Which, chance: u64) -> io::Result<Vec<Candidate>> {
+    let shards: Vec<_> = shards(folder).collect();
+    let start = (chance.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize;
+    let mut files = Vec::new();
+    for number in 0..shards.len() {
+        let enough = match which {
+            Which::Forgotten => number >= LOOKED_THROUGH,
+            Which::Any | Which::LeastRecent => files.len() >= SAMPLE,
+        };
+        if enough {
+            break;
+        }
+        for (path, meta) in files_in(&shards[(start + number) % shards.len()])? {
+            let used = meta.accessed().unwrap_or(UNIX_EPOCH);
+            files.push(Candidate { path, bytes: footprint(meta.len()), used });
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,382 @@
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Barrier;
+
+use super::care::Care;
+use super::*;
+
+const HOUR: Duration = Duration::from_hours(1);
+/// What a small record takes.
+const SMALL: u64 = 4096;
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn disk(root: &Path, capacity: u64) -> Arc<Disk> {
+    Arc::new(Disk::open(root, capacity).expect("opens"))
+}
+
+fn tag(tag: &str) -> Version {
+    Version::ETag(tag.to_owned())
+}
+
+fn get(set: &Set, key: &str, version: &Version) -> Option<Vec<u8>> {
+    let wanted = Wanted { version, or_younger: None };
+    set.get(key, wanted, SystemTime::now(), &BufferPool::new(0)).map(|found| found.record.to_vec())
+}
+
+fn put(set: &Set, key: &str, record: &[u8]) -> bool {
+    set.put(key, &tag("1"), record, SystemTime::now())
+}
+
+/// Every file of records.
+fn files(root: &Path) -> Vec<PathBuf> {
+    let sets = fs::read_dir(root.join(layout::SETS)).expect("sets").flatten();
+    let shards = sets.flat_map(|set| layout::shards(&set.path()).collect::<Vec<_>>());
+    shards.flat_map(|shard| ledger::files_in(&shard).expect("read").into_iter().map(|(path, _)| path)).collect()
+}
+
+fn bytes_in(root: &Path) -> u64 {
+    files(root).iter().filter_map(|path| fs::metadata(path).ok()).map(|meta| footprint(meta.len())).sum()
+}
+
+fn old(path: &Path, age: Duration) {
+    let then = SystemTime::now() - age;
+    File::open(path).expect("there").set_times(FileTimes::new().set_accessed(then)).expect("made old");
+}
+
+#[test]
+fn a_record_is_there_for_its_key_and_version_and_for_the_next_process() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert_eq!(get(&set, "a.pt", &tag("1")), None);
+    assert!(put(&set, "a.pt", b"of a") && put(&set, "b.pt", b"of b"));
+    assert_eq!(get(&set, "a.pt", &tag("1")).expect("there"), b"of a");
+    assert_eq!(get(&set, "b.pt", &tag("1")).expect("there"), b"of b");
+    assert_eq!(get(&set, "a.pt", &tag("2")), None, "the object was replaced");
+    assert_eq!(get(&set, "a.pt", &Version::Unknown), None, "nobody knows whether it was");
+    let elsewhere = disk(dir.path(), 1 << 20).set("s3://bucket/run", Some("http://other"), false);
+    assert_eq!(get(&elsewhere, "a.pt", &tag("1")), None, "another server");
+    drop(set);
+    let disk = disk(dir.path(), 1 << 20);
+    assert_eq!(get(&disk.set("s3://bucket/run", None, false), "a.pt", &tag("1")).expect("kept"), b"of a");
+    let stats = disk.stats();
+    assert_eq!((stats.entries, stats.bytes >= 2 * SMALL, stats.hits), (2, true, 1));
+}
+
+#[test]
+fn a_new_version_takes_the_place_of_the_old_one() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    for (version, len) in [("1", 10), ("2", 30_000), ("3", 100)] {
+        assert!(set.put("a.pt", &tag(version), &vec![7; len], SystemTime::now()));
+        assert_eq!(get(&set, "a.pt", &tag(version)).expect("there"), vec![7; len]);
+        assert_eq!(files(dir.path()).len(), 1);
+    }
+    assert_eq!(get(&set, "a.pt", &tag("1")), None);
+    let page_bytes: u64 = set
+        .disk
+        .opened
+        .lock()
+        .ledger
+        .as_ref()
+        .map_or(0, |ledger| ledger.lock().expect("reads").expect("nobody else").sets().map(|row| row.bytes).sum());
+    assert_eq!(page_bytes, bytes_in(dir.path()));
+}
+
+#[test]
+fn age_is_told_and_a_clock_that_jumps_makes_nothing_younger() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    let now = SystemTime::now();
+    set.put("a.pt", &tag("1"), b"x", now);
+    let age = |at: SystemTime, or_younger| {
+        let (version, buffers) = (tag("1"), BufferPool::new(0));
+        set.get("a.pt", Wanted { version: &version, or_younger }, at, &buffers).map(|found| found.age)
+    };
+    assert_eq!(age(now + HOUR, None), Some(HOUR));
+    set.renew("a.pt", now + HOUR);
+    assert_eq!(age(now + HOUR, None), Some(Duration::ZERO));
+    assert_eq!(age(now, None), Some(Duration::MAX), "from the future: nobody knows how old it is");
+    let of_any_version = |at, limit| {
+        let (version, buffers) = (tag("2"), BufferPool::new(0));
+        set.get("a.pt", Wanted { version: &version, or_younger: Some(limit) }, at, &buffers).is_some()
+    };
+    assert!(of_any_version(now + 2 * HOUR, HOUR) && !of_any_version(now + 2 * HOUR, HOUR / 2));
+}
+
+#[test]
+fn a_full_folder_keeps_what_it_has_or_gives_up_what_was_used_least_recently() {
+    for replaces in [false, true] {
+        let dir = folder();
+        let set = disk(dir.path(), 100 * SMALL).set("s3://bucket/run", None, replaces);
+        for number in 0..400 {
+            put(&set, &format!("{number:03}.pt"), b"x");
+            *set.declined_at.lock() = None;
+            assert!(bytes_in(dir.path()) <= 100 * SMALL);
+            for path in files(dir.path()) {
+                // As if hours lay between.
+                let used = fs::metadata(&path).and_then(|meta| meta.accessed()).expect("there");
+                old(&path, SystemTime::now().duration_since(used).unwrap_or_default() + HOUR / 10);
+            }
+        }
+        let has = |range: std::ops::Range<usize>| {
+            range.filter(|number| get(&set, &format!("{number:03}.pt"), &tag("1")).is_some()).count()
+        };
+        let stats = set.disk.stats();
+        if replaces {
+            assert!(has(300..400) >= 60 && has(0..200) <= 10, "{} {}", has(300..400), has(0..200));
+            assert!(stats.evictions >= 300, "{stats:?}");
+        } else {
+            assert!(has(0..100) >= 97 && has(100..400) <= 3, "{}", has(0..100));
+            assert!(stats.declined >= 300 && stats.evictions == 0, "{stats:?}");
+        }
+    }
+}
+
+#[test]
+fn what_nobody_has_used_for_a_week_goes_though_newcomers_are_declined() {
+    let dir = folder();
+    let set = disk(dir.path(), 64 * SMALL).set("s3://bucket/run", None, false);
+    let before = (0..64).filter(|number| put(&set, &format!("{number}.pt"), b"x")).count();
+    files(dir.path()).iter().for_each(|path| old(path, 8 * 24 * HOUR));
+    let mut after = 0;
+    for number in 100..164 {
+        // It looks in a few places each time.
+        *set.declined_at.lock() = None;
+        after += usize::from(put(&set, &format!("{number}.pt"), b"x"));
+    }
+    assert!(before >= 60 && after >= 5, "{before} {after}");
+    assert!(bytes_in(dir.path()) <= 64 * SMALL);
+}
+
+#[test]
+fn sets_that_nobody_uses_go_first_and_those_in_use_share() {
+    let dir = folder();
+    let disk = disk(dir.path(), 128 * SMALL);
+    let fill = |set: &Set, count: usize| {
+        let kept = (0..count).filter(|number| {
+            *set.declined_at.lock() = None;
+            put(set, &format!("{number}.pt"), b"x")
+        });
+        kept.count()
+    };
+    let records = |uri: &str| {
+        let sets = Care::of(dir.path()).expect("ours").sets().expect("read");
+        sets.into_iter()
+            .find(|set| set.about.as_ref().is_some_and(|about| about.uri == uri))
+            .map_or(0, |set| set.records)
+    };
+    let unused = disk.set("s3://unused", None, false);
+    assert!(fill(&unused, 200) >= 120);
+    drop(unused);
+    let first = disk.set("s3://first", None, false);
+    assert!(fill(&first, 100) >= 99, "the unused one went");
+    assert!(records("s3://unused") <= 28, "{}", records("s3://unused"));
+    assert!(fill(&first, 200) >= 120);
+    let second = disk.set("s3://second", None, false);
+    fill(&second, 200);
+    let (one, other) = (records("s3://first"), records("s3://second"));
+    assert!((50..=64).contains(&other), "half of it each: {one} and {other}");
+    assert!(one >= 55, "half of it each: {one} and {other}");
+}
+
+#[test]
+fn a_damaged_file_is_put_aside_and_never_served() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    for number in 0..64 {
+        put(&set, &format!("{number}.pt"), &[number; 100]);
+    }
+    for (number, path) in files(dir.path()).into_iter().enumerate().filter(|(number, _)| number % 4 == 0) {
+        let mut bytes = fs::read(&path).expect("read");
+        match number % 3 {
+            0 => bytes.truncate(number * 2),
+            1 => bytes[number] ^= 1,
+            _ => bytes.extend_from_slice(b"more"),
+        }
+        fs::write(&path, bytes).expect("written");
+    }
+    let served = (0..64).filter(|number| {
+        let got = get(&set, &format!("{number}.pt"), &tag("1"));
+        assert!(got.as_ref().is_none_or(|got| *got == vec![*number; 100]), "{number}");
+        got.is_some()
+    });
+    assert_eq!(served.count(), 48);
+    assert_eq!(set.disk.stats().quarantined, 16);
+    let sets = Care::of(dir.path()).expect("ours").sets().expect("read");
+    let aside = sets.iter().find(|set| set.is_quarantine).expect("put aside");
+    assert_eq!(aside.records, 16);
+    // Of what was cut off, nobody knows how long it was.
+    assert!(sets.iter().map(|set| set.bytes).sum::<u64>() >= bytes_in(dir.path()));
+    let care = Care::of(dir.path()).expect("ours");
+    assert_eq!(care.verify(|_| Ok(())).expect("checked"), care::Checked { records: 48, bytes: 48 * 164, damaged: 0 });
+    assert_eq!(care.bytes().expect("read") - set.disk.opened.lock().allowance.lock().to_owned(), bytes_in(dir.path()));
+    let served = (0..64).filter(|number| get(&set, &format!("{number}.pt"), &tag("1")).is_some()).count();
+    assert_eq!((served, set.disk.stats().quarantined), (48, 16), "once each");
+}
+
+#[test]
+fn a_folder_that_is_not_ours_is_refused_and_left_alone() {
+    let dir = folder();
+    fs::write(dir.path().join("thesis.txt"), "years of work").expect("written");
+    let error = Disk::open(dir.path(), 1 << 20).expect_err("not ours");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.report().contains("thesis.txt"), "{}", error.report());
+    assert_eq!(fs::read_dir(dir.path()).expect("read").count(), 1);
+    let error = Disk::open(&dir.path().join("thesis.txt"), 1 << 20).expect_err("a file");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let newer = folder();
+    fs::write(newer.path().join(layout::MARKER), "headwater cache 2\n").expect("written");
+    assert_eq!(Disk::open(newer.path(), 1 << 20).expect_err("newer").kind(), ErrorKind::Unsupported);
+    assert_eq!(Care::of(dir.path()).expect_err("not ours").kind(), ErrorKind::Invalid);
+    assert_eq!(Care::of(&dir.path().join("x")).expect_err("nothing").kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_folder_that_is_removed_under_way_costs_a_warning_and_one_that_comes_back_is_used() {
+    let dir = folder();
+    let root = dir.path().join("cache");
+    let mut disk = Disk::open(&root, 1 << 20).expect("opens");
+    disk.writing = Health::resting(Duration::from_millis(50));
+    let disk = Arc::new(disk);
+    let set = disk.set("s3://bucket/run", None, false);
+    assert!(put(&set, "a.pt", b"x"));
+    fs::remove_dir_all(&root).expect("removed");
+    assert!(!put(&set, "b.pt", b"x") && get(&set, "a.pt", &tag("1")).is_none());
+    assert!(disk.stats().is_off && disk.stats().failures == 1, "{:?}", disk.stats());
+    assert!(!root.exists(), "who removed it, or whose mount is gone, is not helped by another one");
+    let other = Disk::open(&root, 1 << 20).expect("made anew, as by another process");
+    std::thread::sleep(Duration::from_millis(60));
+    assert!(put(&set, "b.pt", b"y"));
+    assert_eq!(get(&set, "b.pt", &tag("1")).expect("there"), b"y");
+    assert_eq!((other.stats().entries, disk.stats().is_off), (1, false));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_read() {
+    let dir = folder();
+    let root = dir.path().join("cache");
+    let set = disk(&root, 1 << 20).set("s3://bucket/run", None, false);
+    assert!(put(&set, "a.pt", b"x"));
+    drop(set);
+    let is_root = rustix::process::geteuid().is_root();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o500)).expect("read-only");
+    let reader = disk(&root, 1 << 20).set("s3://bucket/run", None, false);
+    assert_eq!(get(&reader, "a.pt", &tag("1")).expect("there"), b"x");
+    assert!(is_root || !put(&reader, "b.pt", b"x"));
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).expect("back");
+}
+
+#[test]
+fn a_ledger_that_is_lost_or_damaged_is_made_anew() {
+    for damage in [Vec::new(), b"short".to_vec(), vec![255; 20_000]] {
+        let dir = folder();
+        let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+        assert!((0..10).all(|number| put(&set, &format!("{number}.pt"), b"x")));
+        // As another process would find it.
+        fs::write(dir.path().join(layout::LEDGER), damage).expect("damaged");
+        let locks = Ledger::open(dir.path());
+        // In this process it is open already: what matters is what a page says.
+        let ledger = locks.expect("opens");
+        let page = ledger.lock().expect("reads").expect("nobody else");
+        let row = page.sets().next().expect("the set");
+        assert_eq!((row.files, row.bytes), (10, bytes_in(dir.path())));
+    }
+}
+
+#[test]
+fn threads_that_write_at_once_never_exceed_the_capacity_and_lose_nothing() {
+    let dir = folder();
+    let capacity = 200 * SMALL;
+    let disk = disk(dir.path(), capacity);
+    let set = Arc::new(disk.set("s3://bucket/run", None, true));
+    let start = Arc::new(Barrier::new(8));
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (set, start, root) = (set.clone(), start.clone(), dir.path());
+            scope.spawn(move || {
+                start.wait();
+                for number in 0..100 {
+                    let key = format!("{}.pt", (thread * 37 + number * 11) % 300);
+                    let record = vec![thread as u8; 10 + number * 120];
+                    put(&set, &key, &record);
+                    assert!(bytes_in(root) <= capacity);
+                    let _ = get(&set, &key, &tag("1"));
+                }
+            });
+        }
+    });
+    let care = Care::of(dir.path()).expect("ours");
+    assert_eq!(care.sets().expect("read").iter().map(|set| set.bytes).sum::<u64>(), bytes_in(dir.path()));
+    let checked = care.verify(|_| Ok(())).expect("checked");
+    assert_eq!((checked.damaged, checked.records), (0, files(dir.path()).len() as u64));
+    assert_eq!(fs::read_dir(dir.path().join(layout::ARRIVING)).expect("read").count(), 0);
+}
+
+#[test]
+fn what_is_done_agrees_with_a_map() {
+    let dir = folder();
+    let disk = disk(dir.path(), 1 << 30);
+    let sets = ["s3://one", "s3://two"].map(|uri| disk.set(uri, None, false));
+    let mut model: HashMap<(usize, String), (Version, Vec<u8>)> = HashMap::new();
+    let mut state = 7_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for step in 0..3_000 {
+        let (set, key) = (random(2) as usize, format!("{}.pt", random(40)));
+        let version = tag(&random(3).to_string());
+        match random(10) {
+            0..4 => {
+                let record = vec![step as u8; random(20_000) as usize];
+                assert!(sets[set].put(&key, &version, &record, SystemTime::now()));
+                model.insert((set, key), (version, record));
+            }
+            4..9 => {
+                let expected = model.get(&(set, key.clone())).filter(|(kept, _)| *kept == version);
+                assert_eq!(get(&sets[set], &key, &version).as_ref(), expected.map(|(_, record)| record), "step {step}");
+            }
+            _ if random(30) == 0 => {
+                Care::of(dir.path())
+                    .expect("ours")
+                    .clear(Some(["s3://one", "s3://two"][set]), |_| Ok(()))
+                    .expect("cleared");
+                model.retain(|(of, _), _| *of != set);
+            }
+            _ => {}
+        }
+    }
+    let care = Care::of(dir.path()).expect("ours");
+    assert_eq!(care.sets().expect("read").iter().map(|set| set.records).sum::<u64>(), model.len() as u64);
+    assert_eq!(care.sets().expect("read").iter().map(|set| set.bytes).sum::<u64>(), bytes_in(dir.path()));
+}
+
+#[test]
+fn tidying_up_removes_what_nobody_needs_and_nothing_else() {
+    let dir = folder();
+    let disk = disk(dir.path(), 1 << 30);
+    let (used, unused) = (disk.set("s3://used", None, false), disk.set("s3://unused", None, false));
+    for number in 0..20 {
+        assert!(put(&used, &format!("{number}.pt"), &[1; 9000]) && put(&unused, &format!("{number}.pt"), &[1; 9000]));
+    }
+    drop(unused);
+    let stray = dir.path().join(layout::ARRIVING).join("400-7");
+    fs::write(&stray, "left by a process that was killed").expect("written");
+    let care = Care::of(dir.path()).expect("ours");
+    assert_eq!(care.gc(HOUR, None, |_| Ok(())).expect("tidied").records, 0, "all of it was used a moment ago");
+    let removed = care.gc(Duration::ZERO, None, |_| Ok(()));
+    // Seconds are what the ledger knows.
+    std::thread::sleep(Duration::from_millis(1100));
+    let again = care.gc(Duration::ZERO, None, |_| Ok(())).expect("tidied");
+    assert_eq!(removed.expect("tidied").records + again.records, 20);
+    assert_eq!(files(dir.path()).len(), 20);
+    let removed = care.gc(HOUR, Some(100_000), |_| Ok(())).expect("tidied");
+    assert!(bytes_in(dir.path()) <= 100_000 && removed.records >= 10, "{removed:?}");
+    assert_eq!(care.clear(Some("s3://none"), |_| Ok(())).expect_err("none").kind(), ErrorKind::NotFound);
+    care.clear(None, |_| Ok(())).expect("cleared");
+    assert_eq!(files(dir.path()).len(), 0);
+    assert!(put(&used, "a.pt", b"x"), "whoever uses it goes on");
+}
