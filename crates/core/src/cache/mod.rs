@@ -15,7 +15,7 @@ mod table;
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -58,14 +58,14 @@ pub type Lease = Arc<Entry<Item>>;
 pub struct Item {
     packed: Packed,
     version: Version,
-    /// Nanoseconds of the cache's clock.
-    since: AtomicU64,
+    /// Nanoseconds of the cache's clock; before its beginning, where the value is older than the process.
+    since: AtomicI64,
 }
 
 impl Item {
-    /// A value that is right at a time.
-    pub fn new(packed: Packed, version: Version, now: Duration) -> Self {
-        Self { packed, version, since: AtomicU64::new(now.as_nanos() as u64) }
+    /// A value that was last known to be right so long ago.
+    pub fn new(packed: Packed, version: Version, now: Duration, age: Duration) -> Self {
+        Self { packed, version, since: AtomicI64::new(nanoseconds(now) - nanoseconds(age)) }
     }
 
     /// The value. Its tensors are views of memory that others may share: copy before handing them to a user.
@@ -80,13 +80,18 @@ impl Item {
 
     /// How long ago it was last known to be right.
     pub fn age(&self, now: Duration) -> Duration {
-        now.saturating_sub(Duration::from_nanos(self.since.load(Ordering::Relaxed)))
+        Duration::from_nanos((nanoseconds(now) - self.since.load(Ordering::Relaxed)).max(0).cast_unsigned())
     }
 
     /// It is right at a time.
     pub fn renew(&self, now: Duration) {
-        self.since.fetch_max(now.as_nanos() as u64, Ordering::Relaxed);
+        self.since.fetch_max(nanoseconds(now), Ordering::Relaxed);
     }
+}
+
+/// A century at most.
+fn nanoseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX).min(i64::MAX / 4)
 }
 
 /// What happened in a cache so far, and what it holds.

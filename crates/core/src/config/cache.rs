@@ -1,5 +1,7 @@
 //! What is kept of what was read.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, Span};
@@ -9,13 +11,20 @@ use crate::cache::Policy;
 const DEFAULT_MEMORY: u64 = 4_000_000_000;
 
 /// The cache of a dataset.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
     /// Capacity of the memory tier. Default: nothing for a dataset alone; the smaller of 4 GB and a quarter of the memory this
     /// process may use once a loader walks it. `"0"` keeps nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<ByteSize>,
+    /// Folder of the disk tier, which all processes of a machine share and later runs find again: an empty or new one, on a local
+    /// disk. Default: none. Local sources are not kept there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<PathBuf>,
+    /// Bytes that the folder may take. Default: four fifths of what is free there when it is opened, and of what it has already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_capacity: Option<ByteSize>,
     /// What a full tier gives up. Default: `auto`, which keeps what is there when a loader walks epochs and gives up the least recently
     /// used before. Set `lru` when only few samples are used, again and again.
     pub policy: Policy,

@@ -187,6 +187,10 @@ impl DatasetConfig {
             // What is no UTF-8 was no path of a configuration.
             spec.uri = absolute.to_string_lossy().into_owned();
         }
+        if let Some(folder) = &mut self.cache.disk {
+            let absolute = std::path::absolute(&*folder);
+            *folder = absolute.map_err(|cause| Error::io("use path", folder.display(), cause))?;
+        }
         if let Some(place) = self.manifest.as_mut().filter(|place| *place != "published")
             && let Some(path) = source::local_path(place)?
         {

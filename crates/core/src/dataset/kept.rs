@@ -1,7 +1,7 @@
 //! What a dataset keeps in a process: the cache, and the loads under way.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Inner;
 use super::load::Read;
+use super::on_disk::OnDisk;
 use crate::cache::{self, Cache, Flights, Lease, UnitId};
 use crate::clock::Clock;
 use crate::config::{CacheConfig, Compression};
@@ -21,6 +22,9 @@ use crate::world::ProcessStamp;
 /// What shrinks by less stays as it is in memory: a copy is faster than unpacking.
 const WORTH_UNPACKING: f64 = 1.25;
 
+/// On disk, what shrinks by less.
+const WORTH_READING_LESS: f64 = 1.1;
+
 /// Ahead of their use, values are asked about before they expire: by this share of the time at most.
 const EARLY: f64 = 0.1;
 
@@ -30,32 +34,56 @@ pub(crate) struct Kept {
     pub(crate) cache: Box<dyn Cache>,
     pub(super) compression: record::Compression,
     pub(super) clock: Clock,
-    ttl: Option<Duration>,
+    pub(super) ttl: Option<Duration>,
+    /// Where values outlive this process.
+    pub(super) on_disk: Option<OnDisk>,
+    is_ordered: AtomicBool,
     pub(super) flights: Arc<Flights<Result<Read>>>,
     pub(super) backlog_bytes: AtomicUsize,
     claims: Mutex<Claims>,
 }
 
 impl Kept {
-    pub(super) fn new(config: &CacheConfig, clock: Clock) -> Self {
+    pub(super) fn new(config: &CacheConfig, clock: Clock) -> Result<Self> {
         let cache: Box<dyn Cache> = match config.memory {
             Some(size) if size.0 == 0 => Box::new(cache::None),
             // Without a size, a loader gives it one when it begins to walk.
             size => Box::new(cache::Memory::new(size.map_or(0, |size| size.0 as usize), config.policy)),
         };
+        // The same record goes to both tiers, and from a disk every byte counts.
+        let worth = if config.disk.is_some() { WORTH_READING_LESS } else { WORTH_UNPACKING };
         let compression = match config.compression {
-            Compression::Auto => record::Compression::AtLeast(WORTH_UNPACKING),
+            Compression::Auto => record::Compression::AtLeast(worth),
             Compression::None => record::Compression::None,
         };
-        Self {
+        let on_disk = OnDisk::open(config, clock.now())?;
+        Ok(Self {
             cache,
             compression,
             clock,
             ttl: config.ttl.map(|ttl| ttl.0),
+            on_disk,
+            is_ordered: AtomicBool::new(false),
             flights: Arc::default(),
             backlog_bytes: AtomicUsize::new(0),
             claims: Mutex::default(),
-        }
+        })
+    }
+
+    /// Tells that a loader walks epochs from now on.
+    pub(crate) fn order_is_known(&self) {
+        self.is_ordered.store(true, Ordering::Relaxed);
+        self.cache.order_is_known();
+        self.on_disk.iter().for_each(OnDisk::order_is_known);
+    }
+
+    pub(super) fn is_ordered(&self) -> bool {
+        self.is_ordered.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reset_counters(&self) {
+        self.cache.reset_counters();
+        self.on_disk.iter().for_each(|tier| tier.disk().reset_counters());
     }
 
     /// Takes out what is too old to be used without asking: the same number of places, or none at all. `ahead` of its use, that is
@@ -89,6 +117,23 @@ impl Kept {
             (Metric::CacheInsertions, stats.insertions),
             (Metric::CacheEvictions, stats.evictions),
             (Metric::CacheDeclined, stats.declined),
+        ] {
+            metrics.set(metric, value);
+        }
+        let Some(tier) = &self.on_disk else { return };
+        let stats = tier.disk().stats();
+        for (metric, value) in [
+            (Metric::DiskEntries, stats.entries),
+            (Metric::DiskBytes, stats.bytes),
+            (Metric::DiskCapacity, stats.capacity),
+            (Metric::DiskHits, stats.hits),
+            (Metric::DiskMisses, stats.misses),
+            (Metric::DiskInsertions, stats.insertions),
+            (Metric::DiskEvictions, stats.evictions),
+            (Metric::DiskDeclined, stats.declined),
+            (Metric::DiskQuarantined, stats.quarantined),
+            (Metric::DiskFailures, stats.failures),
+            (Metric::DiskOff, u64::from(stats.is_off)),
         ] {
             metrics.set(metric, value);
         }

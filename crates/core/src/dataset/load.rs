@@ -5,13 +5,15 @@
 
 use std::mem::discriminant;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::on_disk::OnDiskAnswer;
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
-use crate::cache::{Flight, Lease, UnitId};
+use crate::cache::disk::Flight;
+use crate::cache::{self, Lease, UnitId};
 use crate::engine::{Engine, Workers, wait_here};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::decode_object;
@@ -24,15 +26,25 @@ use crate::value::{Packed, Value};
 pub(crate) struct Read {
     value: Value,
     version: Version,
-    /// Whether it is the cache's, which found it to be still right.
-    is_cached: bool,
+    origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// Its source. While the flight is held, other processes wait for the record.
+    Source(Option<Arc<Flight>>),
+    /// The memory tier, which found it to be still right.
+    Memory,
+    /// The disk tier, where it was last known to be right so long ago.
+    Disk(Arc<Packed>, Duration),
 }
 
 impl Read {
     /// Of the version that its source told; a replica's own says nothing, but it serves what was listed.
-    fn new(value: Value, told: Version, listed: Version) -> Self {
+    fn new(value: Value, told: Version, listed: Version, flight: Option<Arc<Flight>>) -> Self {
         let version = if told == Version::Unknown { listed } else { told };
-        Self { value, version, is_cached: false }
+        Self { value, version, origin: Origin::Source(flight) }
     }
 }
 
@@ -41,13 +53,15 @@ impl Read {
 pub(crate) struct Loaded {
     pub(crate) value: Value,
     pub(crate) version: Version,
+    pub(crate) origin: Origin,
     /// Whether others hold the same memory.
     pub(crate) is_shared: bool,
 }
 
 impl From<(Read, bool)> for Loaded {
     fn from((read, is_shared): (Read, bool)) -> Self {
-        Self { value: read.value, version: read.version, is_shared: is_shared || read.is_cached }
+        let is_shared = is_shared || !matches!(read.origin, Origin::Source(_));
+        Self { value: read.value, version: read.version, origin: read.origin, is_shared }
     }
 }
 
@@ -75,7 +89,7 @@ impl Inner {
         drop(stale);
         loop {
             match kept.flights.join(unit) {
-                Flight::Lead(leader) => {
+                cache::Flight::Lead(leader) => {
                     if is_stale {
                         // Reading it again costs what asking would.
                         self.metrics.record(&[(Metric::CacheExpired, 1)]);
@@ -85,7 +99,7 @@ impl Inner {
                     let is_shared = leader.land(&read);
                     return read.map(|read| (read, is_shared).into());
                 }
-                Flight::Follow(receiver) => {
+                cache::Flight::Follow(receiver) => {
                     if let Ok(read) = wait_here(receiver) {
                         return read.map(|read| (read, true).into());
                     }
@@ -94,7 +108,8 @@ impl Inner {
         }
     }
 
-    /// Loads a unit from anywhere, or finds that what is `stale` is still right; `fetched` is called when its bytes are here and decoding begins.
+    /// Loads a unit from anywhere, or finds that what is `stale` is still right; `fetched` is called when its bytes are here and
+    /// decoding begins, and told whether an earlier use had left them.
     pub(crate) async fn load(
         self: &Arc<Self>,
         kept: &Kept,
@@ -102,36 +117,65 @@ impl Inner {
         unit: UnitId,
         stale: Option<Lease>,
         workers: &Workers,
-        fetched: impl FnOnce() + Send,
+        fetched: impl FnOnce(bool) + Send,
     ) -> Result<Loaded> {
         let mut fetched = Some(fetched);
-        let mut fetched = move || {
+        let mut fetched = move |is_reused| {
             if let Some(fetched) = fetched.take() {
-                fetched();
+                fetched(is_reused);
             }
         };
         loop {
             match kept.flights.join(unit) {
-                Flight::Lead(leader) => {
+                cache::Flight::Lead(leader) => {
                     let read = match self.renewed(kept, sources, unit, stale.as_ref()).await {
                         Ok(Some(renewed)) => {
-                            fetched();
+                            fetched(true);
                             Ok(renewed)
                         }
-                        Ok(None) => self.read(sources, unit, workers, &mut fetched).await,
+                        // What is on disk is no newer than what turned out to be too old.
+                        Ok(None) if stale.is_some() => self.read(sources, unit, workers, None, &mut fetched).await,
+                        Ok(None) => self.from_disk_or_source(kept, sources, unit, workers, &mut fetched).await,
                         Err(error) => Err(error),
                     };
                     let is_shared = leader.land(&read);
                     return read.map(|read| (read, is_shared).into());
                 }
-                Flight::Follow(receiver) => {
+                cache::Flight::Follow(receiver) => {
                     if let Ok(read) = receiver.await {
-                        fetched();
+                        fetched(matches!(&read, Ok(Read { origin: Origin::Memory | Origin::Disk(..), .. })));
                         return read.map(|read| (read, true).into());
                     }
                 }
             }
         }
+    }
+
+    async fn from_disk_or_source(
+        self: &Arc<Self>,
+        kept: &Kept,
+        sources: &Sources,
+        unit: UnitId,
+        workers: &Workers,
+        fetched: &mut (impl FnMut(bool) + Send),
+    ) -> Result<Read> {
+        match self.on_disk(kept, sources, unit).await? {
+            OnDiskAnswer::Found(packed, version, age) => {
+                fetched(true);
+                Ok(Read { value: packed.value().clone(), version, origin: Origin::Disk(packed, age) })
+            }
+            OnDiskAnswer::Missing(flight) => self.read(sources, unit, workers, flight, fetched).await,
+        }
+    }
+
+    /// Whether an object is still of this version: one request.
+    pub(super) async fn is_still(&self, source: &dyn Source, key: &str, version: &Version) -> Result<bool> {
+        let meta = source.head(key).await?;
+        let is_same = *version != Version::Unknown
+            && discriminant(version) == discriminant(&meta.version)
+            && check_version(key, version, &meta.version).is_ok();
+        self.metrics.record(&[(Metric::CacheExpired, 1), (Metric::CacheRenewed, u64::from(is_same))]);
+        Ok(is_same)
     }
 
     /// What the cache has, if its object is still of the same version: one request. Else it is removed.
@@ -145,17 +189,16 @@ impl Inner {
         let Some(lease) = stale else { return Ok(None) };
         let (source, listed, _) = self.request(sources, unit)?;
         let (now, item) = (kept.clock.now(), lease.value());
-        let meta = source.head(&listed.key).await?;
-        let is_same = *item.version() != Version::Unknown
-            && discriminant(item.version()) == discriminant(&meta.version)
-            && check_version(&listed.key, item.version(), &meta.version).is_ok();
-        self.metrics.record(&[(Metric::CacheExpired, 1), (Metric::CacheRenewed, u64::from(is_same))]);
-        if !is_same {
+        if !self.is_still(source.as_ref(), &listed.key, item.version()).await? {
             kept.cache.remove(unit);
             return Ok(None);
         }
         item.renew(now);
-        Ok(Some(Read { value: item.value().clone(), version: item.version().clone(), is_cached: true }))
+        if let Some(set) = kept.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field)).cloned() {
+            let (key, now) = (listed.key, kept.clock.wall());
+            drop(tokio::task::spawn_blocking(move || set.renew(&key, now)));
+        }
+        Ok(Some(Read { value: item.value().clone(), version: item.version().clone(), origin: Origin::Memory }))
     }
 
     fn read_now(&self, sources: &[Arc<dyn Source>], unit: UnitId, buffers: &BufferPool) -> Result<Read> {
@@ -166,7 +209,7 @@ impl Inner {
         });
         let object = self.received(source.as_ref(), &listed, read, began)?;
         let value = self.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
-        Ok(Read::new(value, object.meta.version, listed.version))
+        Ok(Read::new(value, object.meta.version, listed.version, None))
     }
 
     async fn read(
@@ -174,7 +217,8 @@ impl Inner {
         sources: &Sources,
         unit: UnitId,
         workers: &Workers,
-        fetched: &mut (impl FnMut() + Send),
+        flight: Option<Arc<Flight>>,
+        fetched: &mut (impl FnMut(bool) + Send),
     ) -> Result<Read> {
         let buffers = Engine::current()?.buffers();
         let (source, listed, request) = self.request(sources, unit)?;
@@ -182,12 +226,12 @@ impl Inner {
         let began = Instant::now();
         let read = source.read(&request, buffers).await;
         let object = self.received(source.as_ref(), &listed, read, began)?;
-        fetched();
+        fetched(false);
         let inner = self.clone();
         workers
             .run(move || {
                 let value = inner.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
-                Ok(Read::new(value, object.meta.version, listed.version))
+                Ok(Read::new(value, object.meta.version, listed.version, flight))
             })
             .await
     }

@@ -12,6 +12,7 @@ mod expansion;
 mod indexing;
 mod kept;
 mod load;
+mod on_disk;
 mod open;
 mod origin;
 mod packing;
@@ -207,7 +208,7 @@ impl Dataset {
     pub fn reset_metrics(&self) {
         self.inner.metrics.reset();
         if let Ok(kept) = self.inner.kept() {
-            kept.cache.reset_counters();
+            kept.reset_counters();
         }
     }
 
@@ -277,7 +278,7 @@ impl Debug for Inner {
 impl Inner {
     /// Cache and loads of this process.
     pub(crate) fn kept(&self) -> Result<&Kept> {
-        self.kept.get_or_try_init(|| Ok(Kept::new(&self.config.cache, self.clock.clone())))
+        self.kept.get_or_try_init(|| Kept::new(&self.config.cache, self.clock.clone()))
     }
 
     /// One source per field, connected in this process.

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Dataset, Expansion, Inner, indexing};
+use super::{Dataset, Expansion, Inner, indexing, on_disk};
 use crate::clock::Clock;
 use crate::config::DatasetConfig;
 use crate::engine::{Engine, Interrupt, PerProcess};
@@ -28,10 +28,14 @@ const REPLICA_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) fn open(config: &DatasetConfig, clock: Clock, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let engine = Engine::current()?;
     let mut config = config.clone().with_absolute_paths()?;
+    on_disk::check_place(&config)?;
     let metrics = Arc::new(Metrics::default());
     let sources = connect_first(engine, &mut config, &metrics, interrupt)?;
     let manifest = indexing::find_or_make(engine, &config, &sources, interrupt)?;
-    Ok(assemble(config, manifest, metrics, PerProcess::with(sources), clock))
+    let dataset = assemble(config, manifest, metrics, PerProcess::with(sources), clock);
+    // A folder that is not ours shows now.
+    dataset.inner.kept()?;
+    Ok(dataset)
 }
 
 /// Opens a dataset by listing its sources, whatever is kept of them; `listed` counts the objects as they are found.

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::load::Loaded;
+use super::load::{Loaded, Origin};
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
 use crate::cache::{Item, UnitId};
@@ -21,6 +21,8 @@ use crate::value::{Packed, Value};
 const OVERHEAD: u64 = 8;
 /// Of the cache's capacity, as much may wait that was read by index.
 const WAITING_SHARE: usize = 8;
+/// And of what goes to disk so much, whatever memory is kept.
+const WAITING_FOR_DISK: usize = 64 << 20;
 
 /// Bytes that wait to be packed, for as long as this lives.
 #[derive(Debug)]
@@ -38,20 +40,53 @@ impl Drop for Waiting {
 }
 
 impl Inner {
-    /// Packs a value for the cache, if that wants it.
-    pub(crate) fn offer(&self, kept: &Kept, unit: UnitId, loaded: &Loaded, buffers: &BufferPool) {
+    /// Packs a value for the tiers that want it. `waiting` is what counts it until it is written to disk.
+    pub(crate) fn offer(
+        &self,
+        kept: &Kept,
+        unit: UnitId,
+        loaded: &Loaded,
+        buffers: &BufferPool,
+        waiting: Option<&Arc<Waiting>>,
+    ) {
         let value = &loaded.value;
-        let Some(compression) = self.compression(kept) else { return };
-        let Some(room) = kept.cache.admit(unit, record::memory_for(value)) else { return };
+        if let Origin::Disk(packed, age) = &loaded.origin {
+            if let Some(room) = kept.cache.admit(unit, packed.bytes()) {
+                let packed = Packed::clone(packed);
+                room.fill(Item::new(packed, loaded.version.clone(), kept.clock.now(), *age));
+            }
+            return;
+        }
+        let in_memory = self.compression(kept);
+        let room = in_memory.and_then(|_| kept.cache.admit(unit, record::memory_for(value)));
+        let on_disk = matches!(loaded.origin, Origin::Source(_))
+            && kept.disk_wants(unit, &loaded.version, Packed::bytes_for(value));
+        let mut packed = None;
+        if let (Some(room), Some(compression)) = (room, in_memory) {
+            packed = self.pack(value, compression, buffers);
+            let Some(packed) = &packed else { return };
+            room.fill(Item::new(packed.clone(), loaded.version.clone(), kept.clock.now(), Duration::ZERO));
+        }
+        if on_disk {
+            // What is kept as it is in memory is compressed for the disk.
+            let packed = packed.filter(|_| in_memory == Some(kept.compression));
+            let Some(packed) = packed.or_else(|| self.pack(value, kept.compression, buffers)) else { return };
+            let flight = if let Origin::Source(flight) = &loaded.origin { flight.clone() } else { None };
+            let held = (waiting.cloned(), flight);
+            self.write_behind(kept, unit, &loaded.version, &packed, Duration::ZERO, held);
+        }
+    }
+
+    fn pack(&self, value: &Value, compression: Compression, buffers: &BufferPool) -> Option<Packed> {
         let began = Instant::now();
         // Only what is packed already can fail, and nothing that was loaded is.
-        let Ok(packed) = record::pack(value, compression, buffers) else { return };
+        let packed = record::pack(value, compression, buffers).ok()?;
         self.metrics.record(&[
             (Metric::PackSeconds, began.elapsed().as_nanos() as u64),
             (Metric::PackBytes, value.tensor_bytes() as u64),
             (Metric::PackedBytes, packed.record().map_or(0, |record| record.len() as u64)),
         ]);
-        room.fill(Item::new(packed, loaded.version.clone(), kept.clock.now()));
+        Some(packed)
     }
 
     /// The value in memory that nobody else sees, after the cache has been offered it, or while it is being packed: a copy as it is
@@ -64,15 +99,20 @@ impl Inner {
         loaded: Loaded,
     ) -> Result<Value> {
         let buffers = engine.buffers();
+        let bytes = Packed::bytes_for(&loaded.value);
+        let on_disk = matches!(loaded.origin, Origin::Source(_)) && kept.disk_wants(unit, &loaded.version, bytes);
         match self.compression(kept) {
-            Some(Compression::None) => self.offer(kept, unit, &loaded, buffers),
-            Some(Compression::AtLeast(_)) if kept.cache.may_admit(Packed::bytes_for(&loaded.value)) => {
+            Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, None),
+            compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {
                 let bytes = loaded.value.tensor_bytes();
-                if let Some(waiting) = self.wait(kept, bytes, bytes.max(kept.cache.capacity() / WAITING_SHARE), 1) {
+                let least = if on_disk { WAITING_FOR_DISK } else { 0 };
+                let limit = bytes.max(kept.cache.capacity() / WAITING_SHARE).max(least);
+                if let Some(waiting) = self.wait(kept, bytes, limit, 1) {
                     let own = Packed::new(&loaded.value, buffers)?.into_value();
                     engine.workers().spawn(move || {
+                        let waiting = Arc::new(waiting);
                         if let Ok(kept) = waiting.dataset.kept() {
-                            waiting.dataset.offer(kept, unit, &loaded, buffers);
+                            waiting.dataset.offer(kept, unit, &loaded, buffers, Some(&waiting));
                         }
                     });
                     return Ok(own);

@@ -106,7 +106,7 @@ async fn take_all(
             let value = if let Some(lease) = lease {
                 workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value())).await
             } else {
-                let loaded = inner.load(inner.kept()?, &sources, unit, stale, workers, || ()).await?;
+                let loaded = inner.load(inner.kept()?, &sources, unit, stale, workers, |_| ()).await?;
                 workers.run(move || inner.hand_out(engine, inner.kept()?, unit, loaded)).await
             };
             Ok::<_, Error>((at, value?))

@@ -232,7 +232,7 @@ impl Inner {
                 None => engine.workers().clone(),
             };
             let claim = Claim::new(&self.dataset.inner, self.budget.cache_bytes as usize)?;
-            self.dataset.inner.kept()?.cache.order_is_known();
+            self.dataset.inner.kept()?.order_is_known();
             Ok(Held { workers, _claim: claim, _share: engine.buffers().share(self.budget.total() as usize) })
         })
     }

@@ -50,7 +50,7 @@ pub(super) struct Prepare {
 /// A unit of a step that is there.
 enum Part {
     Cached(Lease),
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
 }
 
 impl Part {
@@ -171,7 +171,13 @@ impl Prepare {
                 let prepare = &under_way.prepare;
                 let loaded = match prepare.dataset.kept() {
                     Ok(kept) => {
-                        let fetched = || told.mark_fetched(true);
+                        let is_pad = under_way.is_pad(at);
+                        let fetched = |is_reused: bool| {
+                            if is_reused && !is_pad {
+                                told.mark_reused();
+                            }
+                            told.mark_fetched(true);
+                        };
                         let (dataset, unit) = (&prepare.dataset, under_way.units[at]);
                         let stale = under_way.take_stale(at);
                         dataset.load(kept, &prepare.sources, unit, stale, &prepare.workers, fetched).await
@@ -191,6 +197,11 @@ impl Prepare {
 }
 
 impl UnderWay {
+    fn is_pad(&self, at: usize) -> bool {
+        let fields = self.prepare.dataset.names.len();
+        self.step.pads.as_ref().is_some_and(|pads| pads[at / fields])
+    }
+
     fn take_stale(&self, at: usize) -> Option<Lease> {
         self.stale.lock().get_mut(at).and_then(Option::take)
     }
@@ -220,7 +231,7 @@ impl UnderWay {
     /// Takes a unit in. Whoever brings the last one gets the step back, to assemble it.
     fn arrived(self: &Arc<Self>, at: usize, loaded: Result<Loaded>) -> Option<Arc<Self>> {
         match loaded {
-            Ok(loaded) => self.parts.lock()[at] = Some(Part::Loaded(loaded)),
+            Ok(loaded) => self.parts.lock()[at] = Some(Part::Loaded(Box::new(loaded))),
             Err(error) => {
                 self.complete(Err(error));
                 return None;
@@ -282,7 +293,7 @@ impl UnderWay {
         let kept = dataset.kept()?;
         let mut values = parts.into_iter().zip(&self.units).map(|(part, &unit)| match part {
             Part::Cached(lease) => Ok(Packed::new(lease.value().value(), buffers)?.into_value()),
-            Part::Loaded(loaded) => dataset.hand_out(self.prepare.engine, kept, unit, loaded),
+            Part::Loaded(loaded) => dataset.hand_out(self.prepare.engine, kept, unit, *loaded),
         });
         let fields = dataset.names.len();
         let arrange = |&index: &usize| dataset.arrange(index, values.by_ref().take(fields).collect::<Result<_>>()?);
@@ -291,7 +302,7 @@ impl UnderWay {
 
     fn loaded_of(&self, parts: Vec<Part>) -> Vec<(UnitId, Loaded)> {
         let loaded = parts.into_iter().zip(&self.units).filter_map(|(part, &unit)| match part {
-            Part::Loaded(loaded) => Some((unit, loaded)),
+            Part::Loaded(loaded) => Some((unit, *loaded)),
             Part::Cached(_) => None,
         });
         loaded.collect()
@@ -308,9 +319,11 @@ impl UnderWay {
         let Some(waiting) = dataset.wait(kept, bytes, self.prepare.backlog_bytes, loaded.len()) else { return };
         self.prepare.workers.spawn(move || {
             if let Ok(kept) = dataset.kept() {
-                loaded.into_iter().for_each(|(unit, loaded)| dataset.offer(kept, unit, &loaded, engine.buffers()));
+                let waiting = Arc::new(waiting);
+                for (unit, loaded) in loaded {
+                    dataset.offer(kept, unit, &loaded, engine.buffers(), Some(&waiting));
+                }
             }
-            drop(waiting);
         });
     }
 

@@ -70,6 +70,11 @@ impl Progress {
         }
     }
 
+    /// Tells that an earlier use had left a unit somewhere near after all.
+    pub fn mark_reused(&self) {
+        self.reused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Tells that a unit was decoded.
     pub fn mark_decoded(&self) {
         self.decoded.fetch_max(self.now(), Ordering::Relaxed);

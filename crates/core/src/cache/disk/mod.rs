@@ -119,15 +119,21 @@ struct Opened {
 }
 
 impl Disk {
-    /// Opens a folder, or makes one of an empty or missing one. Where the disk fails, the tier is off until it works.
+    /// Opens a folder, or makes one of an empty or missing one. Without a capacity, it may take four fifths of what is free and of
+    /// what it has already. Where the disk fails, the tier is off until it works.
     ///
     /// # Errors
     /// `Invalid` when the folder holds anything that is not ours, `Unsupported` when another version made it.
-    pub fn open(root: &Path, capacity: u64) -> Result<Self> {
+    pub fn open(root: &Path, capacity: Option<u64>) -> Result<Self> {
         let (reading, writing) = (Health::default(), Health::default());
         let opened = Opened::at(root, true)?.unwrap_or_else(|cause| {
             writing.failed(root, "open it", &cause);
             Arc::new(Opened::unusable(root))
+        });
+        let capacity = capacity.unwrap_or_else(|| {
+            let has = opened.bytes().map_or(0, |(_, bytes)| bytes);
+            let free = rustix::fs::statvfs(root).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+            (has + free) / 5 * 4
         });
         let counters = Counters::default();
         Ok(Self { root: root.to_owned(), capacity, opened: Mutex::new(opened), reading, writing, counters })
@@ -169,9 +175,8 @@ impl Disk {
 
     /// What it holds and what happened.
     pub fn stats(&self) -> DiskStats {
-        let held = self.opened.lock().clone();
-        let page = held.ledger.as_ref().and_then(|ledger| ledger.lock().ok().flatten());
-        let (entries, bytes) = page.map_or((0, 0), |page| (page.sets().map(|set| set.files).sum(), page.bytes()));
+        let opened = self.opened.lock().clone();
+        let (entries, bytes) = opened.bytes().unwrap_or_default();
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
         DiskStats {
@@ -276,6 +281,12 @@ impl Opened {
             }
         }
         Ok(Prepared::Ours)
+    }
+
+    /// Files, and bytes that they and those on their way take.
+    fn bytes(&self) -> Option<(u64, u64)> {
+        let page = self.ledger.as_ref()?.lock().ok()??;
+        Some((page.sets().map(|set| set.files).sum(), page.bytes()))
     }
 
     fn is_there(&self) -> bool {

@@ -14,7 +14,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn disk(root: &Path, capacity: u64) -> Arc<Disk> {
-    Arc::new(Disk::open(root, capacity).expect("opens"))
+    Arc::new(Disk::open(root, Some(capacity)).expect("opens"))
 }
 
 fn tag(tag: &str) -> Version {
@@ -221,15 +221,15 @@ fn a_damaged_file_is_put_aside_and_never_served() {
 fn a_folder_that_is_not_ours_is_refused_and_left_alone() {
     let dir = folder();
     fs::write(dir.path().join("thesis.txt"), "years of work").expect("written");
-    let error = Disk::open(dir.path(), 1 << 20).expect_err("not ours");
+    let error = Disk::open(dir.path(), Some(1 << 20)).expect_err("not ours");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.report().contains("thesis.txt"), "{}", error.report());
     assert_eq!(fs::read_dir(dir.path()).expect("read").count(), 1);
-    let error = Disk::open(&dir.path().join("thesis.txt"), 1 << 20).expect_err("a file");
+    let error = Disk::open(&dir.path().join("thesis.txt"), Some(1 << 20)).expect_err("a file");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let newer = folder();
     fs::write(newer.path().join(layout::MARKER), "headwater cache 2\n").expect("written");
-    assert_eq!(Disk::open(newer.path(), 1 << 20).expect_err("newer").kind(), ErrorKind::Unsupported);
+    assert_eq!(Disk::open(newer.path(), Some(1 << 20)).expect_err("newer").kind(), ErrorKind::Unsupported);
     assert_eq!(Care::of(dir.path()).expect_err("not ours").kind(), ErrorKind::Invalid);
     assert_eq!(Care::of(&dir.path().join("x")).expect_err("nothing").kind(), ErrorKind::NotFound);
 }
@@ -238,7 +238,7 @@ fn a_folder_that_is_not_ours_is_refused_and_left_alone() {
 fn a_folder_that_is_removed_under_way_costs_a_warning_and_one_that_comes_back_is_used() {
     let dir = folder();
     let root = dir.path().join("cache");
-    let mut disk = Disk::open(&root, 1 << 20).expect("opens");
+    let mut disk = Disk::open(&root, Some(1 << 20)).expect("opens");
     disk.writing = Health::resting(Duration::from_millis(50));
     let disk = Arc::new(disk);
     let set = disk.set("s3://bucket/run", None, false);
@@ -247,7 +247,7 @@ fn a_folder_that_is_removed_under_way_costs_a_warning_and_one_that_comes_back_is
     assert!(!put(&set, "b.pt", b"x") && get(&set, "a.pt", &tag("1")).is_none());
     assert!(disk.stats().is_off && disk.stats().failures == 1, "{:?}", disk.stats());
     assert!(!root.exists(), "who removed it, or whose mount is gone, is not helped by another one");
-    let other = Disk::open(&root, 1 << 20).expect("made anew, as by another process");
+    let other = Disk::open(&root, Some(1 << 20)).expect("made anew, as by another process");
     std::thread::sleep(Duration::from_millis(60));
     assert!(put(&set, "b.pt", b"y"));
     assert_eq!(get(&set, "b.pt", &tag("1")).expect("there"), b"y");

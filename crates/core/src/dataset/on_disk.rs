@@ -1,0 +1,235 @@
+//! What a dataset keeps on disk: which set of the folder is whose, and reading and writing it beside everything else.
+//!
+//! Units are looked for in memory first, then on disk, then asked of their source. Of the processes that want a unit at the same
+//! time one asks; the others look again until it is there, or until that takes longer than asking would. Local sources are not
+//! kept on disk: they are there already.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::load::Sources;
+use super::packing::Waiting;
+use super::{Inner, Kept};
+use crate::cache::disk::{Claim, Disk, Flight, Found, Set, Wanted};
+use crate::cache::{Policy, UnitId};
+use crate::config::{CacheConfig, DatasetConfig};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::record;
+use crate::metrics::Metric;
+use crate::source::{self, ObjectMeta, Source, Version};
+use crate::value::Packed;
+
+/// Reads and writes at once: what disks need to be fast, without a thread for every unit of a window.
+const READS: usize = 32;
+const WRITES: usize = 2;
+/// How often is looked whether another process has brought a unit.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(100);
+/// A process that is stopped is not waited for longer than a slow source would take.
+const PATIENCE: Duration = Duration::from_secs(2);
+const SLOW_BYTES_PER_SECOND: f64 = 20e6;
+
+/// The disk tier of a dataset in one process.
+#[derive(Debug)]
+pub(crate) struct OnDisk {
+    disk: Arc<Disk>,
+    policy: Policy,
+    /// By field; none for local sources.
+    sets: OnceLock<Vec<Option<Arc<Set>>>>,
+    /// When this process began to use it, by the cache's clock.
+    opened: Duration,
+    reading: Semaphore,
+    writing: Arc<Semaphore>,
+}
+
+/// What the disk says of a unit.
+pub(super) enum OnDiskAnswer {
+    /// Its record, and what it holds.
+    Found(Arc<Packed>, Version, Duration),
+    /// It is not there; whoever holds the flight is the process that asks the source.
+    Missing(Option<Arc<Flight>>),
+}
+
+impl OnDisk {
+    /// Opens the folder that a configuration names.
+    pub(super) fn open(config: &CacheConfig, opened: Duration) -> Result<Option<Self>> {
+        let Some(root) = &config.disk else { return Ok(None) };
+        let disk = Arc::new(Disk::open(root, config.disk_capacity.map(|capacity| capacity.0))?);
+        let (reading, writing) = (Semaphore::new(READS), Arc::new(Semaphore::new(WRITES)));
+        Ok(Some(Self { disk, policy: config.policy, sets: OnceLock::new(), opened, reading, writing }))
+    }
+
+    /// The folder.
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// From now on every unit is used once per pass.
+    pub(super) fn order_is_known(&self) {
+        if self.policy == Policy::Auto {
+            self.sets.get().into_iter().flatten().flatten().for_each(|set| set.set_replaces(false));
+        }
+    }
+
+    /// Where a field's units are kept.
+    pub(super) fn set(&self, sources: &[Arc<dyn Source>], field: usize, is_ordered: bool) -> Option<&Arc<Set>> {
+        let sets = self.sets.get_or_init(|| {
+            let replaces = match self.policy {
+                Policy::Lru => true,
+                Policy::Keep => false,
+                Policy::Auto => !is_ordered,
+            };
+            let set = |source: &Arc<dyn Source>| Arc::new(self.disk.set(source.uri(), source.endpoint(), replaces));
+            sources.iter().map(|source| (!source.is_local()).then(|| set(source))).collect()
+        });
+        sets[field.min(sets.len() - 1)].as_ref()
+    }
+
+    /// The same, once a unit was looked for.
+    pub(super) fn known_set(&self, field: usize) -> Option<&Arc<Set>> {
+        let sets = self.sets.get()?;
+        sets[field.min(sets.len() - 1)].as_ref()
+    }
+}
+
+impl Inner {
+    /// Looks for a unit on disk, and waits while another process brings it.
+    pub(super) async fn on_disk(&self, kept: &Kept, sources: &Sources, unit: UnitId) -> Result<OnDiskAnswer> {
+        let nothing = || Ok(OnDiskAnswer::Missing(None));
+        let Some(tier) = &kept.on_disk else { return nothing() };
+        let Some(set) = tier.set(sources, unit.field, kept.is_ordered()) else { return nothing() };
+        let source = Self::source_of(sources, unit.field);
+        let listed = self.manifest.object(unit.sample, unit.field)?;
+        let patience = PATIENCE + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
+        let (began, mut pause, mut waited) = (Instant::now(), FIRST_LOOK, false);
+        loop {
+            let (found, claim) = self.looked_for(kept, tier, set, &listed).await?;
+            if let Some(found) = found {
+                return self.opened_record(kept, source.as_ref(), set, &listed, found).await;
+            }
+            match claim {
+                // Somebody else had it and let go: the unit may be there now.
+                Claim::Ours(_) if waited => waited = false,
+                Claim::Ours(flight) => return Ok(OnDiskAnswer::Missing(Some(Arc::new(flight)))),
+                Claim::Nobodys => return nothing(),
+                Claim::Theirs if began.elapsed() >= patience => {
+                    self.metrics.record(&[(Metric::DiskWaitsInVain, 1)]);
+                    return nothing();
+                }
+                Claim::Theirs => {
+                    if !std::mem::replace(&mut waited, true) {
+                        self.metrics.record(&[(Metric::DiskWaits, 1)]);
+                    }
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LAST_LOOK);
+                }
+            }
+        }
+    }
+
+    async fn looked_for(
+        &self,
+        kept: &Kept,
+        tier: &OnDisk,
+        set: &Arc<Set>,
+        listed: &ObjectMeta,
+    ) -> Result<(Option<Found>, Claim)> {
+        let failed = |cause| Error::new(ErrorKind::Internal, "read", "the disk cache").caused_by(cause);
+        let _turn = tier.reading.acquire().await.map_err(|cause| failed(cause.to_string()))?;
+        let or_younger = self.accepts_changes().then(|| kept.clock.now().saturating_sub(tier.opened));
+        let (set, key, version, now) = (set.clone(), listed.key.clone(), listed.version.clone(), kept.clock.wall());
+        let buffers = Engine::current()?.buffers();
+        let looked = spawn_blocking(move || {
+            let found = set.get(&key, Wanted { version: &version, or_younger }, now, buffers);
+            let claim = if found.is_some() { Claim::Nobodys } else { set.claim(&key) };
+            (found, claim)
+        });
+        looked.await.map_err(|cause| failed(cause.to_string()))
+    }
+
+    /// What a record holds, if it is not too old, or its object is still the same.
+    async fn opened_record(
+        &self,
+        kept: &Kept,
+        source: &dyn Source,
+        set: &Arc<Set>,
+        listed: &ObjectMeta,
+        found: Found,
+    ) -> Result<OnDiskAnswer> {
+        let Ok(value) = record::open(&found.record) else {
+            // Whole, and not of this version of the format: it is written anew.
+            return Ok(OnDiskAnswer::Missing(None));
+        };
+        let mut age = found.age;
+        if !source.is_pinned() && kept.ttl.is_some_and(|ttl| age >= ttl) {
+            let now = kept.clock.wall();
+            let is_same = self.is_still(source, &listed.key, &found.version).await?;
+            if !is_same {
+                return Ok(OnDiskAnswer::Missing(None));
+            }
+            set.renew(&listed.key, now);
+            age = Duration::ZERO;
+        }
+        let packed = Arc::new(Packed::in_record(value, found.record, found.memory));
+        Ok(OnDiskAnswer::Found(packed, found.version, age))
+    }
+
+    /// Puts a record where it outlives this process, beside everything else. `waiting` is what counts it meanwhile.
+    pub(super) fn write_behind(
+        &self,
+        kept: &Kept,
+        unit: UnitId,
+        version: &Version,
+        packed: &Packed,
+        age: Duration,
+        held: (Option<Arc<Waiting>>, Option<Arc<Flight>>),
+    ) {
+        let Some(tier) = &kept.on_disk else { return };
+        let (Some(set), Some(record)) = (tier.known_set(unit.field).cloned(), packed.record().cloned()) else { return };
+        let (Ok(listed), Ok(engine)) = (self.manifest.object(unit.sample, unit.field), Engine::current()) else {
+            return;
+        };
+        let (writing, version) = (tier.writing.clone(), version.clone());
+        let since = kept.clock.wall().checked_sub(age).unwrap_or(std::time::UNIX_EPOCH);
+        drop(engine.spawn(async move {
+            let Ok(_turn) = writing.acquire_owned().await else { return };
+            let written = spawn_blocking(move || {
+                set.put(&listed.key, &version, &record, since);
+                drop(held);
+            });
+            let _ = written.await;
+        }));
+    }
+}
+
+impl Kept {
+    /// Whether the disk wants a value of so many bytes, of this version.
+    pub(super) fn disk_wants(&self, unit: UnitId, version: &Version, bytes: usize) -> bool {
+        let set = self.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field));
+        // What has no version cannot be told from what replaced it.
+        *version != Version::Unknown && set.is_some_and(|set| set.may_admit(bytes))
+    }
+}
+
+/// Makes sure that a dataset's folder for records is no place that it reads from.
+pub(super) fn check_place(config: &DatasetConfig) -> Result<()> {
+    let Some(root) = &config.cache.disk else { return Ok(()) };
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    for (_, specs) in config.sources() {
+        for spec in specs {
+            let Some(place) = source::local_path(&spec.uri)? else { continue };
+            let (place, root) = (real(&place), real(root));
+            if place.starts_with(&root) || root.starts_with(&place) {
+                return Err(Error::new(ErrorKind::Invalid, "keep records in", root.display())
+                    .because(format_args!("`{}` is read from: give a folder apart from it", place.display())));
+            }
+        }
+    }
+    Ok(())
+}
