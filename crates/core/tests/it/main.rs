@@ -9,6 +9,7 @@ mod layers;
 mod listings;
 mod loader;
 mod manifests;
+mod on_disk;
 mod packing;
 mod places;
 mod pt;

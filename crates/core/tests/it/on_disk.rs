@@ -1,0 +1,264 @@
+//! What a dataset keeps on disk: found again by later runs and other processes, never of another version, and no reason to fail.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use headwater::ErrorKind;
+use headwater::cache::disk::care::Care;
+use headwater::clock::Clock;
+use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnChanged, Replicas, Span};
+use headwater::dataset::Dataset;
+use headwater::engine::uninterrupted;
+use headwater::format::pt::write_pt;
+use headwater::loader::Loader;
+use headwater::metrics::Metric;
+use headwater::source::SourceSpec;
+use headwater::value::{DType, Tensor, Value};
+use headwater_testkit::server::{Class, Server, Speed};
+
+use crate::sources::specs_of;
+
+const SAMPLES: usize = 40;
+const BYTES: usize = 30_000;
+const HOUR: Duration = Duration::from_hours(1);
+
+fn content(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..BYTES).map(|_| next()).collect()
+}
+
+fn object(seed: u64) -> Bytes {
+    let tensor = Tensor::from_bytes(DType::U8, &[BYTES], content(seed).into()).expect("a tensor");
+    write_pt(&Value::Tensor(tensor)).expect("written").into()
+}
+
+fn serving() -> Server {
+    let server = Server::start(Speed::default()).expect("starts");
+    (0..SAMPLES).for_each(|sample| server.put(&format!("run/{sample:02}.pt"), object(sample as u64)));
+    server
+}
+
+fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
+    let cache = CacheConfig {
+        memory: Some(ByteSize(0)),
+        disk: Some(folder.to_owned()),
+        disk_capacity: Some(ByteSize(1 << 30)),
+        ..CacheConfig::default()
+    };
+    let (source, manifest_max_age) = (Some(Replicas::from(spec)), Span(Duration::ZERO));
+    DatasetConfig { source, cache, manifest_max_age, ..DatasetConfig::default() }
+}
+
+fn open(config: &DatasetConfig) -> Dataset {
+    Dataset::open(config, uninterrupted()).expect("opens")
+}
+
+fn value(dataset: &Dataset, index: usize) -> headwater::Result<Vec<u8>> {
+    let sample = dataset.get(index, uninterrupted())?;
+    let Value::Tensor(tensor) = &sample.fields[0].1 else { panic!("a tensor") };
+    Ok(tensor.contiguous_bytes().expect("plain").to_vec())
+}
+
+fn read_all(dataset: &Dataset) {
+    for index in 0..dataset.len() {
+        assert!(value(dataset, index).expect("read") == content(index as u64), "sample {index}");
+    }
+}
+
+/// Waits for what is written behind.
+fn written(dataset: &Dataset, metric: Metric, least: u64) {
+    let ends = Instant::now() + Duration::from_mins(1);
+    while dataset.snapshot().raw(metric) < least {
+        assert!(Instant::now() < ends, "{:?} is {}", metric, dataset.snapshot().raw(metric));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn records(folder: &Path) -> Vec<PathBuf> {
+    let files = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let shards = files(folder.join("sets")).flat_map(files);
+    shards.flat_map(files).collect()
+}
+
+#[test]
+fn a_later_run_asks_the_source_for_nothing_it_has_on_disk() {
+    for kind in 0..5 {
+        let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+        let (name, spec) = specs_of(&server, "run").swap_remove(kind);
+        let config = config(spec, &folder.path().join("cache"));
+        let first = open(&config);
+        read_all(&first);
+        written(&first, Metric::DiskInsertions, SAMPLES as u64);
+        drop(first);
+        let gets = server.requests_of(Class::Get);
+        let second = open(&config);
+        let opening = server.requests_of(Class::Get) - gets;
+        read_all(&second);
+        assert_eq!(server.requests_of(Class::Get) - gets, opening, "{name}");
+        assert_eq!(second.snapshot().raw(Metric::DiskHits), SAMPLES as u64, "{name}");
+        let several: Vec<_> = (0..SAMPLES).collect();
+        assert_eq!(second.get_many(&several, uninterrupted()).expect(name).len(), SAMPLES);
+        assert_eq!(server.requests_of(Class::Get) - gets, opening, "{name}");
+    }
+}
+
+#[test]
+fn an_object_that_was_replaced_is_never_served_as_it_was() {
+    for kind in [0, 1, 2, 4] {
+        let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+        let (name, spec) = specs_of(&server, "run").swap_remove(kind);
+        let config = config(spec, folder.path());
+        let first = open(&config);
+        read_all(&first);
+        written(&first, Metric::DiskInsertions, SAMPLES as u64);
+        server.put("run/03.pt", object(1003));
+        let second = open(&config);
+        assert!(value(&second, 3).expect(name) == content(1003), "{name}");
+        written(&second, Metric::DiskInsertions, 1);
+        assert_eq!(
+            records(folder.path()).len(),
+            SAMPLES + 1,
+            "{name}: it took the place of the other, beside what the set is of"
+        );
+        let third = open(&config);
+        let gets = server.requests_of(Class::Get);
+        assert!(value(&third, 3).expect(name) == content(1003), "{name}");
+        assert_eq!(server.requests_of(Class::Get), gets, "{name}");
+        // Who still has the old listing is not given the new object for the old one.
+        assert_eq!(value(&first, 3).map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::Changed), "{name}");
+    }
+}
+
+#[test]
+fn what_is_on_disk_expires_by_the_clock_on_the_wall_and_costs_one_question() {
+    for on_changed in [OnChanged::Error, OnChanged::Reload] {
+        let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+        let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
+        config.cache.ttl = Some(Span(HOUR));
+        config.on_changed = on_changed;
+        let clock = Clock::manual();
+        let open = || Dataset::open_by(&config, clock.clone(), uninterrupted()).expect("opens");
+        let asked = || (server.requests_of(Class::Get), server.requests_of(Class::Head));
+        let first = open();
+        read_all(&first);
+        written(&first, Metric::DiskInsertions, SAMPLES as u64);
+        clock.advance(HOUR / 2);
+        let second = open();
+        let (gets, heads) = asked();
+        assert!(value(&second, 3).expect("read") == content(3));
+        assert_eq!(asked(), (gets, heads), "not yet");
+        clock.advance(HOUR / 2);
+        assert!(value(&second, 3).expect("read") == content(3));
+        assert_eq!(asked(), (gets, heads + 1), "the same, as one question told");
+        assert!(value(&open(), 3).expect("read") == content(3));
+        assert_eq!(asked(), (gets, heads + 1), "for everybody");
+        server.put("run/03.pt", object(2003));
+        clock.advance(HOUR);
+        let replaced = value(&second, 3);
+        match on_changed {
+            OnChanged::Error => assert_eq!(replaced.expect_err("replaced").kind(), ErrorKind::Changed),
+            OnChanged::Reload => {
+                assert!(replaced.expect("as it is now") == content(2003));
+                written(&second, Metric::DiskInsertions, 1);
+                let gets = server.requests_of(Class::Get);
+                assert!(value(&second, 3).expect("as it is now") == content(2003));
+                assert_eq!(server.requests_of(Class::Get), gets, "what was read since it was opened is good");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_that_are_damaged_are_fetched_again() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
+    let first = open(&config);
+    read_all(&first);
+    written(&first, Metric::DiskInsertions, SAMPLES as u64);
+    let damaged = records(folder.path()).into_iter().filter(|path| path.extension().is_some_and(|it| it == "hwc"));
+    for (number, path) in damaged.enumerate().filter(|(number, _)| number % 4 == 0) {
+        let mut bytes = fs::read(&path).expect("read");
+        let at = number * 700 % bytes.len();
+        bytes[at] ^= 1 << (number % 8);
+        fs::write(&path, bytes).expect("written");
+    }
+    let second = open(&config);
+    let gets = server.requests_of(Class::Get);
+    read_all(&second);
+    assert_eq!(server.requests_of(Class::Get) - gets, SAMPLES as u64 / 4);
+    assert_eq!(second.snapshot().raw(Metric::DiskQuarantined), SAMPLES as u64 / 4);
+    written(&second, Metric::DiskInsertions, SAMPLES as u64 / 4);
+    let third = open(&config);
+    read_all(&third);
+    assert_eq!(server.requests_of(Class::Get) - gets, SAMPLES as u64 / 4, "written anew");
+    assert_eq!(Care::of(folder.path()).expect("ours").verify(|_| Ok(())).expect("checked").damaged, 0);
+}
+
+#[test]
+fn a_loader_reuses_what_the_disk_has_room_for() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
+    // Noise does not shrink: a record takes eight blocks.
+    let record = 8 * 4096;
+    config.cache.disk_capacity = Some(ByteSize(record * SAMPLES as u64 / 2));
+    let dataset = open(&config);
+    let loader = LoaderConfig { batch_size: 4, ..LoaderConfig::default() };
+    let loader = Loader::new(&dataset, loader).expect("a loader");
+    let mut reused = Vec::new();
+    for _ in 0..6 {
+        let before = loader.snapshot().raw(Metric::UnitsReused);
+        loader.batches(uninterrupted()).expect("begins").for_each(|batch| drop(batch.expect("a batch")));
+        reused.push(loader.snapshot().raw(Metric::UnitsReused) - before);
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    let snapshot = dataset.snapshot();
+    assert!(snapshot.raw(Metric::DiskBytes) <= record * SAMPLES as u64 / 2);
+    assert_eq!(reused[0], 0);
+    assert!(reused[2..].iter().all(|&reused| (18..=20).contains(&reused)), "{reused:?}");
+}
+
+#[test]
+fn a_folder_that_is_read_from_is_no_place_for_records_and_local_files_need_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    fs::create_dir(&data).expect("made");
+    fs::write(data.join("a.pt"), object(0)).expect("written");
+    let spec = SourceSpec::from(data.to_str().expect("UTF-8"));
+    for place in [data.clone(), data.join("below"), folder.path().to_owned()] {
+        let error = Dataset::open(&config(spec.clone(), &place), uninterrupted()).expect_err("it is read from");
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{}", error.report());
+        assert!(error.report().contains("is read from"), "{}", error.report());
+    }
+    let foreign = folder.path().join("other");
+    fs::create_dir(&foreign).expect("made");
+    fs::write(foreign.join("thesis.txt"), "x").expect("written");
+    let error = Dataset::open(&config(spec.clone(), &foreign), uninterrupted()).expect_err("not ours");
+    assert!(error.kind() == ErrorKind::Invalid && error.report().contains("thesis.txt"), "{}", error.report());
+    let dataset = open(&config(spec, &folder.path().join("cache")));
+    read_all(&dataset);
+    assert_eq!(dataset.snapshot().raw(Metric::DiskMisses) + dataset.snapshot().raw(Metric::DiskInsertions), 0);
+}
+
+#[test]
+fn a_folder_that_vanishes_costs_records_and_no_sample() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let place = folder.path().join("cache");
+    let config = config(specs_of(&server, "run").swap_remove(0).1, &place);
+    let dataset = open(&config);
+    (0..10).for_each(|index| drop(value(&dataset, index).expect("read")));
+    written(&dataset, Metric::DiskInsertions, 10);
+    fs::remove_dir_all(&place).expect("removed");
+    read_all(&dataset);
+    read_all(&dataset);
+    written(&dataset, Metric::DiskFailures, 1);
+    assert_eq!(dataset.snapshot().raw(Metric::DiskOff), 1);
+    assert!(!place.exists());
+}
