@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +21,9 @@ class CacheConfig:
     Args:
         memory: capacity of the memory tier, in bytes or like ``"8GB"``; 0 keeps nothing. By default nothing for a dataset
             alone, and the smaller of 4 GB and a quarter of the memory this process may use once a loader walks it.
+        disk: folder of the disk tier, which all processes of a machine share and later runs find again: an empty or new one, on
+            a local disk. None by default. Local sources are not kept there.
+        disk_capacity: bytes that the folder may take; by default four fifths of what is free there and of what it has already.
         policy: what a full tier gives up: ``"lru"``, ``"keep"`` (nothing: newcomers are declined), or ``"auto"``: keep once a
             loader walks epochs, lru before.
         compression: whether tensors are kept compressed, lossless: ``"auto"`` (also spelt ``"zstd"``), those that shrink by a
@@ -30,6 +34,8 @@ class CacheConfig:
     """
 
     memory: Size | None = None
+    disk: str | os.PathLike[str] | None = None
+    disk_capacity: Size | None = None
     policy: Literal["auto", "lru", "keep"] = "auto"
     compression: Literal["auto", "zstd", "none"] = "auto"
     ttl: Span | None = None
@@ -98,6 +104,8 @@ def _plain(name: str, value: Any, depth: int = 0) -> Any:
     may_be_replicas = name == "source" if depth == 0 else depth == 1 and name.startswith("fields.")
     if isinstance(value, list) and may_be_replicas:
         return [_plain(name, item, depth + 1) for item in value]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     # A number of numpy or torch, as such code computes them.
     if hasattr(value, "item") and not getattr(value, "ndim", 1):
         value = value.item()

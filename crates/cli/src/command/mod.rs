@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod cache;
 mod demo;
 mod docs;
 mod doctor;
@@ -21,6 +22,7 @@ pub(crate) enum Command {
     Inspect(inspect::Inspect),
     Index(index::Index),
     Doctor(doctor::Doctor),
+    Cache(cache::Cache),
     Simulate(simulate::Simulate),
     Demo(demo::Demo),
     #[command(hide = true)]
@@ -34,6 +36,7 @@ impl Command {
             Command::Inspect(it) => it.run(out),
             Command::Index(it) => it.run(out),
             Command::Doctor(it) => it.run(out),
+            Command::Cache(it) => it.run(out),
             Command::Simulate(it) => it.run(out),
             Command::Demo(it) => it.run(out),
             Command::Docs(it) => it.run(out),

@@ -5,6 +5,7 @@ mod decoders;
 mod expiry;
 mod faults;
 mod interleavings;
+mod kills;
 mod layers;
 mod listings;
 mod loader;

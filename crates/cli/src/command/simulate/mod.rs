@@ -51,9 +51,9 @@ pub(crate) struct Simulate {
     /// Memory tier of each rank. Default: as the headwater.toml says, else 4 GB
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
-    /// Disk tier of each node, shared by its ranks
-    #[arg(long, value_name = "SIZE", default_value = "0")]
-    disk: ByteSize,
+    /// Disk tier of each node, shared by its ranks. Default: as the headwater.toml says, else none
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<ByteSize>,
     /// Number of machines
     #[arg(long, value_name = "N", default_value_t = 1)]
     nodes: usize,
@@ -128,7 +128,7 @@ impl Simulate {
     }
 
     fn plan(&self, config: Option<&DatasetConfig>) -> Plan {
-        let cache = config.map(|config| config.cache).unwrap_or_default();
+        let cache = config.map(|config| config.cache.clone()).unwrap_or_default();
         let loader = config.and_then(|config| config.loader.clone());
         let loader = loader.unwrap_or(LoaderConfig { shuffle: true, ..LoaderConfig::default() });
         let memory = self.memory.or(cache.memory);
@@ -136,7 +136,7 @@ impl Simulate {
             nodes: self.nodes,
             ranks_per_node: self.ranks_per_node,
             memory_bytes: memory.map_or_else(|| CacheConfig::default_memory(u64::MAX), |memory| memory.0),
-            disk_bytes: self.disk.0,
+            disk_bytes: self.disk.or(cache.disk_capacity).map_or(0, |disk| disk.0),
             ratio: self.ratio,
             policy: self.policy.unwrap_or(cache.policy),
             batch_size: self.batch_size.unwrap_or(loader.batch_size),

@@ -380,3 +380,47 @@ fn tidying_up_removes_what_nobody_needs_and_nothing_else() {
     assert_eq!(files(dir.path()).len(), 0);
     assert!(put(&used, "a.pt", b"x"), "whoever uses it goes on");
 }
+
+/// Where a small disk is.
+const SMALL_DISK: &str = "HEADWATER_TEST_SMALL_DISK";
+
+#[test]
+#[allow(clippy::disallowed_methods)] // how the test tells itself, in another process, where it is
+fn a_full_disk_costs_records_until_there_is_room_again() {
+    if let Some(place) = std::env::var_os(SMALL_DISK) {
+        return with_a_small_disk(Path::new(&place));
+    }
+    let dir = folder();
+    let name = "cache::disk::tests::a_full_disk_costs_records_until_there_is_room_again";
+    let program = std::env::current_exe().expect("this program");
+    // In a name space of its own anybody may mount what only this process sees.
+    let script = "mount -t tmpfs -o size=1m none \"$1\" && exec \"$2\" --exact \"$3\" --nocapture";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    let done = command.arg(dir.path()).arg(program).arg(name).env(SMALL_DISK, dir.path()).output().expect("runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&[done.stdout, done.stderr].concat()));
+}
+
+fn with_a_small_disk(place: &Path) {
+    let root = place.join("cache");
+    let mut disk = Disk::open(&root, Some(1 << 30)).expect("opens");
+    disk.writing = Health::resting(Duration::from_millis(50));
+    let disk = Arc::new(disk);
+    let set = disk.set("s3://bucket/run", None, false);
+    let record = |number: usize| vec![number as u8; 50_000];
+    let kept = (0..40).filter(|&number| put(&set, &format!("{number}.pt"), &record(number))).count();
+    assert!((10..20).contains(&kept), "{kept}");
+    let stats = disk.stats();
+    assert!(stats.is_off && stats.failures >= 1, "{stats:?}");
+    assert_eq!(fs::read_dir(root.join(layout::ARRIVING)).expect("read").count(), 0, "half a file takes no room");
+    for number in 0..40 {
+        let got = get(&set, &format!("{number}.pt"), &tag("1"));
+        assert!(got.as_ref().is_none_or(|got| *got == record(number)));
+        assert_eq!(got.is_some(), number < kept, "what was there before is read");
+    }
+    Care::of(&root).expect("ours").clear(None, |_| Ok(())).expect("cleared");
+    std::thread::sleep(Duration::from_millis(60));
+    assert!(put(&set, "a.pt", &record(1)), "there is room again");
+    let stats = disk.stats();
+    assert!(!stats.is_off && stats.entries == 1, "{stats:?}");
+}

@@ -1,0 +1,296 @@
+//! Processes that share a folder and are killed, stopped and forked at any moment: nothing wrong is served, nothing has to be tidied
+//! up by hand, and nobody waits for who is no more.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use headwater::cache::disk::care::Care;
+use headwater::config::{ByteSize, CacheConfig, DatasetConfig, Replicas, Span};
+use headwater::dataset::Dataset;
+use headwater::engine::uninterrupted;
+use headwater::format::pt::write_pt;
+use headwater::metrics::Metric;
+use headwater::source::SourceSpec;
+use headwater::value::{DType, Tensor, Value};
+use headwater_testkit::server::{Class, Server, Speed};
+
+use crate::sources::specs_of;
+
+const SAMPLES: usize = 120;
+const PROCESSES: usize = 8;
+const KILLS: usize = 200;
+/// Room for half of it.
+const CAPACITY: u64 = 2 << 20;
+/// What a worker is told.
+const TOLD: &str = "HEADWATER_TEST_WORKER";
+/// How a worker says that it was given something wrong.
+const WRONG: i32 = 73;
+
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+fn content(sample: usize) -> Vec<u8> {
+    let mut chance = Chance(sample as u64 + 1);
+    // Of many sizes, all of them noise.
+    (0..1_000 + sample * 531).map(|_| chance.below(256) as u8).collect()
+}
+
+fn serving() -> Server {
+    let server = Server::start(Speed::default()).expect("starts");
+    for sample in 0..SAMPLES {
+        let content = content(sample);
+        let tensor = Tensor::from_bytes(DType::U8, &[content.len()], content.into()).expect("a tensor");
+        let object: Bytes = write_pt(&Value::Tensor(tensor)).expect("written").into();
+        server.put(&format!("run/{sample:03}.pt"), object);
+    }
+    server
+}
+
+fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
+    let cache = CacheConfig {
+        memory: Some(ByteSize(0)),
+        disk: Some(folder.to_owned()),
+        disk_capacity: Some(ByteSize(CAPACITY)),
+        ..CacheConfig::default()
+    };
+    DatasetConfig { source: Some(Replicas::from(spec)), cache, ..DatasetConfig::default() }
+}
+
+fn is_right(dataset: &Dataset, index: usize) -> headwater::Result<bool> {
+    let sample = dataset.get(index, uninterrupted())?;
+    let Value::Tensor(tensor) = &sample.fields[0].1 else { return Ok(false) };
+    Ok(tensor.contiguous_bytes().is_some_and(|bytes| *bytes == content(index)[..]))
+}
+
+/// A process of this program that does what it is told.
+fn start(told: &str, config: &DatasetConfig, home: &Path) -> Child {
+    let program = std::env::current_exe().expect("this program");
+    Command::new(program)
+        .args(["--exact", "kills::worker", "--nocapture", "--test-threads=1"])
+        .env(TOLD, format!("{told} {}", serde_json::to_string(config).expect("JSON")))
+        .env("HEADWATER_HOME", home)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("starts")
+}
+
+/// What such a process does; nothing in the run of all tests.
+#[test]
+fn worker() {
+    let Ok(told) = std::env::var(TOLD) else { return };
+    let (what, config) = told.split_once(' ').expect("two words");
+    let config = DatasetConfig::from_json(config).expect("a configuration");
+    let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
+    let mut chance = Chance(u64::from(std::process::id()));
+    match what {
+        "read" => loop {
+            let index = chance.below(SAMPLES as u64) as usize;
+            match is_right(&dataset, index) {
+                Ok(true) => {}
+                Ok(false) => std::process::exit(WRONG),
+                Err(error) => {
+                    // Only that the test is over.
+                    assert!(error.is_transient(), "{}", error.report());
+                    return;
+                }
+            }
+            if chance.below(200) == 0 {
+                leave_a_child();
+            }
+        },
+        // Until it is stopped in the middle of it, since the server never answers.
+        "fetch" => drop(is_right(&dataset, 0)),
+        "lock" => {
+            let folder = config.cache.disk.expect("a folder");
+            let file = fs::File::options().read(true).write(true).open(folder.join("lock")).expect("there");
+            lock_ledger(&file);
+            fs::write(folder.join("arriving").join("locked"), "").expect("written");
+            std::thread::sleep(Duration::from_hours(1));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// Its first byte.
+#[allow(unsafe_code)]
+fn lock_ledger(file: &fs::File) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: all zeros are a lock, and the call reads nothing else.
+    let locked = unsafe {
+        let mut lock: libc::flock = std::mem::zeroed();
+        (lock.l_type, lock.l_len) = (libc::F_WRLCK as libc::c_short, 1);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLKW, &raw mut lock)
+    };
+    assert_eq!(locked, 0);
+}
+
+/// A forked child that lives on and holds every descriptor.
+#[allow(unsafe_code)]
+fn leave_a_child() {
+    // SAFETY: the child only waits, which is async-signal-safe.
+    unsafe {
+        if libc::fork() == 0 {
+            libc::sleep(20);
+            libc::_exit(0);
+        }
+    }
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(child);
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// And what it left behind.
+fn end(mut child: Child) {
+    let pid = rustix::process::Pid::from_child(&child);
+    let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+    let _ = child.wait();
+}
+
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let shards = entries(folder.join("sets")).flat_map(entries);
+    let files = shards.flat_map(entries).chain(entries(folder.join("arriving")));
+    files.filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len()).sum()
+}
+
+#[test]
+fn processes_that_are_killed_stopped_and_forked_leave_nothing_wrong_behind() {
+    use rustix::process::Signal;
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    let mut chance = Chance(11);
+    let start = || start("read", &config, &home);
+    let mut workers: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
+    // Whose children are still there.
+    let mut dead = Vec::new();
+    let mut most = 0;
+    for kill in 0..KILLS {
+        std::thread::sleep(Duration::from_millis(5 + chance.below(40)));
+        most = most.max(bytes_in(&cache));
+        let at = chance.below(PROCESSES as u64) as usize;
+        if let Some(status) = workers[at].try_wait().expect("asked") {
+            panic!("a worker ended: {status}");
+        }
+        if kill % 5 == 0 {
+            let stopped = chance.below(PROCESSES as u64) as usize;
+            signal(&workers[stopped], Signal::STOP);
+            std::thread::sleep(Duration::from_millis(chance.below(150)));
+            signal(&workers[stopped], Signal::CONT);
+        }
+        signal(&workers[at], Signal::KILL);
+        let mut killed = std::mem::replace(&mut workers[at], start());
+        killed.wait().expect("reaped");
+        dead.push(killed);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    for mut worker in workers {
+        let ended = worker.try_wait().expect("asked");
+        assert!(ended.is_none(), "a worker ended: {ended:?}");
+        end(worker);
+    }
+    assert!(most > CAPACITY / 2 && most <= CAPACITY, "{most}");
+
+    // With the children of the dead still there: nothing is locked, nothing is left, nothing is damaged.
+    let care = Care::of(&cache).expect("ours");
+    let checked = care.verify(|_| Ok(())).expect("checked");
+    assert!(checked.records > 20 && checked.damaged == 0, "{checked:?}");
+    care.gc(Duration::from_hours(1), None, |_| Ok(())).expect("tidied");
+    assert_eq!(fs::read_dir(cache.join("arriving")).expect("read").count(), 0);
+    let sets = care.sets().expect("read");
+    assert!(sets.iter().all(|set| !set.is_used && !set.is_quarantine), "{sets:?}");
+    assert_eq!(care.bytes().expect("read"), sets.iter().map(|set| set.bytes).sum::<u64>(), "nobody has taken more");
+    let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
+    care.clear(None, |_| Ok(())).expect("cleared");
+    for index in 0..SAMPLES {
+        assert!(is_right(&dataset, index).expect("read"), "sample {index}");
+    }
+    assert_eq!(dataset.snapshot().raw(Metric::DiskWaits), 0, "nobody is waited for");
+    dead.into_iter().for_each(end);
+}
+
+#[test]
+fn a_process_that_is_stopped_while_it_fetches_is_not_waited_for_for_long() {
+    use rustix::process::Signal;
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let mut config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    config.manifest_max_age = Span(Duration::ZERO);
+    let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
+    let before = server.requests_of(Class::Get);
+    // The other one begins, and gets no answer.
+    server.set_faults(vec!["stall=1h,times=1".parse().expect("a fault")]);
+    let worker = start("fetch", &config, &home);
+    let ends = Instant::now() + Duration::from_mins(1);
+    while server.requests_of(Class::Get) == before {
+        assert!(Instant::now() < ends, "it never asked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(&worker, Signal::STOP);
+    assert!(is_right(&dataset, 0).expect("fetched all the same"));
+    let snapshot = dataset.snapshot();
+    assert_eq!((snapshot.raw(Metric::DiskWaits), snapshot.raw(Metric::DiskWaitsInVain)), (1, 1));
+    end(worker);
+    assert!(is_right(&dataset, 1).expect("read"));
+    assert_eq!(dataset.snapshot().raw(Metric::DiskWaits), 1, "nobody waits for the dead");
+}
+
+#[test]
+fn a_process_that_fetches_is_waited_for() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let mut config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    config.manifest_max_age = Span(Duration::ZERO);
+    let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
+    let before = server.requests_of(Class::Get);
+    server.set_faults(vec!["stall=700ms,times=1".parse().expect("a fault")]);
+    let mut worker = start("fetch", &config, &home);
+    let ends = Instant::now() + Duration::from_mins(1);
+    while server.requests_of(Class::Get) == before {
+        assert!(Instant::now() < ends, "it never asked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(is_right(&dataset, 0).expect("read"));
+    let snapshot = dataset.snapshot();
+    assert_eq!((snapshot.raw(Metric::DiskWaits), snapshot.raw(Metric::DiskWaitsInVain)), (1, 0));
+    worker.wait().expect("it ends");
+    assert!(server.requests_of(Class::Get) - before <= 2, "one asked, or was gone before it had written");
+}
+
+#[test]
+fn a_process_that_is_stopped_with_the_lock_keeps_nobody_from_reading() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
+    assert!(is_right(&dataset, 0).expect("read"));
+    let worker = start("lock", &config, &home);
+    let ends = Instant::now() + Duration::from_mins(1);
+    while !cache.join("arriving").join("locked").exists() {
+        assert!(Instant::now() < ends, "it never locked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for index in 1..SAMPLES {
+        assert!(is_right(&dataset, index).expect("read"), "sample {index}");
+    }
+    end(worker);
+    let ends = Instant::now() + Duration::from_mins(1);
+    while dataset.snapshot().raw(Metric::DiskInsertions) < 3 {
+        assert!(Instant::now() < ends, "{:?}", dataset.snapshot().raw(Metric::DiskInsertions));
+        (0..SAMPLES).for_each(|index| assert!(is_right(&dataset, index).expect("read")));
+    }
+}
