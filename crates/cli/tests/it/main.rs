@@ -1,6 +1,7 @@
 //! The command as its users see it: the built binary, its output and exit codes.
 #![allow(clippy::disallowed_methods)] // tests write files
 
+mod cache;
 mod demo_set;
 mod doctor;
 mod ls_and_inspect;

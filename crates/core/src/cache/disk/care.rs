@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::layout::{self, QUARANTINE_ID, footprint, set_folder};
 use super::ledger::{Ledger, Page, SetRow, files_in};
-use super::{About, Opened, locks};
+use super::{About, Opened, locks, room};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long to wait for those who use the folder.
@@ -101,12 +101,21 @@ impl Care {
         Ok(sets)
     }
 
-    /// Bytes of all sets, and what processes have taken to write.
+    /// Bytes of all records, in whole blocks.
     ///
     /// # Errors
     /// Those of [`Care::sets`].
     pub fn bytes(&self) -> Result<u64> {
-        Ok(self.page()?.bytes())
+        Ok(self.page()?.set_bytes())
+    }
+
+    /// Bytes that processes have taken to write more, besides.
+    ///
+    /// # Errors
+    /// Those of [`Care::sets`].
+    pub fn taken(&self) -> Result<u64> {
+        let page = self.page()?;
+        Ok(page.bytes() - page.set_bytes())
     }
 
     /// Reads every record and compares its checksum; puts aside what is damaged, and counts what is there. `seen` is told of every
@@ -184,8 +193,9 @@ impl Care {
         let mut page = self.page()?;
         let largest = page.sets().max_by_key(|row| row.bytes);
         let Some(row) = largest else { return Ok(Removed::default()) };
-        let wish = super::room::Wish { slot: row.slot, bytes: 0, capacity: most, replaces: true, chance: row.bytes };
-        let gone = super::room::free_some(&mut page, row, &wish).map_err(|cause| failed(&self.opened.root, cause))?;
+        let wanted = page.set_bytes().saturating_sub(most);
+        let gone = room::free_some(&mut page, row, wanted, row.bytes);
+        let gone = gone.map_err(|cause| failed(&self.opened.root, cause))?;
         Ok(Removed { records: gone.files, bytes: gone.bytes })
     }
 

@@ -205,10 +205,13 @@ impl Page<'_> {
         Ok(any)
     }
 
+    pub(super) fn set_bytes(&self) -> u64 {
+        self.sets().map(|set| set.bytes).sum()
+    }
+
     /// Bytes of all sets, and what processes have taken beside.
     pub(super) fn bytes(&self) -> u64 {
-        let sets: u64 = self.sets().map(|set| set.bytes).sum();
-        sets + self.words[PROCESS_WORDS_AT..].iter().sum::<u64>()
+        self.set_bytes() + self.words[PROCESS_WORDS_AT..].iter().sum::<u64>()
     }
 
     pub(super) fn sets(&self) -> impl Iterator<Item = SetRow> + '_ {

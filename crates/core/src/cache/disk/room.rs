@@ -77,9 +77,8 @@ enum Which {
 }
 
 /// Frees some of a set's records, those that were used least recently.
-pub(super) fn free_some(page: &mut Page<'_>, set: SetRow, wish: &Wish) -> io::Result<Gone> {
-    let wanted = page.bytes().saturating_sub(wish.capacity);
-    free(page, set, Which::LeastRecent, wanted, wish.chance)
+pub(super) fn free_some(page: &mut Page<'_>, set: SetRow, wanted: u64, chance: u64) -> io::Result<Gone> {
+    free(page, set, Which::LeastRecent, wanted, chance)
 }
 
 fn victim(page: &mut Page<'_>, wish: &Wish, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<(SetRow, Which)>> {

@@ -1,0 +1,124 @@
+"""What is kept on disk: found by later runs and by every process of the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import headwater as hw
+from servers import testkit
+
+SAMPLES = 24
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[testkit.Testkit]:
+    folder = tmp_path / "data" / "x"
+    folder.mkdir(parents=True)
+    for sample in range(SAMPLES):
+        torch.save({"value": torch.full((64, 64), float(sample)), "n": sample}, folder / f"{sample:02}.pt")
+    with testkit.serving(tmp_path / "data") as running:
+        yield running
+
+
+def opened(server: testkit.Testkit, folder: Path, **cache: object) -> hw.StreamingDataset:
+    config = hw.CacheConfig(memory=0, disk=folder, disk_capacity="1GB", **cache)  # type: ignore[arg-type]
+    return hw.StreamingDataset({"x": server.source("s3", "x")}, cache=config)
+
+
+def read_all(dataset: hw.StreamingDataset) -> None:
+    for number, sample in enumerate(dataset):
+        assert torch.equal(sample["x"]["value"], torch.full((64, 64), float(number)))
+        assert sample["x"]["n"] == number
+
+
+def wait_for(dataset: hw.StreamingDataset, metric: str, least: int) -> None:
+    ends = time.monotonic() + 60
+    while dataset.stats()[metric] < least:
+        assert time.monotonic() < ends, dataset.stats()
+        time.sleep(0.01)
+
+
+def filled(server: testkit.Testkit, folder: Path) -> None:
+    dataset = opened(server, folder)
+    read_all(dataset)
+    wait_for(dataset, "cache_disk_insertions_total", SAMPLES)
+
+
+def test_a_later_run_reads_from_disk(server: testkit.Testkit, tmp_path: Path) -> None:
+    filled(server, tmp_path / "cache")
+    gets = server.stats()["get"]
+    dataset = opened(server, tmp_path / "cache")
+    read_all(dataset)
+    loader = hw.StreamingDataLoader(dataset, batch_size=5, shuffle=True, seed=3)
+    values = sorted(float(value) for batch in loader for value in batch["x"]["value"][:, 0, 0])
+    assert values == [float(sample) for sample in range(SAMPLES)]
+    assert server.stats()["get"] == gets
+    assert loader.stats()["loader_units_reused_total"] == SAMPLES
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_dataloader_share_what_is_on_disk(server: testkit.Testkit, tmp_path: Path, method: str) -> None:
+    filled(server, tmp_path / "cache")
+    dataset = opened(server, tmp_path / "cache")
+    read_all(dataset)
+    gets = server.stats()["get"]
+    loader = DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=method, collate_fn=list)
+    samples = [sample for batch in loader for sample in batch]
+    assert [sample["x"]["n"] for sample in samples] == list(range(SAMPLES))
+    assert server.stats()["get"] == gets
+
+
+def test_a_process_that_ends_leaves_no_lock(server: testkit.Testkit, tmp_path: Path) -> None:
+    script = """
+import sys, headwater as hw
+source = hw.Source(sys.argv[1], endpoint=sys.argv[2], region=sys.argv[3], access_key_id="any", secret_access_key="any")
+dataset = hw.StreamingDataset({"x": source}, cache=hw.CacheConfig(memory=0, disk=sys.argv[4]))
+print(sum(sample["x"]["n"] for sample in dataset))
+"""
+    arguments = [server.uri("s3", "x"), server.endpoint, server.region, str(tmp_path / "cache")]
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], check=True, capture_output=True, timeout=60, text=True
+        )
+        assert int(done.stdout) == sum(range(SAMPLES))
+    listed = subprocess.run(
+        [sys.executable, "-m", "headwater", "cache", "ls", tmp_path / "cache"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"{server.uri('s3', 'x')} at {server.endpoint}" in listed.stdout
+    assert "in use" not in listed.stdout
+
+
+def test_a_folder_of_somebody_elses_is_refused(server: testkit.Testkit, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(hw.ConfigError, match=r"chapter\.txt.*not ours"):
+        opened(server, tmp_path / "thesis")
+    with pytest.raises(hw.ConfigError, match="disk_capacity"):
+        hw.StreamingDataset({"x": server.source("s3", "x")}, cache=hw.CacheConfig(disk=tmp_path / "c", disk_capacity="much"))
+
+
+def test_a_setting_in_toml_names_the_folder(server: testkit.Testkit, tmp_path: Path) -> None:
+    toml = tmp_path / "headwater.toml"
+    options = {"endpoint": server.endpoint, "region": server.region, "access_key_id": "any", "secret_access_key": "any"}
+    lines = [f"{name} = {value!r}" for name, value in options.items()]
+    toml.write_text(
+        f"[fields.x]\nuri = '{server.uri('s3', 'x')}'\n"
+        + "\n".join(lines)
+        + f"\n[cache]\nmemory = 0\ndisk = '{tmp_path / 'cache'}'\ndisk_capacity = '1GB'\nttl = '1h'\n"
+    )
+    dataset = hw.StreamingDataset.open(toml)
+    read_all(dataset)
+    wait_for(dataset, "cache_disk_insertions_total", SAMPLES)
+    assert dataset.stats()["cache_disk_capacity_bytes"] == 1_000_000_000
