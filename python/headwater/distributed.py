@@ -89,14 +89,16 @@ def compare_with_first_rank(fields: str, facts: Facts) -> None:
     began, enough_since, seen = time.monotonic(), None, list[Facts]()
     while True:
         known = store.add(count, 0)
-        seen += [Facts(**json.loads(store.get(f"{count}/{at}"))) for at in range(len(seen), known)]
+        fresh = [Facts(**json.loads(store.get(f"{count}/{at}"))) for at in range(len(seen), known)]
+        # The first rank goes on making loaders: the next one may be it.
+        seen, enough_since = seen + fresh, None if fresh else enough_since
         if any(not facts.differences(other) for other in seen):
             return
         now = time.monotonic()
         if known > number:
             enough_since = enough_since or now
             # One of another origin may be a loader that the first rank alone has made.
-            has_this_origin = any(other.origin == facts.origin for other in seen)
+            has_this_origin = seen[-1].origin == facts.origin
             if now - enough_since > (_GRACE_SECONDS if has_this_origin else _COMPARE_SECONDS):
                 break
         elif now - began > _COMPARE_SECONDS:

@@ -91,7 +91,11 @@ pub(super) fn fitting(
     if let Some(words) = found.iter().find_map(|(_, found)| found.difference()) {
         return Err(refused(format!("{made_of}, this dataset is at {}: {words}", told(&ours))));
     }
-    let strange = |field: usize| found.iter().any(|(of, found)| *of == field && matches!(found, Found::Unversioned));
+    // One that is the same shows that versions mean something here.
+    let has = |field: usize, is_it: fn(&Found) -> bool| found.iter().any(|(of, found)| *of == field && is_it(found));
+    let strange = |field: usize| {
+        has(field, |found| matches!(found, Found::Unversioned)) && !has(field, |found| matches!(found, Found::Same))
+    };
     if (0..manifest.field_names().len()).any(strange) {
         tracing::info!(
             "versions in `{place}` mean nothing here ({made_of}, this dataset is at {}): objects are held to their sizes",

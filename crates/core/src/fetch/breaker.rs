@@ -5,10 +5,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// What the last request weighs among those before it.
-const WEIGHT: f64 = 0.1;
-/// A replica is left alone above this share of failures: three in a row after many successes, or one in four for a while.
-const MOST_FAILURES: f64 = 0.27;
+/// Failures in a row before a replica is left alone.
+const IN_A_ROW: u32 = 3;
+/// And the share of failures above which it is, over many requests: what the last one weighs among those before it.
+const MOST_FAILURES: f64 = 0.25;
+const WEIGHT: f64 = 0.02;
 /// How long it is left alone at first; twice as long each time it fails again, up to the longest.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
@@ -21,6 +22,7 @@ pub(super) struct Breaker(Mutex<State>);
 struct State {
     /// Share of failures, the last ones weighing most.
     failures: f64,
+    in_a_row: u32,
     rests: u32,
     opened_at: Option<Instant>,
     /// While open: when one request may try.
@@ -58,6 +60,7 @@ impl Breaker {
             return true;
         }
         state.failures *= 1.0 - WEIGHT;
+        state.in_a_row = 0;
         false
     }
 
@@ -65,7 +68,8 @@ impl Breaker {
     pub(super) fn failed(&self) -> bool {
         let mut state = self.0.lock();
         state.failures = state.failures * (1.0 - WEIGHT) + WEIGHT;
-        state.failures > MOST_FAILURES && state.open()
+        state.in_a_row += 1;
+        (state.in_a_row >= IN_A_ROW || state.failures > MOST_FAILURES) && state.open()
     }
 
     /// Opens it; whether it was closed.
@@ -127,6 +131,24 @@ mod tests {
             });
             assert_eq!(opened, opens, "one in {share}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bears_one_in_ten_that_fail_by_chance() {
+        let breaker = Breaker::default();
+        let mut state = 1_u64;
+        let mut opened = 0;
+        for _ in 0..20_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let fails = (state >> 33).is_multiple_of(10);
+            if fails {
+                opened += u32::from(breaker.failed());
+            } else {
+                breaker.succeeded(Instant::now());
+            }
+            advance(Duration::from_millis(10)).await;
+        }
+        assert!(opened <= 40, "three in a row happen: {opened}");
     }
 
     #[tokio::test(start_paused = true)]

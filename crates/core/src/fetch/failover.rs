@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::breaker::Breaker;
@@ -27,12 +27,19 @@ use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Versio
 const UNUSUAL: f64 = 4.0;
 const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 const MOST_PATIENCE: Duration = Duration::from_secs(1);
-/// Where a line is so thin that most answers take longer than that, asking twice would make it thinner. Whatever was seen,
-/// patience ends here.
+/// Where a line is so thin that most answers take longer than that, asking twice would make it thinner: twice what is usual is
+/// waited, up to here, and a little more than what is usual in any case.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
+const LITTLE_MORE: f64 = 1.25;
 /// A page may take long: servers look for the keys that are in it. Where they did, it may take this many times as long.
 const PAGE_PATIENCE: Duration = Duration::from_secs(2);
 const UNUSUAL_PAGE: u32 = 3;
+/// And this part of the deadline, so that another replica can be listed within it.
+const DEADLINE_SHARE: u32 = 3;
+/// How often a page is asked for that another replica may give instead, and the pause before the second time; twice as long
+/// before the third.
+const PAGE_TRIES: u32 = 3;
+const PAGE_PAUSE: Duration = Duration::from_millis(100);
 /// Until enough was seen, a slow replica is one that brings less than this besides.
 const SLOW_BYTES_PER_SECOND: f64 = 20e6;
 
@@ -50,6 +57,10 @@ pub struct Failover {
     /// Of those that answered, since they were asked.
     latencies: Latencies,
     slowest_page: Mutex<Duration>,
+    /// When somebody last left who was waiting for an answer.
+    left: Mutex<Option<Instant>>,
+    /// What whoever asks has for one request.
+    deadline: Duration,
     signals: Arc<Signals>,
 }
 
@@ -60,14 +71,16 @@ struct Replica {
 }
 
 impl Failover {
-    /// Joins replicas, in order of preference; there is at least one.
-    pub fn new(sources: Vec<Arc<dyn Source>>, signals: Arc<Signals>) -> Self {
+    /// Joins replicas, in order of preference; there is at least one. Whoever asks waits until a deadline.
+    pub fn new(sources: Vec<Arc<dyn Source>>, deadline: Duration, signals: Arc<Signals>) -> Self {
         let replicas = sources.into_iter().map(|source| Replica { source, breaker: Breaker::default() }).collect();
         Self {
             replicas,
             contents: Mutex::default(),
             latencies: Latencies::default(),
             slowest_page: Mutex::default(),
+            left: Mutex::default(),
+            deadline,
             signals,
         }
     }
@@ -82,13 +95,17 @@ impl Failover {
 
     fn patience(&self, bytes: u64) -> Duration {
         match self.latencies.p95(bytes) {
-            Some(p95) => p95.mul_f64(UNUSUAL).clamp(LEAST_PATIENCE, MOST_PATIENCE.max((p95 * 2).min(LAST_PATIENCE))),
+            Some(p95) => {
+                let slow = (p95 * 2).min(LAST_PATIENCE.max(p95.mul_f64(LITTLE_MORE)));
+                p95.mul_f64(UNUSUAL).clamp(LEAST_PATIENCE, MOST_PATIENCE.max(slow))
+            }
             None => MOST_PATIENCE + Duration::from_secs_f64(bytes as f64 / SLOW_BYTES_PER_SECOND),
         }
     }
 
     fn page_patience(&self) -> Duration {
-        PAGE_PATIENCE.max((*self.slowest_page.lock() * UNUSUAL_PAGE).min(LAST_PATIENCE * UNUSUAL_PAGE))
+        let usual = (*self.slowest_page.lock() * UNUSUAL_PAGE).min(LAST_PATIENCE * UNUSUAL_PAGE);
+        PAGE_PATIENCE.max(usual).min(self.deadline / DEADLINE_SHARE)
     }
 
     /// Whether another one is worth asking.
@@ -215,7 +232,7 @@ impl Failover {
             let asking = self.ask(at, ask(at, self.replicas[at].source.as_ref()));
             async move { (at, asking.await) }
         };
-        let mut silent = Silent { of: self, op, name, patience, asked: Vec::new() };
+        let mut silent = Silent { of: self, op, name, patience, asked: Vec::new(), is_over: false };
         let mut errors = Vec::new();
         let mut until = Instant::now();
         loop {
@@ -241,6 +258,7 @@ impl Failover {
                     // Whoever was asked before and has not answered yet was outrun by far; whoever was asked later was not.
                     let before = silent.asked.iter().position(|(asked, _)| *asked == at);
                     silent.asked.truncate(before.unwrap_or_default());
+                    silent.is_over = true;
                     return Ok((at, answer, took));
                 }
                 Some((at, Err(error))) => {
@@ -256,17 +274,26 @@ impl Failover {
 }
 
 /// Replicas that were asked and have not answered. When nobody waits any more, because another one answered or a deadline has
-/// passed, that counts against those whose time was up.
+/// passed, that counts against those whose time was up. Of many who leave together only one counts: they may have lost interest.
 struct Silent<'a, N: Fn(&'a dyn Source) -> String> {
     of: &'a Failover,
     op: &'static str,
     name: N,
     patience: Duration,
     asked: Vec<(usize, Instant)>,
+    /// Another one answered.
+    is_over: bool,
 }
 
 impl<'a, N: Fn(&'a dyn Source) -> String> Drop for Silent<'a, N> {
     fn drop(&mut self) {
+        if !self.is_over {
+            let mut left = self.of.left.lock();
+            if left.is_some_and(|left| left.elapsed() < self.patience) {
+                return;
+            }
+            *left = Some(Instant::now());
+        }
         for (at, began) in self.asked.drain(..) {
             if began.elapsed() >= self.patience {
                 self.of.outrun(at, self.op, (self.name)(self.of.replicas[at].source.as_ref()));
@@ -307,35 +334,43 @@ impl Failover {
         if replica.breaker.is_open() && self.has_other(at) {
             return gone("the replica that was being listed fails, another one is there".to_owned());
         }
-        let mut asking = pin!(self.ask(at, replica.source.page(prefix, token)));
-        let answer = loop {
+        for number in 1.. {
+            let error = match self.page_in_time(at, prefix, token).await {
+                Ok(listed) => return Ok(listed),
+                Err(error) if !self.has_other(at) => return Err(error),
+                Err(error) => error,
+            };
+            // Asked again, it may give the page after all.
+            let pause = error.retry_after().unwrap_or(PAGE_PAUSE * number);
+            if error.kind() == ErrorKind::Unavailable && number < PAGE_TRIES && pause < self.page_patience() {
+                sleep(pause).await;
+                continue;
+            }
+            if replica.breaker.open() {
+                self.left_alone(at, &error);
+            }
+            return gone(format!("another replica is there, and this one failed: {}", error.report()));
+        }
+        gone("it was asked more often than there are numbers".to_owned())
+    }
+
+    /// A page of a replica. How long it is waited for hangs on whether there is another one.
+    async fn page_in_time(&self, at: usize, prefix: &str, token: Option<&str>) -> Result<Listed> {
+        let source = self.replicas[at].source.as_ref();
+        let mut asking = pin!(self.ask(at, source.page(prefix, token)));
+        loop {
             match timeout(self.page_patience(), &mut asking).await {
-                Ok(answer) => break answer,
+                Ok(answer) => {
+                    let (listed, took) = answer?;
+                    self.listed_in(took);
+                    return Ok(listed);
+                }
                 Err(_) if self.has_other(at) => {
                     let words = "no page came in several times the usual time";
-                    break Err(Error::new(ErrorKind::Timeout, "list", replica.source.uri()).because(words));
+                    return Err(Error::new(ErrorKind::Timeout, "list", source.uri()).because(words));
                 }
                 Err(_) => {}
             }
-        };
-        match answer {
-            Ok((listed, took)) => {
-                self.listed_in(took);
-                Ok(listed)
-            }
-            // Asked again, it may give the page after all.
-            Err(error)
-                if error.kind() == ErrorKind::Unavailable && error.retry_after() < Some(self.page_patience()) =>
-            {
-                Err(error)
-            }
-            Err(error) if self.has_other(at) => {
-                if replica.breaker.open() {
-                    self.left_alone(at, &error);
-                }
-                gone(format!("another replica is there, and this one failed: {}", error.report()))
-            }
-            Err(error) => Err(error),
         }
     }
 }

@@ -92,8 +92,11 @@ pub fn with_policies(replicas: Vec<Arc<dyn Source>>, policies: &Policies, signal
         return only.clone();
     }
     let mut replicas: Vec<_> = replicas.into_iter().map(|source| around_replica(source, policies, signals)).collect();
-    let source =
-        if replicas.len() == 1 { replicas.swap_remove(0) } else { Arc::new(Failover::new(replicas, signals.clone())) };
+    let source = if replicas.len() == 1 {
+        replicas.swap_remove(0)
+    } else {
+        Arc::new(Failover::new(replicas, policies.patience.deadline, signals.clone()))
+    };
     let source = Arc::new(Retry::new(source, policies.patience, signals.clone()));
     let source = Arc::new(Limit::new(source, policies.max_concurrency, signals.clone()));
     let source: Arc<dyn Source> = match policies.bandwidth {

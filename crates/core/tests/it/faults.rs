@@ -219,6 +219,37 @@ fn listed(kind: usize, fault: &str, after: u64) -> String {
     if happened { "all samples".to_owned() } else { "all samples | has no such page".to_owned() }
 }
 
+/// Opened and read while everything that the first replica is asked has this fault.
+fn from_the_start(kind: usize, fault: &str) -> String {
+    let (bad, healthy) = (serving(), serving());
+    let specs: Vec<_> = [&bad, &healthy].iter().map(|server| specs_of(server, "run").swap_remove(kind).1).collect();
+    let name = specs_of(&bad, "run")[kind].0;
+    if name == "HTTP" && fault == "short-length" {
+        // Only this server tells sizes, and not all of it is wrong: whose size is right cannot be told.
+        return "size from there".to_owned();
+    }
+    bad.set_faults(vec![format!("{fault},on=any").parse::<Rule>().expect("a rule")]);
+    let dataset = dataset_within(Duration::from_secs(20), specs, fault.contains("range"));
+    for sample in 0..SAMPLES {
+        let got = read(&dataset, sample).unwrap_or_else(|error| panic!("{name}, {fault}: {}", error.report()));
+        assert!(got == content(sample), "{name}, {fault}: sample {sample} is another");
+    }
+    "all samples".to_owned()
+}
+
+#[test]
+fn every_fault_that_a_replica_has_from_the_start_is_survived_with_another_one() {
+    let kinds: Vec<_> = specs_of(&serving(), "run").into_iter().map(|(name, _)| name).collect();
+    let columns = kinds.len();
+    let rows: Vec<_> = std::thread::scope(|scope| {
+        let row = move |fault| (0..columns).map(|kind| from_the_start(kind, fault)).collect::<Vec<_>>();
+        let sound = FAULTS.iter().filter(|(fault, _)| *fault != "flip");
+        let threads: Vec<_> = sound.map(|&(fault, _)| (fault, scope.spawn(move || row(fault)))).collect();
+        threads.into_iter().map(|(fault, row)| (fault, row.join().expect("the row holds"))).collect()
+    });
+    show("fault from the start", &kinds, rows);
+}
+
 #[test]
 fn every_fault_of_a_listing_is_survived_with_one_healthy_replica() {
     let kinds: Vec<_> = specs_of(&serving(), "run").into_iter().map(|(name, _)| name).collect();

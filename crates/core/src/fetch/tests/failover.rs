@@ -208,14 +208,26 @@ async fn a_replica_that_stalls_now_and_then_costs_a_moment_each_time_and_never_a
 
 #[tokio::test(start_paused = true)]
 async fn replicas_on_a_thin_line_are_not_asked_twice_for_everything() {
-    let slow = || Scripted::slow(Duration::from_secs(3));
-    let (first, second) = (slow(), slow());
-    let (metrics, source) = replicas(&[&first, &second]);
-    for _ in 0..200 {
-        source.read(&sized("small", 10), &pool()).await.expect("read");
+    for seconds in [3, 8, 20] {
+        let slow = || Scripted::slow(Duration::from_secs(seconds));
+        let (first, second) = (slow(), slow());
+        let (metrics, source) = replicas(&[&first, &second]);
+        for _ in 0..200 {
+            source.read(&sized("small", 10), &pool()).await.expect("read");
+        }
+        let twice = counted(&metrics, Metric::ReplicaFailovers);
+        assert!(twice < 40, "only until that was seen: {twice} of {seconds} s");
+        assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 0);
     }
-    let twice = counted(&metrics, Metric::ReplicaFailovers);
-    assert!(twice < 40, "only until that was seen: {twice}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_who_leave_together_count_once_against_a_replica() {
+    let (first, second) = (Scripted::slow(Duration::from_millis(1_500)), Scripted::slow(Duration::from_millis(1_500)));
+    let (metrics, source) = replicas(&[&first, &second]);
+    let (request, buffers) = (sized("small", 10), pool());
+    let reads = join_all((0..8).map(|_| source.read(&request, &buffers)));
+    assert!(tokio::time::timeout(Duration::from_millis(1_400), reads).await.is_err(), "they leave");
     assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 0);
 }
 
@@ -224,6 +236,7 @@ async fn a_replica_that_was_given_up_at_the_deadline_is_left_alone() {
     let (first, (_, second)) = (Scripted::slow(HOUR), switched("second"));
     let (metrics, source) = replicas(&[&first, &second]);
     for _ in 0..3 {
+        sleep(Duration::from_secs(1)).await;
         let gone = tokio::time::timeout(Duration::from_millis(1_005), source.read(&sized("small", 10), &pool())).await;
         assert!(gone.is_err(), "the second has not answered yet");
     }
@@ -268,7 +281,7 @@ impl Source for SecondPage {
 #[tokio::test(start_paused = true)]
 async fn however_a_replica_fails_while_it_is_listed_another_one_is_listed_instead() {
     let seconds = Duration::from_secs;
-    for (after, fails) in [
+    let cells = [
         (seconds(0), Some(ErrorKind::Denied)),
         (seconds(0), Some(ErrorKind::Invalid)),
         (seconds(0), Some(ErrorKind::NotFound)),
@@ -276,7 +289,9 @@ async fn however_a_replica_fails_while_it_is_listed_another_one_is_listed_instea
         (seconds(0), Some(ErrorKind::Unavailable)),
         (seconds(15), Some(ErrorKind::Timeout)),
         (HOUR, None),
-    ] {
+    ];
+    let limits = [(8, 60), (2, 60), (0, 60), (8, 1), (0, 1)].map(|(retries, deadline)| (retries, seconds(deadline)));
+    for ((after, fails), (retries, deadline)) in cells.iter().flat_map(|&cell| limits.map(|limit| (cell, limit))) {
         let first = SecondPage { inner: Memory::new("first"), after, fails };
         let second = Arc::new(Memory::new("second"));
         for number in 0..2_500 {
@@ -285,7 +300,9 @@ async fn however_a_replica_fails_while_it_is_listed_another_one_is_listed_instea
         }
         let throttled = Arc::new(Throttle::new(second, Throttling::default()));
         let (metrics, signals) = signals();
-        let source = with_policies(vec![Arc::new(first), throttled], &Policies::default(), &signals);
+        let policies =
+            Policies { patience: Patience { deadline, retries, ..Patience::default() }, ..Policies::default() };
+        let source = with_policies(vec![Arc::new(first), throttled], &policies, &signals);
         let listed = std::sync::atomic::AtomicU64::new(0);
         let listing = Listing::collect(source.as_ref(), |_| true, &listed);
         let (listing, took) = timed(listing).await;
@@ -309,4 +326,48 @@ async fn a_replica_whose_every_page_takes_long_is_listed_all_the_same() {
     let listing = Listing::collect(source.as_ref(), |key| key.contains(".pt"), &listed).await.expect("listed");
     assert_eq!(listing.len(), 5_500);
     assert_eq!(counted(&metrics, Metric::ReplicaBreakerOpened), 0);
+}
+
+/// Twenty folders, one of which this replica never lists.
+#[derive(Debug)]
+struct BadFolder(Memory);
+
+#[async_trait]
+impl Source for BadFolder {
+    fn uri(&self) -> &str {
+        self.0.uri()
+    }
+
+    async fn page(&self, _: &str, token: Option<&str>) -> Result<Listed> {
+        sleep(Duration::from_millis(50)).await;
+        let folders = || (0..20).map(|folder| format!("{folder:02}/")).collect();
+        let Some(token) = token else { return Ok(Listed { next: folders(), ..Listed::default() }) };
+        match token {
+            "07/" => Err(Error::new(ErrorKind::Unavailable, "list", self.uri()).because("this folder, always")),
+            folder => self.0.page(folder, None).await,
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        self.0.head(key).await
+    }
+
+    async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+        self.0.read(request, buffers).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_folder_that_a_replica_never_lists_has_another_one_listed() {
+    let (first, second) = (Memory::new("first"), Arc::new(Memory::new("second")));
+    for key in (0..20).flat_map(|folder| (0..10).map(move |number| format!("{folder:02}/{number}.pt"))) {
+        first.put(&*key, vec![1]);
+        second.put(&*key, vec![1]);
+    }
+    let throttled = Arc::new(Throttle::new(second, Throttling::default()));
+    let source = with_policies(vec![Arc::new(BadFolder(first)), throttled], &Policies::default(), &signals().1);
+    let listed = std::sync::atomic::AtomicU64::new(0);
+    let (listing, took) = timed(Listing::collect(source.as_ref(), |_| true, &listed)).await;
+    assert_eq!(listing.expect("listed by the second").len(), 200);
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }

@@ -48,6 +48,8 @@ pub(super) use token::Token;
 pub use wire::Transport;
 pub(super) use wire::Wire;
 
+/// Of an answer that is none, more than errors show.
+const MOST_SHOWN: usize = 4 << 10;
 /// No store has larger ones; sizes beyond are not true.
 const LARGEST_OBJECT: u64 = 1 << 46;
 
@@ -91,8 +93,11 @@ impl<P: Protocol> Remote<P> {
         let (answer, said) = self.send("list", &self.uri, || self.protocol.page(asked)).await?;
         let answer = self.whole("list", answer).await?;
         let parsed = self.protocol.parse(asked, &answer).map_err(|words| {
-            let error = Error::new(ErrorKind::Unavailable, "list", &self.uri);
-            said.kept_out_of(error.because(words + &self.protocol.place().at()), &answer.body)
+            let shown = String::from_utf8_lossy(&answer.body[..answer.body.len().min(MOST_SHOWN)]);
+            // The words may end in the middle of a secret, where the answer goes on.
+            let words =
+                if said.is_in(&shown) { "the answer is no listing, and repeats credentials".to_owned() } else { words };
+            Error::new(ErrorKind::Unavailable, "list", &self.uri).because(words + &self.at())
         })?;
         if let Some(object) = parsed.objects.iter().find(|object| object.size > LARGEST_OBJECT) {
             let words = format!("the listing tells of an object of {} bytes{}", object.size, self.at());
@@ -135,8 +140,10 @@ impl<P: Protocol> Remote<P> {
         let strange = |words: &str| {
             Error::new(ErrorKind::Unavailable, "read", name).because(format_args!("{words}{}", self.at()))
         };
-        if version == Version::Unknown && self.protocol.always_has_versions() {
-            let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("unknown");
+        let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("unknown");
+        // Files have times; pages that ask for a login have none.
+        let is_page = kind.starts_with("text/html");
+        if version == Version::Unknown && (self.protocol.always_has_versions() || is_page) {
             return Err(strange(&format!("the answer has no version, it is not the store's (content type {kind})")));
         }
         let size = size.ok_or_else(|| strange("the answer does not tell the object's size"))?;
@@ -188,16 +195,13 @@ async fn send(
         if answer.status().is_success() {
             return Ok((answer, said));
         }
-        let refusal = Refusal::read(answer, |headers, body| protocol.reason(headers, body)).await;
+        let refusal = Refusal::read(answer, |headers, body| protocol.reason(headers, body), &said).await;
         if let Some(given) = given.filter(|_| refusal.may_be_expired() && !is_second) {
             protocol.renew(given);
             is_second = true;
             continue;
         }
-        let document = refusal.document();
-        return Err(
-            said.kept_out_of(refusal.into_error(op, name, protocol.place(), &protocol.credentials()), &document)
-        );
+        return Err(refusal.into_error(op, name, protocol.place(), &protocol.credentials()));
     }
 }
 
@@ -243,7 +247,7 @@ impl<P: Protocol> Source for Remote<P> {
         let name = self.uri_of(key);
         let (answer, said) = self.send("look at", &name, || self.protocol.object(Method::HEAD, key)).await?;
         let size = body::length(answer.headers());
-        self.meta(&name, key, answer.headers(), size).map_err(|error| said.kept_out_of(error, &[]))
+        self.meta(&name, key, answer.headers(), size).map_err(|error| said.kept_out_of(error))
     }
 
     fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
@@ -274,7 +278,7 @@ impl<P: Protocol> Source for Remote<P> {
         match self.send("read", &name, || self.object(&Method::GET, request)).await {
             Ok((answer, said)) => {
                 let received = self.receive(request, &name, answer, buffers).await;
-                received.map_err(|error| said.kept_out_of(error, &[]))
+                received.map_err(|error| said.kept_out_of(error))
             }
             Err(error) => Err(self.explain(request, &name, error).await),
         }

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use reqwest::Response;
 
+use super::said::Said;
 use super::text::shortened;
 use crate::error::{Error, ErrorKind};
 use crate::source::options::without_userinfo;
 
+/// Where a bucket is, if not where it was asked for.
+const REGION: &str = "x-amz-bucket-region";
 /// Of an error document.
 const MAX_DOCUMENT: usize = 64 << 10;
 /// A server that asks for more patience than this is not waited for.
@@ -64,7 +66,6 @@ pub(crate) struct Refusal {
     words: Option<String>,
     retry_after: Option<Duration>,
     headers: HeaderMap,
-    document: Bytes,
 }
 
 impl Refusal {
@@ -72,6 +73,7 @@ impl Refusal {
     pub(super) async fn read(
         mut answer: Response,
         reason: impl Fn(&HeaderMap, &[u8]) -> (Option<String>, Option<String>),
+        said: &Said,
     ) -> Self {
         let (status, headers) = (answer.status(), answer.headers().clone());
         let mut document = Vec::new();
@@ -82,16 +84,18 @@ impl Refusal {
             }
         }
         let (code, words) = reason(&headers, &document);
-        let words = words.or_else(|| Some(shortened(&String::from_utf8_lossy(&document))));
-        let words = words.filter(|words| !tells_of_credentials(words));
+        let text = String::from_utf8_lossy(&document);
+        let words = words.or_else(|| Some(shortened(&text)));
+        // They may end in the middle of a secret, where the document goes on.
+        let words = words.filter(|words| !tells_of_credentials(words) && !said.is_in(words) && !said.is_in(&text));
+        let code = code.filter(|code| !said.is_in(code));
+        let mut headers = headers;
+        if headers.get(REGION).is_some_and(|region| region.to_str().is_ok_and(|region| said.is_in(region))) {
+            headers.remove(REGION);
+        }
         let retry_after = headers.get(http::header::RETRY_AFTER).and_then(|value| pause_in(value.to_str().ok()?));
         let retry_after = retry_after.map(|pause| pause.min(LONGEST_RETRY_AFTER));
-        Self { status, code, words, retry_after, headers, document: document.into() }
-    }
-
-    /// What the server said, which may be much.
-    pub(super) fn document(&self) -> Bytes {
-        self.document.clone()
+        Self { status, code, words, retry_after, headers }
     }
 
     /// Whether other credentials might not be refused.
@@ -101,7 +105,7 @@ impl Refusal {
 
     /// The region that the bucket is in, if that is what is wrong.
     pub(crate) fn region(&self) -> Option<&str> {
-        self.headers.get("x-amz-bucket-region")?.to_str().ok()
+        self.headers.get(REGION)?.to_str().ok()
     }
 
     fn has_code(&self, codes: &[&str]) -> bool {

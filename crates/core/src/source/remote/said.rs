@@ -13,17 +13,19 @@ use url::form_urlencoded;
 
 use crate::error::Error;
 
-/// Shorter words of a request are no secrets.
+/// Shorter words of a request are no secrets, but for passwords, and those stand alone where they are repeated.
 const SECRET_LENGTH: usize = 8;
+/// What is shorter than this is in every text.
+const SHORTEST: usize = 3;
+/// So often may a text be encoded.
+const MOST_ENCODINGS: usize = 4;
 /// So much of a secret in a row is not there by chance. A page that is cut off may show only a part.
 const TELLING_LENGTH: usize = 12;
-/// Of an answer: more than is ever shown.
-const MOST_SEARCHED: usize = 64 << 10;
 /// Headers whose values are secret.
 const SECRET_HEADERS: [&str; 3] = ["authorization", "cookie", "x-amz-security-token"];
 /// What the names of secret parameters of a URL have in them; and of parameters that are none all the same.
-const SECRET_PARAMETERS: &[&str] = &["sig", "token", "credential", "key", "policy", "secret", "password"];
-const PLAIN_PARAMETERS: &[&str] = &["continuation-token", "pagetoken", "key-marker"];
+const SECRET_PARAMETERS: &[&str] = &["sig", "token", "secret", "password"];
+const PLAIN_PARAMETERS: &[&str] = &["continuation-token", "pagetoken"];
 
 /// What is secret of a request. Made for each, so that nothing is computed before something has to be hidden.
 #[derive(Debug)]
@@ -44,13 +46,15 @@ impl Said {
         Self { answered: Some(answered.clone()), ..self }
     }
 
-    /// The error, but for words in which the server repeats what it was sent; its answer is known as far as it was read.
-    pub(super) fn kept_out_of(&self, error: Error, answer: &[u8]) -> Error {
-        let secrets = self.secrets();
+    /// Whether a text of the server repeats what it was sent.
+    pub(super) fn is_in(&self, text: &str) -> bool {
+        repeats(text, &self.secrets())
+    }
+
+    /// The error, but for words in which the server repeats what it was sent.
+    pub(super) fn kept_out_of(&self, error: Error) -> Error {
         let words = error.report().replacen(error.subject(), "", 1);
-        // The words may end in the middle of a secret, where the answer goes on.
-        let answer = String::from_utf8_lossy(&answer[..answer.len().min(MOST_SEARCHED)]);
-        if repeats(&words, &secrets) || repeats(&answer, &secrets) { error.without_reason(LEFT_OUT) } else { error }
+        if self.is_in(&words) { error.without_reason(LEFT_OUT) } else { error }
     }
 
     fn secrets(&self) -> Vec<String> {
@@ -75,31 +79,71 @@ pub(super) fn all_of(request: &http::Request<bytes::Bytes>) -> Vec<String> {
     all
 }
 
-/// Whether a text has a secret in it, or enough of one, as it is or encoded for a URL or a page.
+/// Whether a text has a secret in it, or enough of one, as it is or encoded for a URL, a page or a document.
 pub(super) fn repeats(text: &str, secrets: &[String]) -> bool {
-    let secrets = secrets.iter().map(String::as_bytes).filter(|secret| secret.len() >= SECRET_LENGTH);
+    let secrets = secrets.iter().map(String::as_bytes).filter(|secret| secret.len() >= SHORTEST);
     let (short, long): (Vec<_>, Vec<_>) = secrets.partition(|secret| secret.len() < TELLING_LENGTH);
     let parts: HashSet<_> = long.into_iter().flat_map(|secret| secret.windows(TELLING_LENGTH)).collect();
     let has_secret = |text: &str| {
-        let is_there = |secret: &&[u8]| text.as_bytes().windows(secret.len()).any(|part| part == *secret);
-        text.as_bytes().windows(TELLING_LENGTH).any(|part| parts.contains(part)) || short.iter().any(is_there)
+        let text = text.as_bytes();
+        text.windows(TELLING_LENGTH).any(|part| parts.contains(part))
+            || short.iter().any(|secret| has_word(text, secret))
     };
-    let is_encoded = text.contains('%') && has_secret(&percent_decode_str(text).decode_utf8_lossy());
-    let is_escaped = text.contains('&') && quick_xml::escape::unescape(text).is_ok_and(|text| has_secret(&text));
-    has_secret(text) || is_encoded || is_escaped
+    let mut text = text.to_owned();
+    for _ in 0..MOST_ENCODINGS {
+        if has_secret(&text) {
+            return true;
+        }
+        let decoded = unescaped(&percent_decode_str(&text).decode_utf8_lossy());
+        if decoded == text {
+            return false;
+        }
+        text = decoded;
+    }
+    has_secret(&text)
 }
 
-/// `Bearer TOKEN`, `Basic PAIR`, `AWS4-… Credential=…, SignedHeaders=…, Signature=…`.
+/// Whether a text has this somewhere, and as a word of its own where it is so short that it may be part of another.
+fn has_word(text: &[u8], secret: &[u8]) -> bool {
+    let is_letter = |at: Option<usize>| at.and_then(|at| text.get(at)).is_some_and(u8::is_ascii_alphanumeric);
+    let found = text.windows(secret.len()).enumerate().filter(|(_, part)| *part == secret);
+    let mut places = found.map(|(at, _)| at);
+    places
+        .any(|at| secret.len() >= SECRET_LENGTH || !is_letter(at.checked_sub(1)) && !is_letter(Some(at + secret.len())))
+}
+
+/// Without what pages and documents write for single characters.
+fn unescaped(text: &str) -> String {
+    let pairs = [
+        ("&quot;", "\""),
+        ("&#34;", "\""),
+        ("&#39;", "'"),
+        ("&#x27;", "'"),
+        ("&apos;", "'"),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+    ];
+    let text = pairs.iter().fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain));
+    text.replace("&amp;", "&").replace('\\', "")
+}
+
+/// `Bearer TOKEN`, `Basic PAIR`, `SharedKey ACCOUNT:SIGNATURE`, `AWS4-… Credential=…, SignedHeaders=…, Signature=…`. Names of keys and
+/// accounts are no secrets, and servers have reason to tell them.
 fn in_header(value: &str) -> Vec<String> {
-    let words = value.split([' ', ',']).filter(|word| !word.starts_with("SignedHeaders="));
-    let words =
-        words.map(|word| word.split_once('=').filter(|(_, after)| after.len() > 1).map_or(word, |(_, after)| after));
-    let mut secrets: Vec<_> = words.map(str::to_owned).collect();
-    if let Some(pair) = value.strip_prefix("Basic ").and_then(|pair| reqsign_core::hash::base64_decode(pair).ok()) {
-        let pair = String::from_utf8_lossy(&pair).into_owned();
-        secrets.extend(pair.split_once(':').map(|(_, password)| password.to_owned()));
+    if let Some((_, signature)) = value.split_once("Signature=") {
+        return vec![signature.trim().to_owned()];
     }
-    secrets
+    let (scheme, rest) = value.split_once(' ').unwrap_or(("", value));
+    match scheme {
+        "SharedKey" => vec![rest.split_once(':').map_or(rest, |(_, signature)| signature).to_owned()],
+        "Basic" => {
+            let pair = reqsign_core::hash::base64_decode(rest).unwrap_or_default();
+            let pair = String::from_utf8_lossy(&pair).into_owned();
+            let password = pair.split_once(':').map(|(_, password)| password.to_owned());
+            password.into_iter().chain([rest.to_owned()]).collect()
+        }
+        _ => value.split([' ', ',', ';']).filter(|word| word.len() >= SECRET_LENGTH).map(str::to_owned).collect(),
+    }
 }
 
 fn in_query(query: &str) -> Vec<String> {
@@ -132,7 +176,7 @@ mod tests {
         let request = Request::builder().uri(url).header(header.0, header.1).body(()).expect("a request");
         let said = Said::of(&request.into_parts().0).led_to(&Url::parse(url).expect("a URL"));
         let error = Error::new(ErrorKind::Unavailable, "read", "http://host/some-long-object-name").because(words);
-        said.kept_out_of(error, words.as_bytes()).report()
+        said.kept_out_of(error).report()
     }
 
     #[test]
@@ -150,9 +194,21 @@ mod tests {
             (("authorization", "Basic dXNlcjpwYXNzd29yZCsx"), plain, "wrong: dXNlcjpwYXNzd29yZCsx", false),
             (("authorization", "Basic dXNlcjpwYXNzd29yZCsx"), plain, "wrong: password+1", false),
             (("authorization", "Basic dXNlcjpwYXNzd29yZCsx"), plain, "wrong: password%2B1", false),
-            (("authorization", "Bearer a&b-hidden"), plain, "wrong: a&amp;b-hidden", false),
+            (("authorization", "Bearer a&b-hidden"), plain, "wrong:&nbsp;a&amp;b-hidden", false),
+            (("authorization", "Bearer a/b\"hidden"), plain, r#"{"why": "no a\/b\"hidden"}"#, false),
+            (("authorization", "Basic Ym9iOmh1bnRlcjI="), plain, "login failed for bob/hunter2", false),
+            (("authorization", "Basic Ym9iOmh1bnRlcjI="), plain, "no hunter20 here", true),
+            (("authorization", "Basic dXNlcjpwYXNzd29yZCsx"), plain, "wrong: password%252B1", false),
+            (("authorization", "SharedKey mystorageaccount:c2lnbmF0dXJl"), plain, "no c2lnbmF0dXJl", false),
+            (
+                ("authorization", "SharedKey mystorageaccount:c2lnbmF0dXJl"),
+                plain,
+                "busy at http://mystorageaccount",
+                true,
+            ),
             (("authorization", signed), plain, "computed another than 0a1b2c3d4e5f6a7b", false),
             (("authorization", signed), plain, "sign host;x-amz-date", true),
+            (("authorization", signed), plain, "no key AKIDEXAMPLE1/x", true),
             (("x-amz-security-token", "session-token"), plain, "expired: session-token", false),
             (("x-other", "some-long-object-name"), plain, "no some-long-object-name here", true),
             (("x-other", "x"), signed_url, "wrong signature a/b+c=secret", false),
