@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -365,16 +366,29 @@ def test_a_machine_without_a_metadata_service_has_no_credentials(server: testkit
 
 
 def test_a_metadata_service_that_has_answered_once_is_there(server: testkit.Testkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Valid, but not for so long that it would be kept for the next request.
-    answers: list[Callable[[Asked], tokens.Answer]] = [lambda asked: (200, {"access_token": "first", "expires_in": 60})]
+    # Valid, but not for so long that it could be used for the next read.
+    answers: list[Callable[[Asked], tokens.Answer]] = [lambda asked: (200, {"access_token": "first", "expires_in": 12})]
     with tokens.serving(lambda asked: answers[-1](asked)) as service:  # noqa: PLW0108 - it changes
         set_all(monkeypatch, service.environment)
         dataset = opened(server, "gs")
         asked = len(service.asked)
         answers.append(Once(Break, google))
+        time.sleep(3)
         assert float(dataset[3]["x"]["value"][0]) == 3.0
-    # The old token is still good, so that nobody has to ask again.
-    assert len(service.asked) == asked + 1
+    assert len(service.asked) == asked + 2
+
+
+def test_a_token_that_will_soon_expire_is_used_while_there_is_no_other(
+    server: testkit.Testkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer: tokens.Answer = (200, {"access_token": "first", "expires_in": 60})
+    with tokens.serving(lambda asked: answer) as service:
+        set_all(monkeypatch, service.environment)
+        dataset = opened(server, "gs")
+        asked = len(service.asked)
+        for sample in range(4):
+            assert float(dataset[sample]["x"]["value"][0]) == sample
+    assert len(service.asked) - asked <= 1, "and nobody is asked for every read"
 
 
 def test_a_service_that_never_answers_is_named_within_the_deadline(
