@@ -41,7 +41,7 @@ enum What {
 /// Which cache.
 #[derive(Debug, Args)]
 struct Folder {
-    /// The folder, or a headwater.toml whose [cache] names it
+    /// The folder, or a headwater.toml that names it under cache
     #[arg(value_name = "FOLDER", default_value = "headwater.toml")]
     place: PathBuf,
     /// Print one JSON document
