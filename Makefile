@@ -142,7 +142,7 @@ lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, document
 # ---- the rest
 
 # `make bench SUITE=reader`; all suites without.
-SUITE ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/measure.py benchmarks/sets.py,$(wildcard benchmarks/*.py)))
+SUITE ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/measure.py benchmarks/server.py benchmarks/sets.py,$(wildcard benchmarks/*.py)))
 
 target/release/headwater-testkit: $(BIN)/.built
 	cargo build --release --locked -p headwater-testkit
@@ -157,7 +157,7 @@ $(BIN)/.bench: benchmarks/requirements.txt $(BIN)/.tools
 	$(UV) -r $<
 	touch $@
 
-bench: build target/release/headwater-testkit target/release/examples/read target/release/examples/codec $(BIN)/.dev $(BIN)/.bench ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
+bench: build target/release/headwater-testkit target/release/examples/read target/release/examples/codec target/release/examples/cache $(BIN)/.dev $(BIN)/.bench ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json
 	for suite in $(SUITE); do $(BIN)/python benchmarks/$$suite.py; done
 
 docs: build ## regenerate docs/cli.md

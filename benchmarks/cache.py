@@ -4,20 +4,33 @@ Reuse is counted by the loader over whole shuffled epochs after two that fill th
 dataset, both in the bytes that the cache charges; LRU stands beside it with what theory says of it, to which the loader's
 window adds. First epochs are of new datasets in pairs, packing on and off in turn, through an emulated remote of 30 ms and
 100 MB/s per stream, with a cache that holds half of the samples as they are.
+
+Tiers are compared by the time of `dataset[i]` for one sample: memory as it is, memory compressed, disk with the file in the
+page cache, and a miss at a server of 30 ms. Two ranks are two processes of one run behind the fault server, each with a memory
+of its own or both with a disk, held against `headwater simulate`. Hits, writes and opening of the tiers by themselves are of
+`crates/core/examples/cache.rs`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
+import shutil
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 import headwater as hw
-from measure import Row, figure, report
+from measure import RESULTS, Row, figure, report
+from server import SLOW, Server
 from sets import PAIRS, demo_set
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -141,9 +154,195 @@ def packing_rows() -> list[Row]:
     return rows
 
 
+def settled(dataset: hw.StreamingDataset) -> None:
+    """Waits until all that waits to be packed and written is."""
+    settle(dataset)
+    before = -1.0
+    while (now := sum(float(dataset.stats()[f"cache_disk_{what}_total"]) for what in ("insertions", "declined"))) != before:
+        before = now
+        time.sleep(0.3)
+
+
+def tier_rows() -> list[Row]:
+    """Time of one sample from each tier."""
+    folder, samples = demo_set("6.8 MB", 96), 24
+    raw = charged(folder)
+    place = RESULTS / "tiers"
+    shutil.rmtree(place, ignore_errors=True)
+    with Server(folder, *SLOW) as server:
+
+        def through(**cache: Any) -> hw.StreamingDataset:
+            fields = {name: server.source(name) for name in PAIRS}
+            return hw.StreamingDataset(fields, pairs=PAIRS, cache=hw.CacheConfig(**cache))
+
+        def microseconds(dataset: hw.StreamingDataset, rounds: int) -> list[float]:
+            took = []
+            for _ in range(rounds):
+                for index in range(samples):
+                    began = time.perf_counter()
+                    dataset[index]
+                    took.append(1e6 * (time.perf_counter() - began))
+            return took
+
+        def filled(dataset: hw.StreamingDataset) -> hw.StreamingDataset:
+            for _ in range(3):
+                microseconds(dataset, 1)
+                settled(dataset)
+            return dataset
+
+        tiers = {
+            "memory as it is": microseconds(filled(through(memory=2 * raw, compression="none")), 20),
+            "memory compressed": microseconds(filled(through(memory=raw // 2)), 20),
+            "disk, in the page cache": microseconds(filled(through(memory=0, disk=place, disk_capacity="8GB")), 20),
+            "miss, server of 30 ms": microseconds(through(memory=0), 3),
+        }
+    miss = tiers["miss, server of 30 ms"]
+    rows = []
+    for name, took in tiers.items():
+        for percent, at in (("p50", 0.5), ("p99", 0.99)):
+            mine, other = (sorted(times)[int(at * (len(times) - 1))] for times in (took, miss))
+            what = f"{percent} of one sample of 6.8 MB by index: {name}"
+            rows.append(figure(what, "us", mine, other, "a miss", len(took), lower=True))
+    return rows
+
+
+RANK = """
+import json, sys, time, headwater as hw
+told = json.loads(sys.argv[1])
+source = hw.Source(told["uri"], **told["options"])
+dataset = hw.StreamingDataset({"x": source}, cache=hw.CacheConfig(**told["cache"]))
+loader = hw.StreamingDataLoader(dataset, 8, shuffle=True, seed=1, rank=told["rank"], world_size=2)
+def settle():
+    before = -1.0
+    names = ("cache_disk_insertions_total", "cache_disk_declined_total", "cache_insertions_total", "cache_declined_total")
+    while (now := sum(float(dataset.stats()[name]) for name in names)) != before:
+        before = now
+        time.sleep(0.3)
+for _ in range(told["warm"]):
+    for _ in loader: pass
+    settle()
+dataset.reset_metrics()
+for _ in range(told["epochs"]):
+    for _ in loader: pass
+    settle()
+stats = loader.stats()
+print(json.dumps({name: stats[f"loader_units_{name}_total"] for name in ("asked", "reused")} | {"entry":
+    float(dataset.stats()["cache_memory_bytes"]) / max(1.0, float(dataset.stats()["cache_memory_entries"]))}))
+"""
+
+
+def rank_rows() -> list[Row]:
+    """Reuse of two ranks with memories of their own and with a shared disk, against what was simulated."""
+    folder, place, samples, size = RESULTS / "ranks", RESULTS / "ranks-cache", 400, 65_536
+    if not folder.exists():
+        (folder / "x").mkdir(parents=True)
+        noise = np.random.default_rng(1)
+        for number in range(samples):
+            np.save(folder / "x" / f"{number:03}.npy", noise.integers(0, 256, size, np.uint8))
+    shutil.rmtree(place, ignore_errors=True)
+    rows = []
+    with Server(folder) as server:
+
+        def ran(cache: dict[str, Any]) -> list[dict[str, float]]:
+            told = {"uri": server.uri("x"), "options": server.options, "cache": cache, "warm": 6, "epochs": EPOCHS}
+            command = [sys.executable, "-c", RANK]
+            ranks = [
+                subprocess.Popen([*command, json.dumps(told | {"rank": rank})], stdout=subprocess.PIPE, text=True)
+                for rank in (0, 1)
+            ]
+            printed = [rank.communicate(timeout=600)[0] for rank in ranks]
+            return [json.loads(lines) for lines in printed]
+
+        # What a sample takes: in memory as the cache charges it, on disk in blocks of 4 KB.
+        entry = round(ran({"memory": 1 << 30, "compression": "none"})[0]["entry"])
+        block = -(-(size + 4096) // 4096) * 4096
+        for name, cache, sample, tiers in (
+            ("memory of 25 % each", {"memory": samples * entry // 4}, entry, ["--memory", str(samples * entry // 4)]),
+            (
+                "shared disk of 50 %",
+                {"memory": 0, "disk": str(place), "disk_capacity": samples * block // 2},
+                block,
+                ["--memory", "0", "--disk", str(samples * block // 2)],
+            ),
+        ):
+            counted = ran(cache)
+            mine = 100 * sum(rank["reused"] for rank in counted) / sum(rank["asked"] for rank in counted)
+            numbers = ["--samples", str(samples), "--sample-size", str(sample), "--ranks-per-node", "2", "--batch-size", "8"]
+            command = ["target/release/headwater", "simulate", "--json", "--seed", "1", "--epochs", str(6 + EPOCHS)]
+            said = subprocess.run([*command, *numbers, *tiers, "--policy", "auto"], check=True, capture_output=True, text=True)
+            simulated = 100 * json.loads(said.stdout)["policies"][0]["usual_epoch"]["reuse"]
+            rows.append(figure(f"reuse of two ranks, {name}", "%", mine, simulated, "headwater simulate", EPOCHS))
+    return rows
+
+
+def disk_rows() -> list[Row]:
+    """First epochs with a disk tier and without."""
+    folder, place = demo_set("6.8 MB", 96), RESULTS / "first-epoch"
+    with Server(folder, *SLOW) as server:
+
+        def first_epoch(**cache: Any) -> float:
+            shutil.rmtree(place, ignore_errors=True)
+            fields = {name: server.source(name) for name in PAIRS}
+            dataset = hw.StreamingDataset(fields, pairs=PAIRS, cache=hw.CacheConfig(memory=0, **cache))
+            loader = hw.StreamingDataLoader(dataset, 8, shuffle=True)
+            began = time.perf_counter()
+            walk(loader)
+            took = time.perf_counter() - began
+            settled(dataset)
+            return took
+
+        first_epoch()
+        pairs = [(first_epoch(disk=place, disk_capacity="8GB"), first_epoch()) for _ in range(PAIRED)]
+    ratios = [without / with_disk for with_disk, without in pairs]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return [
+        Row(
+            name="first epoch, disk tier on: 96 samples of 6.8 MB, server of 30 ms",
+            unit="s",
+            ours=statistics.median(pair[0] for pair in pairs),
+            baseline=statistics.median(pair[1] for pair in pairs),
+            baseline_name="no disk tier",
+            ratio=middle,
+            n=PAIRED,
+            spread=(high - low) / 2 / middle,
+        )
+    ]
+
+
+def core_rows() -> list[Row]:
+    """The tiers by themselves."""
+    command = ["target/release/examples/cache", str(RESULTS / "cache"), "--records", "200000"]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = [json.loads(line) for line in printed.splitlines()]
+    rows: list[Row] = []
+    alone: dict[tuple[str, str], float] = {}
+    for line in found:
+        what, size, threads = line["what"], line.get("size", ""), line.get("threads", 0)
+        name = " ".join(filter(None, (what, size and f"of {size}", threads and f"{threads} threads")))
+        if what == "disk hits":
+            rows.append(figure(name, "/s", line["per_second"], line["plain_reads"], "reading the same files", 1))
+        elif threads:
+            one = alone.setdefault((what, size), line["per_second"])
+            rows.append(figure(name, "/s", line["per_second"], one, "one thread", 1))
+        elif what == "opening":
+            rows.append(
+                figure(f"opening a folder of {line['records']:,} records", "s", line["seconds"], 1.0, "1 s", 1, lower=True)
+            )
+        else:
+            rows.append(figure(name, "bytes", line["bytes"], 4096, "a block", 1, lower=True))
+    return rows
+
+
 def main() -> None:
     """Runs the suite, or the parts named."""
-    parts = {"reuse": reuse_rows, "packing": packing_rows}
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "reuse": reuse_rows,
+        "packing": packing_rows,
+        "tiers": tier_rows,
+        "ranks": rank_rows,
+        "disk": disk_rows,
+        "core": core_rows,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     # That the remote is emulated is said above.
     logging.getLogger("headwater").setLevel(logging.ERROR)
