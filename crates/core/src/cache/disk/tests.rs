@@ -424,4 +424,18 @@ fn with_a_small_disk(place: &Path) {
     assert!(put(&set, "a.pt", &record(1)), "there is room again");
     let stats = disk.stats();
     assert!(!stats.is_off && stats.entries == 1, "{stats:?}");
+
+    let run = |words: &str| {
+        let script = format!("set -e; place='{}'; {words}", place.display());
+        assert!(std::process::Command::new("sh").args(["-c", &script]).status().expect("runs").success(), "{words}");
+    };
+    run("mount --bind $place $place; mount -o remount,bind,ro $place");
+    assert!(!put(&set, "b.pt", &record(2)) && disk.stats().is_off, "what turns read-only is not written");
+    assert_eq!(get(&set, "a.pt", &tag("1")).expect("read all the same"), record(1));
+    let reader = Arc::new(Disk::open(&root, None).expect("opens")).set("s3://bucket/run", None, false);
+    assert_eq!(get(&reader, "a.pt", &tag("1")).expect("and by who comes later"), record(1));
+    assert!(!put(&reader, "b.pt", &record(2)) && matches!(reader.claim("b.pt"), Claim::Nobodys));
+    run("umount $place");
+    std::thread::sleep(Duration::from_millis(60));
+    assert!(put(&set, "b.pt", &record(2)), "it can be written again");
 }
