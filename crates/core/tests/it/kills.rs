@@ -148,6 +148,23 @@ fn leave_a_child() {
     }
 }
 
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let ends = Instant::now() + Duration::from_mins(1);
+    while !is_so() {
+        assert!(Instant::now() < ends, "waiting until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process that has asked for an object and is answered after a time.
+fn fetching(server: &Server, stall: &str, start: impl Fn() -> Child) -> Child {
+    let before = server.requests_of(Class::Get);
+    server.set_faults(vec![format!("stall={stall},times=1").parse().expect("a fault")]);
+    let worker = start();
+    wait_until("it asks", || server.requests_of(Class::Get) > before);
+    worker
+}
+
 fn signal(child: &Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_child(child);
     let _ = rustix::process::kill_process(pid, signal);
@@ -231,15 +248,8 @@ fn a_process_that_is_stopped_while_it_fetches_is_not_waited_for_for_long() {
     let mut config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
     config.manifest_max_age = Span(Duration::ZERO);
     let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
-    let before = server.requests_of(Class::Get);
     // The other one begins, and gets no answer.
-    server.set_faults(vec!["stall=1h,times=1".parse().expect("a fault")]);
-    let worker = start("fetch", &config, &home);
-    let ends = Instant::now() + Duration::from_mins(1);
-    while server.requests_of(Class::Get) == before {
-        assert!(Instant::now() < ends, "it never asked");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let worker = fetching(&server, "1h", || start("fetch", &config, &home));
     signal(&worker, Signal::STOP);
     assert!(is_right(&dataset, 0).expect("fetched all the same"));
     let snapshot = dataset.snapshot();
@@ -257,13 +267,7 @@ fn a_process_that_fetches_is_waited_for() {
     config.manifest_max_age = Span(Duration::ZERO);
     let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
     let before = server.requests_of(Class::Get);
-    server.set_faults(vec!["stall=700ms,times=1".parse().expect("a fault")]);
-    let mut worker = start("fetch", &config, &home);
-    let ends = Instant::now() + Duration::from_mins(1);
-    while server.requests_of(Class::Get) == before {
-        assert!(Instant::now() < ends, "it never asked");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut worker = fetching(&server, "700ms", || start("fetch", &config, &home));
     assert!(is_right(&dataset, 0).expect("read"));
     let snapshot = dataset.snapshot();
     assert_eq!((snapshot.raw(Metric::DiskWaits), snapshot.raw(Metric::DiskWaitsInVain)), (1, 0));
@@ -279,18 +283,13 @@ fn a_process_that_is_stopped_with_the_lock_keeps_nobody_from_reading() {
     let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
     assert!(is_right(&dataset, 0).expect("read"));
     let worker = start("lock", &config, &home);
-    let ends = Instant::now() + Duration::from_mins(1);
-    while !cache.join("arriving").join("locked").exists() {
-        assert!(Instant::now() < ends, "it never locked");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("it locks", || cache.join("arriving").join("locked").exists());
     for index in 1..SAMPLES {
         assert!(is_right(&dataset, index).expect("read"), "sample {index}");
     }
     end(worker);
-    let ends = Instant::now() + Duration::from_mins(1);
-    while dataset.snapshot().raw(Metric::DiskInsertions) < 3 {
-        assert!(Instant::now() < ends, "{:?}", dataset.snapshot().raw(Metric::DiskInsertions));
+    wait_until("it is written again", || {
         (0..SAMPLES).for_each(|index| assert!(is_right(&dataset, index).expect("read")));
-    }
+        dataset.snapshot().raw(Metric::DiskInsertions) >= 3
+    });
 }

@@ -33,6 +33,9 @@ const WORDS: usize = PROCESS_WORDS_AT + PROCESSES;
 const PATIENCE: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
 
+/// No disk is larger: what says so is damaged.
+const LARGEST: u64 = 1 << 50;
+
 /// The ledger of a folder, in one process.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -138,22 +141,32 @@ impl Page<'_> {
         self.ledger.file.write_all_at(&bytes, at as u64 * 8)
     }
 
-    /// Makes a ledger of a file that is none yet, or no longer: what there is, is counted.
+    /// Makes a ledger of a file that is none yet, or no longer, and of one that does not know what there is.
     fn repair_file(&mut self) -> io::Result<()> {
-        if self.words[0] == MAGIC {
-            return Ok(());
+        let is_one = self.words[0] == MAGIC;
+        if !is_one {
+            self.write(0, &[0; WORDS])?;
         }
-        self.write(0, &[0; WORDS])?;
         let sets = match fs::read_dir(self.ledger.root.join(layout::SETS)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             sets => sets?.flatten().collect(),
         };
-        let ids = sets.iter().filter_map(|entry| u128::from_str_radix(entry.file_name().to_str()?, 16).ok());
-        for (slot, id) in ids.take(SETS).enumerate() {
-            self.set_row(&SetRow { slot, id, bytes: 0, files: 0, used: 0 })?;
-            self.count_anew(slot)?;
+        let ids: Vec<_> =
+            sets.iter().filter_map(|set| u128::from_str_radix(set.file_name().to_str()?, 16).ok()).collect();
+        let is_wrong = |row: &SetRow| row.bytes.max(row.files) > LARGEST || row.files > 0 && !ids.contains(&row.id);
+        let wrong: Vec<_> = self.sets().filter(is_wrong).collect();
+        for row in wrong {
+            self.count_anew(row.slot)?;
         }
-        self.write(0, &[MAGIC])
+        for &id in ids.iter().filter(|&&id| id != 0) {
+            if self.sets().all(|row| row.id != id)
+                && let Some(slot) = self.free_slot()
+            {
+                self.set_row(&SetRow { slot, id, bytes: 0, files: 0, used: 0 })?;
+                self.count_anew(slot)?;
+            }
+        }
+        if is_one { Ok(()) } else { self.write(0, &[MAGIC]) }
     }
 
     /// A process that was killed while it changed a set left it counted wrongly.
@@ -206,12 +219,12 @@ impl Page<'_> {
     }
 
     pub(super) fn set_bytes(&self) -> u64 {
-        self.sets().map(|set| set.bytes).sum()
+        self.sets().fold(0, |sum, set| sum.saturating_add(set.bytes))
     }
 
     /// Bytes of all sets, and what processes have taken beside.
     pub(super) fn bytes(&self) -> u64 {
-        self.set_bytes() + self.words[PROCESS_WORDS_AT..].iter().sum::<u64>()
+        self.words[PROCESS_WORDS_AT..].iter().fold(self.set_bytes(), |sum, taken| sum.saturating_add(*taken))
     }
 
     pub(super) fn sets(&self) -> impl Iterator<Item = SetRow> + '_ {
