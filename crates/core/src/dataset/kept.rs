@@ -44,7 +44,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn new(config: &CacheConfig, clock: Clock) -> Result<Self> {
+    pub(super) fn new(config: &CacheConfig, clock: Clock) -> Self {
         let cache: Box<dyn Cache> = match config.memory {
             Some(size) if size.0 == 0 => Box::new(cache::None),
             // Without a size, a loader gives it one when it begins to walk.
@@ -56,8 +56,8 @@ impl Kept {
             Compression::Auto => record::Compression::AtLeast(worth),
             Compression::None => record::Compression::None,
         };
-        let on_disk = OnDisk::open(config, clock.now())?;
-        Ok(Self {
+        let on_disk = OnDisk::open(config, clock.now());
+        Self {
             cache,
             compression,
             clock,
@@ -67,7 +67,7 @@ impl Kept {
             flights: Arc::default(),
             backlog_bytes: AtomicUsize::new(0),
             claims: Mutex::default(),
-        })
+        }
     }
 
     /// Tells that a loader walks epochs from now on.

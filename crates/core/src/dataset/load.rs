@@ -5,11 +5,11 @@
 
 use std::mem::discriminant;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use super::on_disk::OnDiskAnswer;
+use super::on_disk::{OnDiskAnswer, renew_behind};
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
 use crate::cache::disk::Flight;
@@ -32,8 +32,8 @@ pub(crate) struct Read {
 /// Where a value comes from.
 #[derive(Debug, Clone)]
 pub(crate) enum Origin {
-    /// Its source. While the flight is held, other processes wait for the record.
-    Source(Option<Arc<Flight>>),
+    /// Its source.
+    Source(Arc<Brought>),
     /// The memory tier, which found it to be still right.
     Memory,
     /// The disk tier, where it was last known to be right so long ago.
@@ -42,10 +42,22 @@ pub(crate) enum Origin {
 
 impl Read {
     /// Of the version that its source told; a replica's own says nothing, but it serves what was listed.
-    fn new(value: Value, told: Version, listed: Version, flight: Option<Arc<Flight>>) -> Self {
+    fn new(value: Value, told: Version, listed: Version, brought: Brought) -> Self {
         let version = if told == Version::Unknown { listed } else { told };
-        Self { value, version, origin: Origin::Source(flight) }
+        Self { value, version, origin: Origin::Source(Arc::new(brought)) }
     }
+}
+
+/// How a value came from its source.
+#[derive(Debug)]
+pub(crate) struct Brought {
+    /// While it is held, other processes wait for the record.
+    pub(super) flight: Option<Arc<Flight>>,
+    /// The version that its record is kept under on disk; `None` where that would tell nobody that it is the right one.
+    pub(super) on_disk: Option<Version>,
+    /// When it was asked for, by the cache's clock and by the one on the wall: it may have been replaced since.
+    pub(super) asked: Duration,
+    pub(super) asked_at: SystemTime,
 }
 
 /// A value that was just read.
@@ -95,7 +107,7 @@ impl Inner {
                         self.metrics.record(&[(Metric::CacheExpired, 1)]);
                         kept.cache.remove(unit);
                     }
-                    let read = self.read_now(sources, unit, buffers);
+                    let read = self.read_now(kept, sources, unit, buffers);
                     let is_shared = leader.land(&read);
                     return read.map(|read| (read, is_shared).into());
                 }
@@ -134,7 +146,9 @@ impl Inner {
                             Ok(renewed)
                         }
                         // What is on disk is no newer than what turned out to be too old.
-                        Ok(None) if stale.is_some() => self.read(sources, unit, workers, None, &mut fetched).await,
+                        Ok(None) if stale.is_some() => {
+                            self.read(kept, sources, unit, workers, None, &mut fetched).await
+                        }
                         Ok(None) => self.from_disk_or_source(kept, sources, unit, workers, &mut fetched).await,
                         Err(error) => Err(error),
                     };
@@ -164,7 +178,7 @@ impl Inner {
                 fetched(true);
                 Ok(Read { value: packed.value().clone(), version, origin: Origin::Disk(packed, age) })
             }
-            OnDiskAnswer::Missing(flight) => self.read(sources, unit, workers, flight, fetched).await,
+            OnDiskAnswer::Missing(flight) => self.read(kept, sources, unit, workers, flight, fetched).await,
         }
     }
 
@@ -189,31 +203,34 @@ impl Inner {
         let Some(lease) = stale else { return Ok(None) };
         let (source, listed, _) = self.request(sources, unit)?;
         let (now, item) = (kept.clock.now(), lease.value());
+        let asked_at = kept.clock.wall();
         if !self.is_still(source.as_ref(), &listed.key, item.version()).await? {
             kept.cache.remove(unit);
             return Ok(None);
         }
         item.renew(now);
-        if let Some(set) = kept.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field)).cloned() {
-            let (key, now) = (listed.key, kept.clock.wall());
-            drop(tokio::task::spawn_blocking(move || set.renew(&key, now)));
+        if let Some(set) = kept.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field)) {
+            renew_behind(set, &listed.key, item.version(), asked_at);
         }
         Ok(Some(Read { value: item.value().clone(), version: item.version().clone(), origin: Origin::Memory }))
     }
 
-    fn read_now(&self, sources: &[Arc<dyn Source>], unit: UnitId, buffers: &BufferPool) -> Result<Read> {
+    fn read_now(&self, kept: &Kept, sources: &[Arc<dyn Source>], unit: UnitId, buffers: &BufferPool) -> Result<Read> {
         let (source, listed, request) = self.request(sources, unit)?;
         let began = Instant::now();
+        let (asked, asked_at) = (kept.clock.now(), kept.clock.wall());
         let read = source.read_blocking(&request, buffers).unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Internal, "read", source.uri()).because("a local source did not read by itself"))
         });
         let object = self.received(source.as_ref(), &listed, read, began)?;
         let value = self.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
-        Ok(Read::new(value, object.meta.version, listed.version, None))
+        let brought = Brought { flight: None, on_disk: None, asked, asked_at };
+        Ok(Read::new(value, object.meta.version, listed.version, brought))
     }
 
     async fn read(
         self: &Arc<Self>,
+        kept: &Kept,
         sources: &Sources,
         unit: UnitId,
         workers: &Workers,
@@ -224,14 +241,19 @@ impl Inner {
         let (source, listed, request) = self.request(sources, unit)?;
         let source = source.clone();
         let began = Instant::now();
+        let (asked, asked_at) = (kept.clock.now(), kept.clock.wall());
         let read = source.read(&request, buffers).await;
         let object = self.received(source.as_ref(), &listed, read, began)?;
         fetched(false);
-        let inner = self.clone();
+        // Held to the listed version where that has to be, and of the source's own telling: a replica's is what others take it for.
+        let told = &object.meta.version;
+        let on_disk = if self.accepts_changes() { told } else { &listed.version };
+        let on_disk = Some(on_disk).filter(|version| ![told, version].contains(&&Version::Unknown)).cloned();
+        let (inner, brought) = (self.clone(), Brought { flight, on_disk, asked, asked_at });
         workers
             .run(move || {
                 let value = inner.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
-                Ok(Read::new(value, object.meta.version, listed.version, flight))
+                Ok(Read::new(value, object.meta.version, listed.version, brought))
             })
             .await
     }

@@ -278,7 +278,7 @@ impl Debug for Inner {
 impl Inner {
     /// Cache and loads of this process.
     pub(crate) fn kept(&self) -> Result<&Kept> {
-        self.kept.get_or_try_init(|| Kept::new(&self.config.cache, self.clock.clone()))
+        self.kept.get_or_try_init(|| Ok(Kept::new(&self.config.cache, self.clock.clone())))
     }
 
     /// One source per field, connected in this process.

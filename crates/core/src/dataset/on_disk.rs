@@ -6,13 +6,13 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::load::Sources;
+use super::load::{Brought, Origin, Sources};
 use super::packing::Waiting;
 use super::{Inner, Kept};
 use crate::cache::disk::{Claim, Disk, Flight, Found, Set, Wanted};
@@ -22,7 +22,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record;
 use crate::metrics::Metric;
-use crate::source::{self, ObjectMeta, Source, Version};
+use crate::source::{self, ObjectMeta, Source, SourceSpec, Version};
 use crate::value::Packed;
 
 /// Reads and writes at once: what disks need to be fast, without a thread for every unit of a window.
@@ -34,6 +34,8 @@ const LAST_LOOK: Duration = Duration::from_millis(100);
 /// A process that is stopped is not waited for longer than a slow source would take.
 const PATIENCE: Duration = Duration::from_secs(2);
 const SLOW_BYTES_PER_SECOND: f64 = 20e6;
+/// A disk that has not answered by then is left alone.
+const HANGING: Duration = Duration::from_secs(10);
 
 /// The disk tier of a dataset in one process.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub(crate) struct OnDisk {
     sets: OnceLock<Vec<Option<Arc<Set>>>>,
     /// When this process began to use it, by the cache's clock.
     opened: Duration,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
 }
 
@@ -57,12 +59,13 @@ pub(super) enum OnDiskAnswer {
 }
 
 impl OnDisk {
-    /// Opens the folder that a configuration names.
-    pub(super) fn open(config: &CacheConfig, opened: Duration) -> Result<Option<Self>> {
-        let Some(root) = &config.disk else { return Ok(None) };
-        let disk = Arc::new(Disk::open(root, config.disk_capacity.map(|capacity| capacity.0))?);
-        let (reading, writing) = (Semaphore::new(READS), Arc::new(Semaphore::new(WRITES)));
-        Ok(Some(Self { disk, policy: config.policy, sets: OnceLock::new(), opened, reading, writing }))
+    /// Opens the folder that a configuration names, which was made when the dataset was opened: should it be gone since, so may the
+    /// disk that it was on.
+    pub(super) fn open(config: &CacheConfig, opened: Duration) -> Option<Self> {
+        let root = config.disk.as_ref()?;
+        let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
+        let (reading, writing) = (Arc::new(Semaphore::new(READS)), Arc::new(Semaphore::new(WRITES)));
+        Some(Self { disk: Arc::new(disk), policy: config.policy, sets: OnceLock::new(), opened, reading, writing })
     }
 
     /// The folder.
@@ -85,7 +88,12 @@ impl OnDisk {
                 Policy::Keep => false,
                 Policy::Auto => !is_ordered,
             };
-            let set = |source: &Arc<dyn Source>| Arc::new(self.disk.set(source.uri(), source.endpoint(), replaces));
+            let set = |source: &Arc<dyn Source>| {
+                // Without a password that it may have: it is written down, and is no part of the place.
+                let endpoint = source.endpoint().map(|endpoint| SourceSpec::from(endpoint).shown_uri());
+                let endpoint = endpoint.as_deref().map(|endpoint| endpoint.trim_end_matches('/'));
+                Arc::new(self.disk.set(source.uri(), endpoint, replaces))
+            };
             sources.iter().map(|source| (!source.is_local()).then(|| set(source))).collect()
         });
         sets[field.min(sets.len() - 1)].as_ref()
@@ -104,8 +112,16 @@ impl Inner {
         let nothing = || Ok(OnDiskAnswer::Missing(None));
         let Some(tier) = &kept.on_disk else { return nothing() };
         let Some(set) = tier.set(sources, unit.field, kept.is_ordered()) else { return nothing() };
+        if kept.is_ordered() {
+            // It may have become known while the sets were made.
+            tier.order_is_known();
+        }
         let source = Self::source_of(sources, unit.field);
         let listed = self.manifest.object(unit.sample, unit.field)?;
+        if listed.version == Version::Unknown && !self.accepts_changes() {
+            // What has no version cannot be told from what replaced it.
+            return nothing();
+        }
         let patience = PATIENCE + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
         let (began, mut pause, mut waited) = (Instant::now(), FIRST_LOOK, false);
         loop {
@@ -141,16 +157,28 @@ impl Inner {
         listed: &ObjectMeta,
     ) -> Result<(Option<Found>, Claim)> {
         let failed = |cause| Error::new(ErrorKind::Internal, "read", "the disk cache").caused_by(cause);
-        let _turn = tier.reading.acquire().await.map_err(|cause| failed(cause.to_string()))?;
+        let patience = HANGING + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
+        let Ok(turn) = timeout(patience, tier.reading.clone().acquire_owned()).await else {
+            return Ok((None, Claim::Nobodys));
+        };
+        let turn = turn.map_err(|cause| failed(cause.to_string()))?;
         let or_younger = self.accepts_changes().then(|| kept.clock.now().saturating_sub(tier.opened));
         let (set, key, version, now) = (set.clone(), listed.key.clone(), listed.version.clone(), kept.clock.wall());
         let buffers = Engine::current()?.buffers();
+        let (own, size) = (set.clone(), listed.size as usize);
         let looked = spawn_blocking(move || {
             let found = set.get(&key, Wanted { version: &version, or_younger }, now, buffers);
-            let claim = if found.is_some() { Claim::Nobodys } else { set.claim(&key) };
+            // What will not be kept need not be waited for by others.
+            let claim = if found.is_none() && set.may_admit(size) { set.claim(&key) } else { Claim::Nobodys };
+            // Not before: a disk that hangs has so many waiting for it and no more.
+            drop(turn);
             (found, claim)
         });
-        looked.await.map_err(|cause| failed(cause.to_string()))
+        if let Ok(looked) = timeout(patience, looked).await {
+            return looked.map_err(|cause| failed(cause.to_string()));
+        }
+        own.hangs();
+        Ok((None, Claim::Nobodys))
     }
 
     /// What a record holds, if it is not too old, or its object is still the same.
@@ -168,12 +196,12 @@ impl Inner {
         };
         let mut age = found.age;
         if !source.is_pinned() && kept.ttl.is_some_and(|ttl| age >= ttl) {
-            let now = kept.clock.wall();
+            let asked = kept.clock.wall();
             let is_same = self.is_still(source, &listed.key, &found.version).await?;
             if !is_same {
                 return Ok(OnDiskAnswer::Missing(None));
             }
-            set.renew(&listed.key, now);
+            renew_behind(set, &listed.key, &found.version, asked);
             age = Duration::ZERO;
         }
         let packed = Arc::new(Packed::in_record(value, found.record, found.memory));
@@ -185,18 +213,17 @@ impl Inner {
         &self,
         kept: &Kept,
         unit: UnitId,
-        version: &Version,
+        brought: &Brought,
         packed: &Packed,
-        age: Duration,
         held: (Option<Arc<Waiting>>, Option<Arc<Flight>>),
     ) {
+        let Some(version) = brought.on_disk.clone() else { return };
         let Some(tier) = &kept.on_disk else { return };
         let (Some(set), Some(record)) = (tier.known_set(unit.field).cloned(), packed.record().cloned()) else { return };
         let (Ok(listed), Ok(engine)) = (self.manifest.object(unit.sample, unit.field), Engine::current()) else {
             return;
         };
-        let (writing, version) = (tier.writing.clone(), version.clone());
-        let since = kept.clock.wall().checked_sub(age).unwrap_or(std::time::UNIX_EPOCH);
+        let (writing, since) = (tier.writing.clone(), brought.asked_at);
         drop(engine.spawn(async move {
             let Ok(_turn) = writing.acquire_owned().await else { return };
             let written = spawn_blocking(move || {
@@ -209,18 +236,28 @@ impl Inner {
 }
 
 impl Kept {
-    /// Whether the disk wants a value of so many bytes, of this version.
-    pub(super) fn disk_wants(&self, unit: UnitId, version: &Version, bytes: usize) -> bool {
+    /// Whether the disk wants a value of so many bytes that comes from there.
+    pub(super) fn disk_wants(&self, unit: UnitId, origin: &Origin, bytes: usize) -> bool {
+        let is_kept = matches!(origin, Origin::Source(brought) if brought.on_disk.is_some());
         let set = self.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field));
-        // What has no version cannot be told from what replaced it.
-        *version != Version::Unknown && set.is_some_and(|set| set.may_admit(bytes))
+        is_kept && set.is_some_and(|set| set.may_admit(bytes))
     }
 }
 
-/// Makes sure that a dataset's folder for records is no place that it reads from.
-pub(super) fn check_place(config: &DatasetConfig) -> Result<()> {
+/// Notes that a record is still the right one, beside everything else.
+pub(super) fn renew_behind(set: &Arc<Set>, key: &str, version: &Version, asked_at: SystemTime) {
+    let (set, key, version) = (set.clone(), key.to_owned(), version.clone());
+    drop(spawn_blocking(move || set.renew(&key, &version, asked_at)));
+}
+
+/// Makes a dataset's folder for records, unless it is one that it reads from.
+pub(super) fn make_place(config: &DatasetConfig) -> Result<()> {
     let Some(root) = &config.cache.disk else { return Ok(()) };
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // What is not there yet will be where its folder is.
+    let real = |path: &Path| {
+        let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+        there.map_or_else(|| path.to_owned(), |(above, real)| real.join(path.strip_prefix(above).unwrap_or(path)))
+    };
     for (_, specs) in config.sources() {
         for spec in specs {
             let Some(place) = source::local_path(&spec.uri)? else { continue };
@@ -231,5 +268,5 @@ pub(super) fn check_place(config: &DatasetConfig) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Disk::open(root, config.cache.disk_capacity.map(|capacity| capacity.0)).map(drop)
 }

@@ -28,14 +28,11 @@ const REPLICA_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) fn open(config: &DatasetConfig, clock: Clock, interrupt: Interrupt<'_>) -> Result<Dataset> {
     let engine = Engine::current()?;
     let mut config = config.clone().with_absolute_paths()?;
-    on_disk::check_place(&config)?;
+    on_disk::make_place(&config)?;
     let metrics = Arc::new(Metrics::default());
     let sources = connect_first(engine, &mut config, &metrics, interrupt)?;
     let manifest = indexing::find_or_make(engine, &config, &sources, interrupt)?;
-    let dataset = assemble(config, manifest, metrics, PerProcess::with(sources), clock);
-    // A folder that is not ours shows now.
-    dataset.inner.kept()?;
-    Ok(dataset)
+    Ok(assemble(config, manifest, metrics, PerProcess::with(sources), clock))
 }
 
 /// Opens a dataset by listing its sources, whatever is kept of them; `listed` counts the objects as they are found.
@@ -164,7 +161,8 @@ async fn replicas(specs: Vec<SourceSpec>, policies: Policies) -> Result<Vec<Arc<
             None => format!("`{}` takes long to open", spec.shown_uri()),
         };
         tracing::warn!("going on without a replica: {words}");
-        replicas.push(Arc::new(Lazy::new(spec, policies.transport)));
+        let endpoint = source::probe(&spec).await.ok().and_then(|probe| probe.endpoint().map(str::to_owned));
+        replicas.push(Arc::new(Lazy::new(spec, endpoint, policies.transport)));
     }
     Ok(replicas)
 }

@@ -59,21 +59,23 @@ impl Inner {
         }
         let in_memory = self.compression(kept);
         let room = in_memory.and_then(|_| kept.cache.admit(unit, record::memory_for(value)));
-        let on_disk = matches!(loaded.origin, Origin::Source(_))
-            && kept.disk_wants(unit, &loaded.version, Packed::bytes_for(value));
+        let on_disk = kept.disk_wants(unit, &loaded.origin, Packed::bytes_for(value));
+        let age = match &loaded.origin {
+            Origin::Source(brought) => kept.clock.now().saturating_sub(brought.asked),
+            _ => Duration::ZERO,
+        };
         let mut packed = None;
         if let (Some(room), Some(compression)) = (room, in_memory) {
             packed = self.pack(value, compression, buffers);
             let Some(packed) = &packed else { return };
-            room.fill(Item::new(packed.clone(), loaded.version.clone(), kept.clock.now(), Duration::ZERO));
+            room.fill(Item::new(packed.clone(), loaded.version.clone(), kept.clock.now(), age));
         }
         if on_disk {
             // What is kept as it is in memory is compressed for the disk.
             let packed = packed.filter(|_| in_memory == Some(kept.compression));
             let Some(packed) = packed.or_else(|| self.pack(value, kept.compression, buffers)) else { return };
-            let flight = if let Origin::Source(flight) = &loaded.origin { flight.clone() } else { None };
-            let held = (waiting.cloned(), flight);
-            self.write_behind(kept, unit, &loaded.version, &packed, Duration::ZERO, held);
+            let Origin::Source(brought) = &loaded.origin else { return };
+            self.write_behind(kept, unit, brought, &packed, (waiting.cloned(), brought.flight.clone()));
         }
     }
 
@@ -100,7 +102,7 @@ impl Inner {
     ) -> Result<Value> {
         let buffers = engine.buffers();
         let bytes = Packed::bytes_for(&loaded.value);
-        let on_disk = matches!(loaded.origin, Origin::Source(_)) && kept.disk_wants(unit, &loaded.version, bytes);
+        let on_disk = kept.disk_wants(unit, &loaded.origin, bytes);
         match self.compression(kept) {
             Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, None),
             compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {

@@ -17,14 +17,15 @@ pub struct Lazy {
     spec: SourceSpec,
     transport: Transport,
     uri: String,
+    endpoint: Option<String>,
     opened: OnceCell<Arc<dyn Source>>,
 }
 
 impl Lazy {
-    /// Asks nothing yet.
-    pub fn new(spec: SourceSpec, transport: Transport) -> Self {
+    /// Asks nothing yet; `endpoint` is what the source will say of itself.
+    pub fn new(spec: SourceSpec, endpoint: Option<String>, transport: Transport) -> Self {
         let uri = spec.shown_uri().trim_end_matches('/').to_owned();
-        Self { spec, transport, uri, opened: OnceCell::new() }
+        Self { spec, transport, uri, endpoint, opened: OnceCell::new() }
     }
 
     async fn source(&self) -> Result<&Arc<dyn Source>> {
@@ -36,6 +37,10 @@ impl Lazy {
 impl Source for Lazy {
     fn uri(&self) -> &str {
         &self.uri
+    }
+
+    fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_deref()
     }
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {

@@ -73,6 +73,8 @@ fn prepare(spec: &SourceSpec, transport: &Transport) -> Result<Azure> {
             return Err(unusable(&spec.uri, format_args!("{words}")));
         }
     };
+    // One container's URI means another place for every account.
+    let endpoint = Some(endpoint.unwrap_or_else(|| base.as_str().trim_end_matches('/').to_owned()));
     Ok(Azure {
         place: Place {
             uri: spec.uri.trim_end_matches('/').to_owned(),

@@ -78,6 +78,11 @@ impl Probe {
         self.server.as_ref()
     }
 
+    /// What tells this place from others of the same URI ([`Source::endpoint`](super::Source::endpoint)).
+    pub fn endpoint(&self) -> Option<&str> {
+        self.protocol.as_ref()?.place().endpoint.as_deref()
+    }
+
     /// Finds credentials as a first request would, without sending that, and says in words which ones they are.
     ///
     /// # Errors

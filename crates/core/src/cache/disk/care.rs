@@ -328,7 +328,7 @@ pub(super) fn set_aside(page: &mut Page<'_>, slot: usize, path: &Path) -> io::Re
         page.changing(aside, |page, row| {
             fs::create_dir_all(to.parent().unwrap_or(Path::new("")))?;
             let before = fs::metadata(to).map(|meta| footprint(meta.len())).ok();
-            let bytes = (row.bytes + bytes).saturating_sub(before.unwrap_or_default());
+            let bytes = row.bytes.saturating_add(bytes).saturating_sub(before.unwrap_or_default());
             page.set_row(&SetRow { bytes, files: row.files + u64::from(before.is_none()), ..row })
         })?;
     }

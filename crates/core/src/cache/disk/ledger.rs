@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,11 @@ impl Ledger {
 
     pub(super) fn locks(&self) -> &Locks {
         &self.locks
+    }
+
+    /// Whether it is still in its folder.
+    pub(super) fn is_there(&self) -> bool {
+        self.locks.is_there() && self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
     }
 
     /// The name of a file on its way to its set: whose it is tells who may remove it.
@@ -158,6 +163,11 @@ impl Page<'_> {
         for row in wrong {
             self.count_anew(row.slot)?;
         }
+        for process in 0..PROCESSES {
+            if self.words[PROCESS_WORDS_AT + process] > LARGEST {
+                self.write(PROCESS_WORDS_AT + process, &[0])?;
+            }
+        }
         for &id in ids.iter().filter(|&&id| id != 0) {
             if self.sets().all(|row| row.id != id)
                 && let Some(slot) = self.free_slot()
@@ -193,10 +203,10 @@ impl Page<'_> {
 
     /// What a process left behind that is no more.
     fn take_back(&mut self, process: usize) -> io::Result<()> {
-        let prefix = format!("{process}-");
         for entry in fs::read_dir(self.ledger.root.join(ARRIVING))?.flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
-                fs::remove_file(entry.path())?;
+            if writer_of(&entry) == Some(process) {
+                // What cannot be removed is none of ours.
+                let _ = fs::remove_file(entry.path());
             }
         }
         self.write(PROCESS_WORDS_AT + process, &[0])
@@ -206,8 +216,7 @@ impl Page<'_> {
     pub(super) fn take_back_all(&mut self) -> io::Result<bool> {
         let mut any = false;
         let arriving: Vec<_> = fs::read_dir(self.ledger.root.join(ARRIVING))?.flatten().collect();
-        let writer = |entry: &fs::DirEntry| entry.file_name().to_str()?.split_once('-')?.0.parse::<usize>().ok();
-        let writers: Vec<_> = arriving.iter().filter_map(writer).collect();
+        let writers: Vec<_> = arriving.iter().filter_map(writer_of).collect();
         for process in (0..PROCESSES).filter(|&process| process != self.ledger.process) {
             let has_some = self.words[PROCESS_WORDS_AT + process] > 0 || writers.contains(&process);
             if has_some && !self.ledger.locks.is_held_elsewhere(locks::PROCESSES + process as u64)? {
@@ -294,6 +303,14 @@ impl Page<'_> {
     pub(super) fn locks(&self) -> &Locks {
         &self.ledger.locks
     }
+}
+
+/// Which process was writing a file, by its name.
+fn writer_of(entry: &fs::DirEntry) -> Option<usize> {
+    let name = entry.file_name();
+    let (process, number) = name.to_str()?.split_once('-')?;
+    number.parse::<u64>().ok()?;
+    process.parse().ok()
 }
 
 /// Our files in a shard. One that is not there has none.

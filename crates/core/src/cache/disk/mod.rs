@@ -22,10 +22,10 @@ mod tests;
 use std::collections::HashMap;
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ use room::{Gone, Wish};
 const ALLOWANCE: u64 = 32 << 20;
 /// A full folder is not asked for room again for so long.
 const DECLINED_FOR: Duration = Duration::from_secs(1);
+/// A full set is counted no more often than this.
+const COUNTED_EVERY: Duration = Duration::from_hours(1);
 /// When a file was last used is noted no more often than this, where that hardly matters.
 const USE_NOTED_EVERY: Duration = Duration::from_hours(1);
 
@@ -60,7 +62,9 @@ type FileNumber = (u64, u64);
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
-    capacity: u64,
+    given_capacity: Option<u64>,
+    /// As soon as the folder can be asked.
+    capacity: OnceLock<u64>,
     opened: Mutex<Arc<Opened>>,
     reading: Health,
     writing: Health,
@@ -115,6 +119,8 @@ struct Opened {
     allowance: Mutex<u64>,
     /// How many use a set in this process, by its slot.
     users: Mutex<HashMap<usize, usize>>,
+    /// When a full set was last counted.
+    counted_at: Mutex<Option<std::time::Instant>>,
     number: AtomicU64,
 }
 
@@ -125,18 +131,37 @@ impl Disk {
     /// # Errors
     /// `Invalid` when the folder holds anything that is not ours, `Unsupported` when another version made it.
     pub fn open(root: &Path, capacity: Option<u64>) -> Result<Self> {
+        let opened = Opened::at(root, true)?;
+        Ok(Self::of(root, opened, capacity))
+    }
+
+    /// Opens a folder that is there; where it is not, or is no longer ours, the tier is off until it is.
+    pub fn there(root: &Path, capacity: Option<u64>) -> Self {
+        let opened = Opened::at(root, false);
+        Self::of(root, opened.unwrap_or_else(|error| Err(io::Error::other(error.report()))), capacity)
+    }
+
+    fn of(root: &Path, opened: io::Result<Arc<Opened>>, given_capacity: Option<u64>) -> Self {
         let (reading, writing) = (Health::default(), Health::default());
-        let opened = Opened::at(root, true)?.unwrap_or_else(|cause| {
+        let opened = opened.unwrap_or_else(|cause| {
             writing.failed(root, "open it", &cause);
             Arc::new(Opened::unusable(root))
         });
-        let capacity = capacity.unwrap_or_else(|| {
-            let has = opened.bytes().map_or(0, |(_, bytes)| bytes);
-            let free = rustix::fs::statvfs(root).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
-            (has + free) / 5 * 4
-        });
-        let counters = Counters::default();
-        Ok(Self { root: root.to_owned(), capacity, opened: Mutex::new(opened), reading, writing, counters })
+        let (counters, capacity) = (Counters::default(), OnceLock::new());
+        Self { root: root.to_owned(), given_capacity, capacity, opened: Mutex::new(opened), reading, writing, counters }
+    }
+
+    /// What it may hold; nothing while a default cannot be told.
+    fn capacity(&self) -> u64 {
+        if let Some(given) = self.given_capacity {
+            return given;
+        }
+        let free = || rustix::fs::statvfs(&self.root).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let told = || Some(self.opened.lock().bytes()?.1.saturating_add(free()?) / 5 * 4);
+        match self.capacity.get() {
+            Some(&capacity) => capacity,
+            None => told().map_or(0, |capacity| *self.capacity.get_or_init(|| capacity)),
+        }
     }
 
     /// The folder.
@@ -155,6 +180,7 @@ impl Disk {
             about,
             folder,
             joined: Mutex::new(None),
+            missed_at: Mutex::new(None),
             replaces: AtomicBool::new(replaces),
             declined_at: Mutex::new(None),
             owner: ProcessStamp::current(),
@@ -182,7 +208,7 @@ impl Disk {
         DiskStats {
             entries,
             bytes,
-            capacity: self.capacity,
+            capacity: self.capacity(),
             hits: of(&counters.hits),
             misses: of(&counters.misses),
             insertions: of(&counters.insertions),
@@ -244,6 +270,7 @@ impl Opened {
             ledger: None,
             allowance: Mutex::new(0),
             users: Mutex::default(),
+            counted_at: Mutex::default(),
             number: AtomicU64::new(0),
         }
     }
@@ -263,6 +290,10 @@ impl Opened {
                 for entry in fs::read_dir(root)? {
                     let name = entry?.file_name();
                     if !name.to_str().is_some_and(is_known) {
+                        // Unless another process has made it ours meanwhile, the marker first.
+                        if fs::read_to_string(&marker).is_ok_and(|text| text == layout::MARKER_TEXT) {
+                            break;
+                        }
                         return Ok(Prepared::Foreign(format!(
                             "it holds `{}`, which is not ours: give an empty folder or a new one",
                             name.display()
@@ -283,6 +314,16 @@ impl Opened {
         Ok(Prepared::Ours)
     }
 
+    /// Whether it is time to count a full set anew.
+    fn counts_again(&self) -> bool {
+        let mut counted = self.counted_at.lock();
+        let is_time = counted.is_none_or(|at| at.elapsed() > COUNTED_EVERY);
+        if is_time {
+            *counted = Some(std::time::Instant::now());
+        }
+        is_time
+    }
+
     /// Files, and bytes that they and those on their way take.
     fn bytes(&self) -> Option<(u64, u64)> {
         let page = self.ledger.as_ref()?.lock().ok()??;
@@ -291,7 +332,7 @@ impl Opened {
 
     fn is_there(&self) -> bool {
         match &self.ledger {
-            Some(ledger) => ledger.locks().is_there(),
+            Some(ledger) => ledger.is_there(),
             None => false,
         }
     }
@@ -327,6 +368,8 @@ pub struct Set {
     folder: PathBuf,
     /// Which row of which ledger is the set's.
     joined: Mutex<Option<(Arc<Opened>, usize)>>,
+    /// When the ledger was not to be had.
+    missed_at: Mutex<Option<std::time::Instant>>,
     replaces: AtomicBool,
     declined_at: Mutex<Option<std::time::Instant>>,
     owner: ProcessStamp,
@@ -360,6 +403,10 @@ impl Set {
         if !self.disk.reading.is_on() {
             return None;
         }
+        // Whoever only reads uses it too.
+        if self.disk.writing.is_on() && self.joined.try_lock().is_some_and(|joined| joined.is_none()) {
+            let _ = self.join();
+        }
         let path = layout::file_of(&self.folder, layout::hash_of(key));
         let found = match self.read(&path, key, wanted, now, buffers) {
             Ok(found) => {
@@ -386,8 +433,15 @@ impl Set {
         now: SystemTime,
         buffers: &BufferPool,
     ) -> io::Result<Option<Found>> {
-        let mut file = File::open(path)?;
+        let mut file = open(path)?;
         let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        if meta.len() > self.disk.capacity() {
+            self.quarantine(path);
+            return Ok(None);
+        }
         let mut buffer = buffers.take(meta.len() as usize);
         let mut filled = 0;
         while filled < buffer.len() {
@@ -426,17 +480,29 @@ impl Set {
         }
     }
 
-    /// Notes that an object's record is still the right one.
-    pub fn renew(&self, key: &str, now: SystemTime) {
-        if let Ok(file) = File::open(layout::file_of(&self.folder, layout::hash_of(key))) {
-            let _ = file.set_times(FileTimes::new().set_modified(now));
+    /// Notes that an object's record of a version was the right one when that was asked.
+    pub fn renew(&self, key: &str, version: &Version, asked_at: SystemTime) {
+        let Ok(mut file) = open(&layout::file_of(&self.folder, layout::hash_of(key))) else { return };
+        let mut beginning = vec![0; 4096];
+        let (Ok(len), Ok(meta)) = (file.read(&mut beginning), file.metadata()) else { return };
+        // The file may be of another version by now.
+        let said = layout::parse(&beginning[..len], meta.len());
+        if said.is_some_and(|said| said.key == key && said.version == *version)
+            && meta.modified().is_ok_and(|known| known < asked_at)
+        {
+            let _ = file.set_times(FileTimes::new().set_modified(asked_at));
         }
+    }
+
+    /// Notes that the disk does not answer.
+    pub fn hangs(&self) {
+        self.disk.reading.failed(&self.disk.root, "read", &io::ErrorKind::TimedOut.into());
     }
 
     /// Whether a record of so many bytes may be let in. Nothing is promised.
     pub fn may_admit(&self, bytes: usize) -> bool {
         let was_declined = self.declined_at.lock().is_some_and(|at| at.elapsed() < DECLINED_FOR);
-        self.disk.writing.is_on() && footprint(bytes as u64) <= self.disk.capacity && !was_declined
+        self.disk.writing.is_on() && footprint(bytes as u64) <= self.disk.capacity() && !was_declined
     }
 
     /// From now on, its own files go for newcomers of its own, or do not.
@@ -504,14 +570,20 @@ impl Set {
             return Ok(true);
         }
         let Some(mut page) = ledger.lock()? else { return Ok(false) };
-        let capacity = self.disk.capacity;
+        let capacity = self.disk.capacity();
         let missing = bytes - *left;
         for more in [missing.max(ALLOWANCE.min(capacity / 64)), missing] {
             let replaces = self.replaces.load(Ordering::Relaxed);
             let chance = opened.number.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 32;
             let wish = Wish { slot, bytes: more, capacity, replaces, chance };
             let is_own = |slot| opened.users.lock().get(&slot).is_some_and(|&users| users > 0);
-            let Some(Gone { files, .. }) = room::make(&mut page, &wish, &is_own)? else { continue };
+            let mut made = room::make(&mut page, &wish, &is_own)?;
+            // Others may have removed files: whether it is full indeed is counted now and then.
+            if made.is_none() && opened.counts_again() {
+                page.count_anew(slot)?;
+                made = room::make(&mut page, &wish, &is_own)?;
+            }
+            let Some(Gone { files, .. }) = made else { continue };
             self.disk.counters.evictions.fetch_add(files, Ordering::Relaxed);
             let taken = page.allowance() + more;
             page.set_allowance(taken)?;
@@ -525,15 +597,18 @@ impl Set {
     fn name(&self, ledger: &Ledger, slot: usize, hash: u128, arriving: &Path, takes: u64) -> io::Result<bool> {
         let Some(mut page) = ledger.lock()? else { return Ok(false) };
         if page.set(slot).is_none_or(|row| row.id != self.id) {
+            // The ledger was made anew, and the set has another row now.
+            drop(page);
+            self.leave();
             return Ok(false);
         }
         let path = layout::file_of(&self.folder, hash);
         let named = page.changing(slot, |page, row| {
             if let Some(shard) = path.parent().filter(|shard| !shard.is_dir()) {
-                fs::create_dir_all(shard)?;
+                make_folder(shard)?;
             }
             let before = fs::metadata(&path).map(|meta| footprint(meta.len())).ok();
-            let bytes = (row.bytes + takes).saturating_sub(before.unwrap_or_default());
+            let bytes = row.bytes.saturating_add(takes).saturating_sub(before.unwrap_or_default());
             let row = SetRow { files: row.files + u64::from(before.is_none()), used: seconds_now(), ..row };
             // The one that it takes the place of is there until then.
             page.set_row(&SetRow { bytes: bytes.max(row.bytes), ..row })?;
@@ -550,7 +625,8 @@ impl Set {
     /// The set's row in the ledger, which says that it is in use. `None` where there is no ledger, or no getting at it.
     fn join(&self) -> io::Result<Option<(Arc<Opened>, usize)>> {
         let opened = self.disk.opened()?;
-        let mut joined = self.joined.lock();
+        // Whoever is at it already may have to wait for another process: that one is enough.
+        let Some(mut joined) = self.joined.try_lock() else { return Ok(None) };
         if let Some((known, slot)) = &*joined {
             if Arc::ptr_eq(known, &opened) {
                 return Ok(Some((opened, *slot)));
@@ -559,7 +635,14 @@ impl Set {
             *joined = None;
         }
         let Some(ledger) = &opened.ledger else { return Ok(None) };
-        let Some(mut page) = ledger.lock()? else { return Ok(None) };
+        let mut missed = self.missed_at.lock();
+        if missed.is_some_and(|at| at.elapsed() < DECLINED_FOR) {
+            return Ok(None);
+        }
+        let Some(mut page) = ledger.lock()? else {
+            *missed = Some(std::time::Instant::now());
+            return Ok(None);
+        };
         let known = page.sets().find(|row| row.id == self.id).map(|row| row.slot);
         let free = known.or_else(|| page.free_slot());
         let slot = match free {
@@ -567,17 +650,22 @@ impl Set {
             None => Self::slot_of_another(&opened, &mut page)?,
         };
         let Some(slot) = slot else { return Ok(None) };
-        fs::create_dir_all(&self.folder)?;
+        make_folder(&self.folder)?;
         if known.is_none() {
             page.set_row(&SetRow { slot, id: self.id, bytes: 0, files: 0, used: seconds_now() })?;
-            page.count_anew(slot)?;
+            page.changing(slot, |page, _| page.count_anew(slot))?;
             let about = serde_json::to_vec_pretty(&self.about).unwrap_or_default();
             fs::write(self.folder.join(layout::ABOUT), about)?;
+        } else if let Some(row) = page.set(slot) {
+            page.set_row(&SetRow { used: seconds_now(), ..row })?;
         }
+        // At once, or another user of this process might give the lock up in between.
+        let mut users = opened.users.lock();
         if !page.locks().try_lock(locks::SETS + slot as u64, Kind::Shared)? {
             return Ok(None);
         }
-        *opened.users.lock().entry(slot).or_default() += 1;
+        *users.entry(slot).or_default() += 1;
+        drop(users);
         *joined = Some((opened.clone(), slot));
         drop(page);
         Ok(Some((opened, slot)))
@@ -604,6 +692,9 @@ impl Set {
         let set_aside = || -> io::Result<()> {
             let Some((opened, slot)) = self.join()? else { return Ok(()) };
             let Some(mut page) = opened.ledger.as_ref().map(Ledger::lock).transpose()?.flatten() else { return Ok(()) };
+            if page.set(slot).is_none_or(|row| row.id != self.id) {
+                return Ok(());
+            }
             care::set_aside(&mut page, slot, path)
         };
         if let Err(cause) = set_aside() {
@@ -636,7 +727,15 @@ impl Set {
 
 impl Drop for Set {
     fn drop(&mut self) {
-        let Some((opened, slot)) = self.joined.get_mut().take().filter(|_| self.owner.is_current()) else { return };
+        self.leave();
+    }
+}
+
+impl Set {
+    /// Uses it no longer.
+    fn leave(&self) {
+        let joined = self.joined.lock().take();
+        let Some((opened, slot)) = joined.filter(|_| self.owner.is_current()) else { return };
         let mut users = opened.users.lock();
         let left = users.get_mut(&slot).map_or(0, |users| {
             *users -= 1;
@@ -675,6 +774,19 @@ impl Drop for Flight {
         if let Some(ledger) = self.opened.ledger.as_ref().filter(|_| self.owner.is_current()) {
             ledger.locks().unlock(self.at);
         }
+    }
+}
+
+/// Opens a file to read it. What is no file at all keeps nobody waiting.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Makes a folder in one that is there: a path that is gone is not made again.
+fn make_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

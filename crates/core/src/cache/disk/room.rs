@@ -54,7 +54,7 @@ pub(super) fn make(page: &mut Page<'_>, wish: &Wish, is_own: &dyn Fn(usize) -> b
     }
     let mut step = 0;
     while !fits(page) {
-        let wanted = (page.bytes() + wish.bytes - wish.capacity).max(AT_LEAST.min(wish.capacity / 64));
+        let wanted = (page.bytes().saturating_add(wish.bytes) - wish.capacity).max(AT_LEAST.min(wish.capacity / 64));
         let Some((set, which)) = victim(page, wish, is_own)? else { return Ok(None) };
         let freed = free(page, set, which, wanted, wish.chance.wrapping_add(step))?;
         gone.bytes += freed.bytes;

@@ -96,7 +96,9 @@ fn age_is_told_and_a_clock_that_jumps_makes_nothing_younger() {
         set.get("a.pt", Wanted { version: &version, or_younger }, at, &buffers).map(|found| found.age)
     };
     assert_eq!(age(now + HOUR, None), Some(HOUR));
-    set.renew("a.pt", now + HOUR);
+    set.renew("a.pt", &tag("0"), now + HOUR);
+    assert_eq!(age(now + HOUR, None), Some(HOUR), "another version is not renewed");
+    set.renew("a.pt", &tag("1"), now + HOUR);
     assert_eq!(age(now + HOUR, None), Some(Duration::ZERO));
     assert_eq!(age(now, None), Some(Duration::MAX), "from the future: nobody knows how old it is");
     let of_any_version = |at, limit| {
