@@ -8,13 +8,13 @@ use bytes::Bytes;
 use headwater::ErrorKind;
 use headwater::cache::disk::care::Care;
 use headwater::clock::Clock;
-use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnChanged, Replicas, Span};
+use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnChanged, Replicas, Secrets, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
 use headwater::loader::Loader;
 use headwater::metrics::Metric;
-use headwater::source::SourceSpec;
+use headwater::source::{self, SourceSpec};
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
 
@@ -257,4 +257,108 @@ fn a_folder_that_vanishes_costs_records_and_no_sample() {
     written(&dataset, Metric::DiskFailures, 1);
     assert_eq!(dataset.snapshot().raw(Metric::DiskOff), 1);
     assert!(!place.exists());
+}
+
+#[test]
+fn what_a_replica_lists_or_serves_has_no_version_and_is_not_kept() {
+    let (first, second) = (serving(), serving());
+    let folder = tempfile::tempdir().expect("a folder");
+    let specs = [&first, &second].map(|server| specs_of(server, "run").swap_remove(0).1);
+    let [spec, _] = specs.clone();
+    let mut config = config(spec, folder.path());
+    config.source = Some(Replicas(specs.into()));
+    // Listed by the first, served by the second; and listed by the second.
+    let dataset = open(&config);
+    first.kill().expect("killed");
+    read_all(&dataset);
+    let later = open(&config);
+    read_all(&later);
+    for dataset in [&dataset, &later] {
+        let snapshot = dataset.snapshot();
+        assert_eq!(snapshot.raw(Metric::DiskInsertions) + snapshot.raw(Metric::PackBytes), 0);
+    }
+    assert_eq!(later.snapshot().raw(Metric::DiskMisses), 0, "nor looked for");
+    first.revive().expect("revived");
+    let dataset = open(&config);
+    read_all(&dataset);
+    written(&dataset, Metric::DiskInsertions, SAMPLES as u64);
+}
+
+#[test]
+fn a_published_manifest_of_times_finds_what_a_server_of_tags_gave() {
+    let (data, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let server = serving();
+    for sample in 0..SAMPLES {
+        fs::write(data.path().join(format!("{sample:02}.pt")), object(sample as u64)).expect("written");
+    }
+    let local = DatasetConfig {
+        source: Some(Replicas::from(SourceSpec::from(data.path().to_str().expect("UTF-8")))),
+        ..DatasetConfig::default()
+    };
+    let place = folder.path().join("run.manifest");
+    let place = place.to_str().expect("UTF-8");
+    open(&local).publish(place, uninterrupted()).expect("published");
+    let mut config = config(specs_of(&server, "run").swap_remove(4).1, &folder.path().join("cache"));
+    config.manifest = Some(place.to_owned());
+    let first = open(&config);
+    read_all(&first);
+    // Versions that mean nothing there are left out, and then nothing is kept; where they do, it is found again.
+    let kept = first.snapshot().raw(Metric::DiskMisses);
+    if kept > 0 {
+        written(&first, Metric::DiskInsertions, SAMPLES as u64);
+    }
+    let gets = server.requests_of(Class::Get);
+    let second = open(&config);
+    read_all(&second);
+    let read = server.requests_of(Class::Get) - gets;
+    assert_eq!(second.snapshot().raw(Metric::DiskHits), kept);
+    assert!(read as usize >= SAMPLES || kept > 0, "{read}");
+}
+
+#[test]
+fn a_run_that_only_reads_what_is_there_uses_it_and_remakes_nothing() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let place = folder.path().join("cache");
+    let config = config(specs_of(&server, "run").swap_remove(0).1, &place);
+    let first = open(&config);
+    read_all(&first);
+    written(&first, Metric::DiskInsertions, SAMPLES as u64);
+    drop(first);
+    let care = Care::of(&place).expect("ours");
+    assert!(care.sets().expect("read").iter().all(|set| !set.is_used));
+    let second = open(&config);
+    read_all(&second);
+    assert!(care.sets().expect("read").iter().all(|set| set.is_used));
+    // As a worker opens it, whose disk has gone since.
+    let pinned = second.pinned(Secrets::Include).expect("described");
+    fs::remove_dir_all(&place).expect("removed");
+    let third = Dataset::reopen(&pinned, uninterrupted()).expect("opens");
+    read_all(&third);
+    assert!(!place.exists());
+    assert_eq!(third.snapshot().raw(Metric::DiskOff), 1);
+}
+
+#[test]
+fn a_password_in_an_endpoint_is_not_written_down() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let mut spec = specs_of(&server, "run").swap_remove(0).1;
+    let endpoint = server.endpoint().replace("http://", "http://somebody:hidden-word@");
+    spec.options.set("endpoint", endpoint);
+    let dataset = open(&config(spec, folder.path()));
+    read_all(&dataset);
+    written(&dataset, Metric::DiskInsertions, SAMPLES as u64);
+    let sets = Care::of(folder.path()).expect("ours").sets().expect("read");
+    assert!(sets.len() == 1 && !format!("{sets:?}").contains("hidden-word"), "{sets:?}");
+    let about = fs::read_to_string(folder.path().join("sets").join(&sets[0].id).join("about.json")).expect("there");
+    assert!(!about.contains("hidden-word"), "{about}");
+}
+
+#[tokio::test]
+async fn accounts_of_azure_are_told_apart() {
+    let endpoint = |account: &str| {
+        let options = [("account", account), ("anonymous", "true")].into_iter().collect();
+        let spec = SourceSpec { uri: "az://container/run".to_owned(), options };
+        async move { source::probe(&spec).await.expect("understood").endpoint().map(str::to_owned) }
+    };
+    assert_ne!(endpoint("one").await, endpoint("other").await);
 }

@@ -55,6 +55,9 @@ const USE_NOTED_EVERY: Duration = Duration::from_hours(1);
 /// Folders that this process has open, by device and number of their lock files. Never closed: that would give up every lock.
 static OPEN: PerProcess<Mutex<HashMap<FileNumber, Arc<Opened>>>> = PerProcess::new();
 
+/// Markers that this process has begun to write.
+static MARKERS: AtomicU64 = AtomicU64::new(0);
+
 /// Device and number.
 type FileNumber = (u64, u64);
 
@@ -285,7 +288,9 @@ impl Opened {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
                 fs::create_dir_all(root)?;
-                let arriving = format!("{}.{}", layout::MARKER, std::process::id());
+                // Nobody else's, be it another thread's.
+                let number = MARKERS.fetch_add(1, Ordering::Relaxed);
+                let arriving = format!("{}.{}-{number}", layout::MARKER, std::process::id());
                 let is_known = |name: &str| name == "lost+found" || name.starts_with(layout::MARKER);
                 for entry in fs::read_dir(root)? {
                     let name = entry?.file_name();

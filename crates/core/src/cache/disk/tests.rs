@@ -443,3 +443,32 @@ fn with_a_small_disk(place: &Path) {
     std::thread::sleep(Duration::from_millis(60));
     assert!(put(&set, "b.pt", &record(2)), "it can be written again");
 }
+
+#[test]
+fn those_who_make_a_folder_together_all_have_it() {
+    for _ in 0..50 {
+        let dir = folder();
+        let root = dir.path().join("cache");
+        let start = Barrier::new(8);
+        std::thread::scope(|scope| {
+            let open = || {
+                start.wait();
+                Disk::open(&root, Some(1 << 20)).map(drop)
+            };
+            let opening: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+            opening.into_iter().for_each(|thread| thread.join().expect("no panic").expect("opens"));
+        });
+    }
+}
+
+#[test]
+fn files_that_others_removed_make_room_again() {
+    let dir = folder();
+    let set = disk(dir.path(), 64 * SMALL).set("s3://bucket/run", None, false);
+    assert!((0..100).filter(|number| put(&set, &format!("{number}.pt"), b"x")).count() >= 60);
+    files(dir.path()).iter().for_each(|path| fs::remove_file(path).expect("removed"));
+    *set.declined_at.lock() = None;
+    *set.disk.opened.lock().counted_at.lock() = None;
+    assert!(put(&set, "a.pt", b"x"));
+    assert!(bytes_in(dir.path()) <= 64 * SMALL);
+}
