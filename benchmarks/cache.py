@@ -339,15 +339,14 @@ def core_rows() -> list[Row]:
     rows = []
     for line in found:
         what, size, threads = line["what"], line.get("size", ""), line.get("threads", 0)
-        name = " ".join(filter(None, (what, size and f"of {size}", threads and f"{threads} threads")))
+        name = " ".join(filter(None, (what, size and f"of {size}", threads and f"threads: {threads}")))
         if line.get("declined"):
             raise SystemExit(f"{name}: {line['declined']} records were declined")
         if threads:
             rows.append(figure(name, "/s", line["per_second"], line["plain"], beside[what], 1))
         elif what == "opening":
-            rows.append(
-                figure(f"opening a folder of {line['records']:,} records", "s", line["seconds"], 1.0, "1 s", 1, lower=True)
-            )
+            took = 1e6 * line["seconds"]
+            rows.append(figure(f"opening a folder of {line['records']:,} records", "us", took, 1e6, "1 s", 1, lower=True))
         else:
             rows.append(figure(name, "bytes", line["bytes"], 4096, "a block", 1, lower=True))
     return rows
