@@ -1,13 +1,15 @@
 //! One block: some elements, coded by themselves.
 //!
 //! A block begins with how it is laid out. In planes, the tags of all planes follow, then what each needs, in order: a constant
-//! its byte, a plane as it is its bytes, a coded one the length of its frame (`u32`, little-endian) and the frame. A block that
-//! gains nothing is its bytes as they are.
+//! its byte, a plane as it is its bytes, a coded one the length of its frame (`u32`, little-endian) and the frame. Of a sparse
+//! block a bit per element says which are not zero; those follow as a block of their own ([`sparse`]). A block that gains nothing
+//! is its bytes as they are.
 
 use std::cell::RefCell;
 
 use super::entropy::{self, Coder};
 use super::planes::{Plane, join, split};
+use super::sparse;
 use super::trial::{MOST_PLANES, Plan, bits_per_byte};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -17,6 +19,7 @@ pub const BLOCK_ELEMENTS: usize = 1 << 16;
 const AS_IT_IS: u8 = 0;
 const IN_PLANES: u8 = 1;
 const CODED: u8 = 2;
+const SPARSE: u8 = 3;
 
 const CONSTANT: u8 = 0;
 const PLAIN: u8 = 1;
@@ -34,7 +37,11 @@ thread_local! {
 /// Codes a block and appends it to `out`.
 pub(super) fn encode(block: &[u8], item: usize, plan: &Plan, out: &mut Vec<u8>) -> Result<()> {
     let start = out.len();
-    if plan.is_whole {
+    if plan.is_sparse {
+        out.push(SPARSE);
+        let dense = Plan::default();
+        sparse::encode(block, item, out, |elements, out| encode(elements, item, &dense, out))?;
+    } else if plan.is_whole {
         out.push(CODED);
         entropy::encode(Coder::Repeats, block, out)?;
     } else {
@@ -98,6 +105,14 @@ fn is_constant(plane: &[u8]) -> bool {
 /// `Corrupt` when it is damaged, too short or too long.
 pub(super) fn decode(block: &[u8], item: usize, out: &mut [u8]) -> Result<()> {
     match block.split_first() {
+        Some((&SPARSE, rest)) => sparse::decode(rest, item, out, |block, elements| decode_dense(block, item, elements)),
+        _ => decode_dense(block, item, out),
+    }
+}
+
+/// Decodes what is no sparse block, as the elements of one are not.
+fn decode_dense(block: &[u8], item: usize, out: &mut [u8]) -> Result<()> {
+    match block.split_first() {
         Some((&AS_IT_IS, bytes)) if bytes.len() == out.len() => {
             out.copy_from_slice(bytes);
             Ok(())
@@ -140,6 +155,6 @@ fn decode_planes(block: &[u8], item: usize, memory: &mut Vec<u8>, out: &mut [u8]
     Ok(())
 }
 
-fn damaged(words: &str) -> Error {
+pub(super) fn damaged(words: &str) -> Error {
     Error::new(ErrorKind::Corrupt, "decode", "tensor block").because(words)
 }

@@ -3,7 +3,8 @@
 //! Plain compressors do little on floats, since what resembles each other is not neighbouring bytes but bytes of one place:
 //! signs and exponents, or the zeroes below a short mantissa. So elements are taken apart into [`planes`], and every plane of a
 //! [`block`] is a constant, left as it is, or [entropy-coded](entropy): whichever it gains by. A [trial] of small pieces tells
-//! beforehand where repeats are worth looking for, in planes or in whole elements (sparse data, integers). Blocks are independent
+//! beforehand where repeats are worth looking for, in planes or in whole elements (integers, padding), and where so many elements
+//! are zero that the others are better taken out ([`sparse`]). Blocks are independent
 //! of each other, so that any number of threads code or decode them, and a part of a tensor needs no other part.
 //!
 //! Decoding a block reads its coded planes, writes them to memory that the core's caches hold, and joins all of them into the
@@ -12,6 +13,7 @@
 mod block;
 mod entropy;
 mod planes;
+mod sparse;
 mod trial;
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -10,6 +10,8 @@ pub(super) const MOST_PLANES: usize = 16;
 const PIECE_ELEMENTS: usize = 4096;
 /// Of small tensors, at most this share is tried.
 const SHARE: usize = 16;
+/// Beyond this share of elements that are not zero, their places cost more than they save.
+const MOST_OF_SPARSE: f64 = 0.7;
 /// Repeats must save this much more than frequencies alone: they take several times as long.
 const WORTH_IT: f64 = 0.9;
 
@@ -18,8 +20,10 @@ const WORTH_IT: f64 = 0.9;
 pub struct Plan {
     /// Not in planes: repeats of whole elements are what there is to find.
     pub(super) is_whole: bool,
+    /// Most elements are zero, here and there.
+    pub(super) is_sparse: bool,
     pub(super) coders: [Coder; MOST_PLANES],
-    gain: f64,
+    pub(super) gain: f64,
 }
 
 impl Plan {
@@ -41,7 +45,7 @@ impl Plan {
         }
         let mut memory = vec![0; piece * item];
         let mut coded = Vec::new();
-        let (mut in_planes, mut whole) = (0.0, 0.0);
+        let (mut in_planes, mut whole, mut sparse) = (0.0, 0.0, 0.0);
         let (mut plainly, mut repeating) = ([0.0; MOST_PLANES], [0.0; MOST_PLANES]);
         for third in 1..=2 {
             let from = (elements - piece) * third / 3 * item;
@@ -49,6 +53,7 @@ impl Plan {
             let mut planes: Vec<&mut [u8]> = memory.chunks_exact_mut(piece).collect();
             split(tried, &mut planes);
             whole += coded_len(tried, &mut coded)?;
+            sparse += sparse_len(tried, item);
             for (number, plane) in planes.iter().enumerate() {
                 let bits = bits_per_byte(plane);
                 // No code is shorter than a bit.
@@ -63,11 +68,35 @@ impl Plan {
             in_planes += if repeats { repeating[number] } else { plainly[number] };
         }
         plan.is_whole = whole < WORTH_IT * in_planes;
+        plan.is_sparse = sparse < WORTH_IT * in_planes.min(whole);
         // Blocks have heads, and what is nothing but constants must not be infinitely good.
-        let coded = if plan.is_whole { whole } else { in_planes } + 8.0 * item as f64;
+        let coded = if plan.is_whole { whole } else { in_planes };
+        let coded = if plan.is_sparse { sparse } else { coded } + 8.0 * item as f64;
         plan.gain = (2 * piece * item) as f64 / coded;
         Ok(plan)
     }
+}
+
+/// What a bit per element and the planes of those that are not zero would take.
+fn sparse_len(bytes: &[u8], item: usize) -> f64 {
+    let elements = bytes.len() / item;
+    let dense: Vec<u8> = bytes.chunks_exact(item).filter(|element| !is_zero(element)).flatten().copied().collect();
+    let left = dense.len() / item;
+    let share = left as f64 / elements as f64;
+    if share > MOST_OF_SPARSE || left < 64 {
+        return f64::INFINITY;
+    }
+    let flags = -share * share.log2() - (1.0 - share) * (1.0 - share).log2();
+    // A frame of eight flags a byte comes near to that.
+    let flags = 1.05 * flags * elements as f64 / 8.0;
+    let mut memory = vec![0; dense.len()];
+    let mut planes: Vec<&mut [u8]> = memory.chunks_exact_mut(left).collect();
+    split(&dense, &mut planes);
+    flags + planes.iter().map(|plane| bits_per_byte(plane) / 8.0 * left as f64).sum::<f64>()
+}
+
+pub(super) fn is_zero(element: &[u8]) -> bool {
+    element.iter().all(|&byte| byte == 0)
 }
 
 fn coded_len(bytes: &[u8], coded: &mut Vec<u8>) -> Result<f64> {
