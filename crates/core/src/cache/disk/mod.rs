@@ -47,6 +47,8 @@ use room::{Gone, Wish};
 const ALLOWANCE: u64 = 32 << 20;
 /// A full folder is not asked for room again for so long.
 const DECLINED_FOR: Duration = Duration::from_secs(1);
+/// What looking at a set's row takes at most, but for whoever has to wait for another process.
+const A_MOMENT: Duration = Duration::from_millis(10);
 /// A full set is counted no more often than this.
 const COUNTED_EVERY: Duration = Duration::from_hours(1);
 /// When a file was last used is noted no more often than this, where that hardly matters.
@@ -630,8 +632,8 @@ impl Set {
     /// The set's row in the ledger, which says that it is in use. `None` where there is no ledger, or no getting at it.
     fn join(&self) -> io::Result<Option<(Arc<Opened>, usize)>> {
         let opened = self.disk.opened()?;
-        // Whoever is at it already may have to wait for another process: that one is enough.
-        let Some(mut joined) = self.joined.try_lock() else { return Ok(None) };
+        // Whoever is at it for longer waits for another process: that one is enough.
+        let Some(mut joined) = self.joined.try_lock_for(A_MOMENT) else { return Ok(None) };
         if let Some((known, slot)) = &*joined {
             if Arc::ptr_eq(known, &opened) {
                 return Ok(Some((opened, *slot)));

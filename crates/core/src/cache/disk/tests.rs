@@ -472,3 +472,19 @@ fn files_that_others_removed_make_room_again() {
     assert!(put(&set, "a.pt", b"x"));
     assert!(bytes_in(dir.path()) <= 64 * SMALL);
 }
+
+#[test]
+fn threads_that_write_at_once_decline_nothing_while_there_is_room() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 30).set("s3://bucket/run", None, false);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let set = &set;
+            scope.spawn(move || {
+                (0..200)
+                    .for_each(|number| assert!(put(set, &format!("{thread}-{number}.pt"), b"x"), "{thread} {number}"));
+            });
+        }
+    });
+    assert_eq!(set.disk.stats().declined, 0);
+}
