@@ -158,6 +158,9 @@ impl Inner {
     ) -> Result<(Option<Found>, Claim)> {
         let failed = |cause| Error::new(ErrorKind::Internal, "read", "the disk cache").caused_by(cause);
         let patience = HANGING + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
+        if !set.is_read() {
+            return Ok((None, Claim::Nobodys));
+        }
         let Ok(turn) = timeout(patience, tier.reading.clone().acquire_owned()).await else {
             return Ok((None, Claim::Nobodys));
         };
