@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -84,7 +84,7 @@ impl Ledger {
 
     /// Whether it is still in its folder.
     pub(super) fn is_there(&self) -> bool {
-        self.locks.is_there() && self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
+        self.locks.is_at(&self.root.join(LOCK)) && locks::is_at(&self.file, &self.root.join(LEDGER))
     }
 
     /// The name of a file on its way to its set: whose it is tells who may remove it.

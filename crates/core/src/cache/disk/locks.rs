@@ -38,9 +38,9 @@ impl Locks {
         Ok(Self { file })
     }
 
-    /// Whether the file is still in its folder.
-    pub(super) fn is_there(&self) -> bool {
-        self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
+    /// Whether the file is what is found by that path: folders are removed, renamed, and mounted over.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        is_at(&self.file, path)
     }
 
     /// Takes a byte; `false` while another process has it.
@@ -80,6 +80,12 @@ impl Locks {
         let done = unsafe { libc::fcntl(self.file.as_raw_fd(), command, &raw mut lock) };
         if done == -1 { Err(io::Error::last_os_error()) } else { Ok(i32::from(lock.l_type)) }
     }
+}
+
+/// Whether an open file is what is found by a path. That is looked at and not opened, which would cost the locks.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let of = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    file.metadata().is_ok_and(|held| path.metadata().is_ok_and(|found| of(held) == of(found)))
 }
 
 /// The byte of an object with this hash.

@@ -158,6 +158,10 @@ impl Disk {
         Self { root: root.to_owned(), given_capacity, capacity, opened: Mutex::new(opened), reading, writing, counters }
     }
 
+    fn known_capacity(&self) -> Option<u64> {
+        self.given_capacity.or_else(|| self.capacity.get().copied())
+    }
+
     /// What it may hold; nothing while a default cannot be told.
     fn capacity(&self) -> u64 {
         if let Some(given) = self.given_capacity {
@@ -448,7 +452,8 @@ impl Set {
         if !meta.is_file() {
             return Ok(None);
         }
-        if meta.len() > self.disk.capacity() {
+        // Nothing that was let in is larger.
+        if self.disk.known_capacity().is_some_and(|capacity| meta.len() > capacity) {
             self.quarantine(path);
             return Ok(None);
         }

@@ -436,6 +436,8 @@ fn with_a_small_disk(place: &Path) {
     run("mount --bind $place $place; mount -o remount,bind,ro $place");
     assert!(!put(&set, "b.pt", &record(2)) && disk.stats().is_off, "what turns read-only is not written");
     assert_eq!(get(&set, "a.pt", &tag("1")).expect("read all the same"), record(1));
+    // As a process finds it that has never opened it.
+    OPEN.get_or_try_init(|| Ok(Mutex::default())).expect("open").lock().clear();
     let reader = Arc::new(Disk::open(&root, None).expect("opens")).set("s3://bucket/run", None, false);
     assert_eq!(get(&reader, "a.pt", &tag("1")).expect("and by who comes later"), record(1));
     assert!(!put(&reader, "b.pt", &record(2)) && matches!(reader.claim("b.pt"), Claim::Nobodys));
@@ -487,4 +489,22 @@ fn threads_that_write_at_once_decline_nothing_while_there_is_room() {
         }
     });
     assert_eq!(set.disk.stats().declined, 0);
+}
+
+#[test]
+fn a_folder_that_another_one_takes_the_place_of_is_left_alone() {
+    let dir = folder();
+    let root = dir.path().join("cache");
+    let set = disk(&root, 100 * SMALL).set("s3://bucket/run", None, false);
+    assert!((0..50).all(|number| put(&set, &format!("{number}.pt"), b"x")));
+    fs::rename(&root, dir.path().join("aside")).expect("renamed");
+    let other = disk(&root, 100 * SMALL).set("s3://bucket/run", None, false);
+    for number in 0..200 {
+        put(&set, &format!("{number}.pt"), b"x");
+        put(&other, &format!("{}.pt", number + 500), b"x");
+        *set.declined_at.lock() = None;
+        *other.declined_at.lock() = None;
+    }
+    assert!(bytes_in(&root) <= 100 * SMALL, "{}", bytes_in(&root));
+    assert!(bytes_in(&dir.path().join("aside")) == 50 * SMALL);
 }
