@@ -28,8 +28,8 @@ def server(tmp_path: Path) -> Iterator[testkit.Testkit]:
         yield running
 
 
-def opened(server: testkit.Testkit, folder: Path, **cache: object) -> hw.StreamingDataset:
-    config = hw.CacheConfig(memory=0, disk=folder, disk_capacity="1GB", **cache)  # type: ignore[arg-type]
+def opened(server: testkit.Testkit, folder: Path) -> hw.StreamingDataset:
+    config = hw.CacheConfig(memory=0, disk=folder, disk_capacity="1GB")
     return hw.StreamingDataset({"x": server.source("s3", "x")}, cache=config)
 
 
