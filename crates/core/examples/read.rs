@@ -72,7 +72,8 @@ fn run(options: &Options) -> Result<()> {
         engine.block_on("opening", async move { open_with(&spec, &policies.transport).await }, uninterrupted())??;
     let source = with_policies(vec![source], &policies, &Arc::new(Signals::new(metrics.clone())));
     let (length, tasks) = (Duration::from_secs_f64(options.seconds), options.tasks);
-    let done = engine.block_on("reading", reads(source, length, tasks), uninterrupted())??;
+    let done =
+        engine.block_on("reading", reads(source, length, tasks, policies.max_concurrency), uninterrupted())??;
     let seconds = done.iter().map(|done| done.0).max().unwrap_or_default().as_secs_f64();
     let settled: Vec<_> = done.iter().filter(|done| done.0 >= length / 2 && done.0 < length).collect();
     let mut times: Vec<_> = done.iter().map(|done| done.1.as_secs_f64() * 1e3).collect();
@@ -94,9 +95,12 @@ fn run(options: &Options) -> Result<()> {
 }
 
 /// Asks for so many objects at a time until the time is over.
-async fn reads(source: Arc<dyn Source>, length: Duration, tasks: usize) -> Result<Vec<Done>> {
+async fn reads(source: Arc<dyn Source>, length: Duration, tasks: usize, max_concurrency: usize) -> Result<Vec<Done>> {
     let buffers = Engine::current()?.buffers();
     let objects = Arc::new(list_sorted(source.as_ref(), "", |_| true).await?);
+    // As a loader does: what it lets go of is used again.
+    let largest = objects.iter().map(|object| object.size).max().unwrap_or(0) as usize;
+    let _share = buffers.share(largest.saturating_mul(max_concurrency));
     let next = Arc::new(AtomicUsize::new(0));
     let start = Instant::now();
     let tasks = (0..tasks).map(|_| {

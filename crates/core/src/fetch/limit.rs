@@ -17,13 +17,21 @@ use crate::metrics::Metric;
 use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source};
 
 /// Requests under way at once to begin with: hides 30 ms of latency of objects of a few megabytes.
-const FIRST_LIMIT: usize = 16;
+const FIRST_LIMIT: usize = 32;
 /// Shorter than this, throughput is mostly chance.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(60);
-/// A higher limit is kept when throughput grew by this.
-const WORTH_IT: f64 = 1.08;
-/// Windows before a limit that was good is tried half as high again.
-const WINDOWS_CONTENT: u32 = 16;
+/// Windows until a higher limit has brought nothing.
+const WINDOWS: u32 = 3;
+/// What the best throughput is worth a window later.
+const FORGETS: f64 = 0.97;
+/// A higher limit is kept when throughput grew by a fifth of what the limit did; requests under way cost memory and connections.
+const WORTH_IT: f64 = 0.2;
+/// And is raised again at once when it grew by half of that.
+const PROMISING: f64 = 0.5;
+/// Before a limit that was good is tried half as high again. Twice as long after every time that did not make it grow further,
+/// up to the longest: trying costs new connections and fresh memory.
+const CONTENT_FOR: Duration = Duration::from_secs(5);
+const CONTENT_LONGEST: Duration = Duration::from_secs(320);
 /// After it was asked for fewer requests, the limit stays down for so long.
 const HUMBLE_FOR: Duration = Duration::from_secs(2);
 /// What a request costs besides its bytes, in bytes: so that throughput of small objects is counted in requests.
@@ -48,15 +56,27 @@ struct Pace {
     /// Permits to take away as they come back.
     debt: usize,
     window: Window,
-    /// The limit is new: what ends now began before that, or all at once with others, or had to connect first.
-    is_settling: bool,
+    /// Windows since the limit changed. What ends in the first began before that, or all at once with others, or had to connect
+    /// first.
+    windows: u32,
+    /// The best throughput of those after the first, lately.
+    best: f64,
     /// Grows by half instead of twofold.
     is_careful: bool,
     /// Throughput before the last growth, and the limit it came with.
     before: Option<(f64, usize)>,
-    content_for: u32,
+    content_until: Option<Instant>,
+    content_next: Duration,
     throttles: u64,
     humble_until: Option<Instant>,
+}
+
+/// What more requests at once brought, by [`WORTH_IT`] and [`PROMISING`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Gain {
+    Nothing,
+    Part,
+    Whole,
 }
 
 #[derive(Debug)]
@@ -81,10 +101,12 @@ impl Pace {
             most: most.max(1),
             debt: 0,
             window,
-            is_settling: true,
+            windows: 0,
+            best: 0.0,
             is_careful: false,
             before: None,
-            content_for: 0,
+            content_until: None,
+            content_next: CONTENT_FOR,
             throttles: 0,
             humble_until: None,
         }
@@ -98,6 +120,7 @@ impl Pace {
             if self.humble_until.is_none_or(|until| now >= until) {
                 self.humble_until = Some(now + HUMBLE_FOR);
                 self.before = None;
+                self.content_next = CONTENT_FOR;
                 self.window = Window::new(now);
                 return self.change((self.limit * 2 / 3).max(1));
             }
@@ -106,34 +129,55 @@ impl Pace {
         self.window.bytes += bytes.map_or(0, |bytes| bytes + REQUEST_BYTES);
         self.window.done += 1;
         let time = now - self.window.began;
-        if self.window.done < self.limit || time < SHORTEST_WINDOW && !self.is_settling {
+        if self.window.done < self.limit || time < SHORTEST_WINDOW && self.windows > 0 {
             return None;
         }
         let window = std::mem::replace(&mut self.window, Window::new(now));
-        if std::mem::take(&mut self.is_settling) {
-            return None;
+        let rate = window.bytes as f64 / time.as_secs_f64();
+        self.windows += 1;
+        if self.windows == 1 {
+            // What this window counts was partly under way before it began, which may look like a quarter more. What is beyond
+            // that, though many had to connect first, needs no second window.
+            if self.before.is_none_or(|before| self.gain(rate / 1.25, before) < Gain::Whole) {
+                return None;
+            }
         }
+        self.best = rate.max(FORGETS * self.best);
         if !is_full || self.humble_until.is_some_and(|until| now < until) {
             return None;
         }
-        self.judge(window.bytes as f64 / time.as_secs_f64())
+        self.judge(now)
+    }
+
+    /// What the limit brought over the one before.
+    fn gain(&self, rate: f64, (before, limit): (f64, usize)) -> Gain {
+        match (rate / before - 1.0) / (self.limit as f64 / limit as f64 - 1.0) {
+            share if share < WORTH_IT => Gain::Nothing,
+            share if share < PROMISING => Gain::Part,
+            _ => Gain::Whole,
+        }
     }
 
     /// Grows, stays or goes back, by what throughput did.
-    fn judge(&mut self, rate: f64) -> Option<usize> {
-        if let Some((before, limit)) = self.before.take() {
-            let (gain, growth) = (rate / before, self.limit as f64 / limit as f64);
-            if gain < WORTH_IT || (gain - 1.0) * 2.0 < growth - 1.0 {
-                // The remote, or this machine, is at its end: no higher, and back where that brought nothing.
-                self.content_for = WINDOWS_CONTENT;
-                self.is_careful = true;
-                return if gain < WORTH_IT { self.change(limit) } else { None };
+    fn judge(&mut self, now: Instant) -> Option<usize> {
+        if let Some(before) = self.before {
+            let gain = self.gain(self.best, before);
+            if gain < Gain::Whole && self.windows < WINDOWS {
+                return None;
             }
-        } else if self.content_for > 0 {
-            self.content_for -= 1;
+            self.before = None;
+            if gain < Gain::Whole {
+                // The remote, or this machine, is at its end: no higher, and back where that brought nothing.
+                self.content_until = Some(now + self.content_next);
+                self.content_next = (2 * self.content_next).min(CONTENT_LONGEST);
+                self.is_careful = true;
+                return if gain == Gain::Nothing { self.change(before.1) } else { None };
+            }
+            self.content_next = CONTENT_FOR;
+        } else if self.content_until.is_some_and(|until| now < until) {
             return None;
         }
-        self.before = Some((rate, self.limit));
+        self.before = Some((self.best, self.limit));
         let more = if self.is_careful { self.limit.div_ceil(2) } else { self.limit };
         self.change((self.limit + more).min(self.most))
     }
@@ -144,7 +188,7 @@ impl Pace {
             return None;
         }
         self.limit = limit;
-        self.is_settling = true;
+        (self.windows, self.best) = (0, 0.0);
         Some(limit)
     }
 }
@@ -246,7 +290,7 @@ mod tests {
         for _ in 0..windows {
             let limit = pace.limit;
             let rate = capacity.min(limit as f64 * 1e6);
-            let rate = if pace.is_settling { rate / 2.0 } else { rate };
+            let rate = if pace.windows == 0 { rate / 2.0 } else { rate };
             now += Duration::from_secs_f64(limit as f64 * 1e6 / rate).max(SHORTEST_WINDOW);
             for _ in 0..limit {
                 pace.ended(now, Some(1_000_000), 0, true);
@@ -257,7 +301,7 @@ mod tests {
 
     #[test]
     fn grows_while_throughput_grows_and_no_further() {
-        for (streams, limits) in [(10, 8..=24), (40, 36..=81), (100, 81..=182), (10_000, 256..=256)] {
+        for (streams, limits) in [(10, 8..=32), (40, 36..=81), (100, 81..=182), (10_000, 256..=256)] {
             let limit = settle(&mut Pace::new(256), f64::from(streams) * 1e6, 200);
             assert!(limits.contains(&limit), "{limit} for a remote that carries {streams} streams");
         }
@@ -283,7 +327,7 @@ mod tests {
         for throttles in 1..=10 {
             pace.ended(now, None, throttles, true);
         }
-        assert_eq!(pace.limit, 10);
+        assert_eq!(pace.limit, FIRST_LIMIT * 2 / 3);
         let mut later = now + HUMBLE_FOR;
         for _ in 0..40 {
             later += Duration::from_secs(1);
@@ -291,6 +335,6 @@ mod tests {
                 pace.ended(later, Some(1_000_000), 10, true);
             }
         }
-        assert!(pace.limit > 10, "{}", pace.limit);
+        assert!(pace.limit > FIRST_LIMIT * 2 / 3, "{}", pace.limit);
     }
 }
