@@ -426,6 +426,16 @@ impl Source for Failover {
         Ok(own(at, listed))
     }
 
+    fn leads_nowhere(&self, token: &str) -> bool {
+        let of = token.split_once(':').and_then(|(at, _)| at.parse::<usize>().ok());
+        let Some(at) = of.filter(|&at| at < self.replicas.len()) else { return false };
+        if self.replicas[at].breaker.open() {
+            let error = Error::new(ErrorKind::Unavailable, "list", self.replicas[at].source.uri());
+            self.left_alone(at, &error.because("its listing goes in a circle"));
+        }
+        self.has_other(at)
+    }
+
     /// Of another than the first, the version is left out as well.
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
         let name = |source: &dyn Source| source.uri_of(key);

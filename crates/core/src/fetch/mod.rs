@@ -155,6 +155,10 @@ macro_rules! delegate {
             self.inner.verified()
         }
 
+        fn leads_nowhere(&self, token: &str) -> bool {
+            self.inner.leads_nowhere(token)
+        }
+
         fn uri_of(&self, key: &str) -> String {
             self.inner.uri_of(key)
         }

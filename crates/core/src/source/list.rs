@@ -157,8 +157,10 @@ impl Walk<'_> {
 
     fn page(&mut self, listed: Listed) -> Result<Page> {
         self.pages_asked -= 1;
-        if !listed.next.iter().all(|token| self.tokens.insert(xxh3_64(token.as_bytes()))) {
-            let error = Error::new(ErrorKind::Unavailable, "list", self.source.uri());
+        if let Some(token) = listed.next.iter().find(|token| !self.tokens.insert(xxh3_64(token.as_bytes()))) {
+            let has_other = self.source.leads_nowhere(token);
+            let kind = if has_other { ErrorKind::Changed } else { ErrorKind::Unavailable };
+            let error = Error::new(kind, "list", self.source.uri());
             return Err(error.because("the listing goes in a circle: a page says to go on where it went on before"));
         }
         self.pages.extend(listed.next.into_iter().map(Some));

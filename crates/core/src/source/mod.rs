@@ -113,6 +113,12 @@ pub trait Source: Debug + Send + Sync {
     /// `Changed` when the listing cannot go on, and has to begin anew.
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed>;
 
+    /// Learns that `token`, of a page it gave, leads in a circle. Whether another replica can be listed instead, from the start.
+    fn leads_nowhere(&self, token: &str) -> bool {
+        let _ = token;
+        false
+    }
+
     /// Size and version of one object.
     async fn head(&self, key: &str) -> Result<ObjectMeta>;
 
