@@ -12,7 +12,6 @@ use bytes::Bytes;
 use super::on_disk::{OnDiskAnswer, renew_behind};
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
-use crate::cache::disk::Flight;
 use crate::cache::{self, Lease, UnitId};
 use crate::engine::{Engine, Workers, wait_here};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +26,7 @@ pub(crate) struct Read {
     value: Value,
     version: Version,
     origin: Origin,
+    is_offered: bool,
 }
 
 /// Where a value comes from.
@@ -44,15 +44,13 @@ impl Read {
     /// Of the version that its source told; a replica's own says nothing, but it serves what was listed.
     fn new(value: Value, told: Version, listed: Version, brought: Brought) -> Self {
         let version = if told == Version::Unknown { listed } else { told };
-        Self { value, version, origin: Origin::Source(Arc::new(brought)) }
+        Self { value, version, origin: Origin::Source(Arc::new(brought)), is_offered: false }
     }
 }
 
 /// How a value came from its source.
 #[derive(Debug)]
 pub(crate) struct Brought {
-    /// While it is held, other processes wait for the record.
-    pub(super) flight: Option<Arc<Flight>>,
     /// The version that its record is kept under on disk; `None` where that would tell nobody that it is the right one.
     pub(super) on_disk: Option<Version>,
     /// When it was asked for, by the cache's clock and by the one on the wall: it may have been replaced since.
@@ -68,12 +66,15 @@ pub(crate) struct Loaded {
     pub(crate) origin: Origin,
     /// Whether others hold the same memory.
     pub(crate) is_shared: bool,
+    /// Whether it is being packed already.
+    pub(crate) is_offered: bool,
 }
 
 impl From<(Read, bool)> for Loaded {
     fn from((read, is_shared): (Read, bool)) -> Self {
-        let is_shared = is_shared || !matches!(read.origin, Origin::Source(_));
-        Self { value: read.value, version: read.version, origin: read.origin, is_shared }
+        let Read { value, version, origin, is_offered } = read;
+        let is_shared = is_shared || is_offered || !matches!(origin, Origin::Source(_));
+        Self { value, version, origin, is_shared, is_offered }
     }
 }
 
@@ -146,9 +147,7 @@ impl Inner {
                             Ok(renewed)
                         }
                         // What is on disk is no newer than what turned out to be too old.
-                        Ok(None) if stale.is_some() => {
-                            self.read(kept, sources, unit, workers, None, &mut fetched).await
-                        }
+                        Ok(None) if stale.is_some() => self.read(kept, sources, unit, workers, &mut fetched).await,
                         Ok(None) => self.from_disk_or_source(kept, sources, unit, workers, &mut fetched).await,
                         Err(error) => Err(error),
                     };
@@ -176,9 +175,22 @@ impl Inner {
         match self.on_disk(kept, sources, unit).await? {
             OnDiskAnswer::Found(packed, version, age) => {
                 fetched(true);
-                Ok(Read { value: packed.value().clone(), version, origin: Origin::Disk(packed, age) })
+                Ok(Read {
+                    value: packed.value().clone(),
+                    version,
+                    origin: Origin::Disk(packed, age),
+                    is_offered: false,
+                })
             }
-            OnDiskAnswer::Missing(flight) => self.read(kept, sources, unit, workers, flight, fetched).await,
+            OnDiskAnswer::Missing(errand) => {
+                let mut read = self.read(kept, sources, unit, workers, fetched).await?;
+                if let Some(errand) = errand {
+                    // Others wait for its record, and must not have to wait for what this process waits for.
+                    let loaded = Loaded::from((read.clone(), true));
+                    read.is_offered = self.offer_behind(kept, unit, loaded, errand.flight, workers);
+                }
+                Ok(read)
+            }
         }
     }
 
@@ -212,7 +224,12 @@ impl Inner {
         if let Some(set) = kept.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field)) {
             renew_behind(set, &listed.key, item.version(), asked_at);
         }
-        Ok(Some(Read { value: item.value().clone(), version: item.version().clone(), origin: Origin::Memory }))
+        Ok(Some(Read {
+            value: item.value().clone(),
+            version: item.version().clone(),
+            origin: Origin::Memory,
+            is_offered: false,
+        }))
     }
 
     fn read_now(&self, kept: &Kept, sources: &[Arc<dyn Source>], unit: UnitId, buffers: &BufferPool) -> Result<Read> {
@@ -224,7 +241,7 @@ impl Inner {
         });
         let object = self.received(source.as_ref(), &listed, read, began)?;
         let value = self.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
-        let brought = Brought { flight: None, on_disk: None, asked, asked_at };
+        let brought = Brought { on_disk: None, asked, asked_at };
         Ok(Read::new(value, object.meta.version, listed.version, brought))
     }
 
@@ -234,7 +251,6 @@ impl Inner {
         sources: &Sources,
         unit: UnitId,
         workers: &Workers,
-        flight: Option<Arc<Flight>>,
         fetched: &mut (impl FnMut(bool) + Send),
     ) -> Result<Read> {
         let buffers = Engine::current()?.buffers();
@@ -249,7 +265,7 @@ impl Inner {
         let told = &object.meta.version;
         let on_disk = if self.accepts_changes() { told } else { &listed.version };
         let on_disk = Some(on_disk).filter(|version| ![told, version].contains(&&Version::Unknown)).cloned();
-        let (inner, brought) = (self.clone(), Brought { flight, on_disk, asked, asked_at });
+        let (inner, brought) = (self.clone(), Brought { on_disk, asked, asked_at });
         workers
             .run(move || {
                 let value = inner.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -28,6 +28,8 @@ use crate::value::Packed;
 /// Reads and writes at once: what disks need to be fast, without a thread for every unit of a window.
 const READS: usize = 32;
 const WRITES: usize = 2;
+/// Units that this process fetches for all at once: twice what a source is asked for at once, so that none waits for this.
+const ERRANDS: usize = 512;
 /// How often is looked whether another process has brought a unit.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_millis(100);
@@ -48,14 +50,21 @@ pub(crate) struct OnDisk {
     opened: Duration,
     reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
+    errands: Arc<Semaphore>,
 }
 
 /// What the disk says of a unit.
 pub(super) enum OnDiskAnswer {
     /// Its record, and what it holds.
     Found(Arc<Packed>, Version, Duration),
-    /// It is not there; whoever holds the flight is the process that asks the source.
-    Missing(Option<Arc<Flight>>),
+    /// It is not there; whoever holds the errand is the process that asks the source.
+    Missing(Option<Errand>),
+}
+
+/// To fetch a unit for all processes, who wait for its record while the flight is held.
+pub(super) struct Errand {
+    pub(super) flight: Flight,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl OnDisk {
@@ -65,7 +74,8 @@ impl OnDisk {
         let root = config.disk.as_ref()?;
         let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
         let (reading, writing) = (Arc::new(Semaphore::new(READS)), Arc::new(Semaphore::new(WRITES)));
-        Some(Self { disk: Arc::new(disk), policy: config.policy, sets: OnceLock::new(), opened, reading, writing })
+        let (sets, errands) = (OnceLock::new(), Arc::new(Semaphore::new(ERRANDS)));
+        Some(Self { disk: Arc::new(disk), policy: config.policy, sets, opened, reading, writing, errands })
     }
 
     /// The folder.
@@ -124,45 +134,57 @@ impl Inner {
         }
         let patience = PATIENCE + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
         let (began, mut pause, mut waited) = (Instant::now(), FIRST_LOOK, false);
+        let mut turn = tier.errands.clone().try_acquire_owned().ok();
         loop {
-            let (found, claim) = self.looked_for(kept, tier, set, &listed).await?;
+            let (found, claim) = self.looked_for(kept, tier, set, &listed, turn.is_some()).await?;
             if let Some(found) = found {
                 return self.opened_record(kept, source.as_ref(), set, &listed, found).await;
             }
             match claim {
+                None => {
+                    let waiting = timeout(patience, tier.errands.clone().acquire_owned());
+                    let Ok(Ok(own)) = waiting.await else { return nothing() };
+                    turn = Some(own);
+                }
                 // Somebody else had it and let go: the unit may be there now.
-                Claim::Ours(_) if waited => waited = false,
-                Claim::Ours(flight) => return Ok(OnDiskAnswer::Missing(Some(Arc::new(flight)))),
-                Claim::Nobodys => return nothing(),
-                Claim::Theirs if began.elapsed() >= patience => {
+                Some(Claim::Ours(_)) if waited => waited = false,
+                Some(Claim::Ours(flight)) => {
+                    return Ok(OnDiskAnswer::Missing(turn.map(|turn| Errand { flight, _turn: turn })));
+                }
+                Some(Claim::Nobodys) => return nothing(),
+                Some(Claim::Theirs) if began.elapsed() >= patience => {
                     self.metrics.record(&[(Metric::DiskWaitsInVain, 1)]);
                     return nothing();
                 }
-                Claim::Theirs => {
+                Some(Claim::Theirs) => {
+                    drop(turn.take());
                     if !std::mem::replace(&mut waited, true) {
                         self.metrics.record(&[(Metric::DiskWaits, 1)]);
                     }
                     sleep(pause).await;
+                    turn = tier.errands.clone().try_acquire_owned().ok();
                     pause = (pause * 2).min(LAST_LOOK);
                 }
             }
         }
     }
 
+    /// A record; where there is none, the claim to it, unless it `may_claim` none yet.
     async fn looked_for(
         &self,
         kept: &Kept,
         tier: &OnDisk,
         set: &Arc<Set>,
         listed: &ObjectMeta,
-    ) -> Result<(Option<Found>, Claim)> {
+        may_claim: bool,
+    ) -> Result<(Option<Found>, Option<Claim>)> {
         let failed = |cause| Error::new(ErrorKind::Internal, "read", "the disk cache").caused_by(cause);
         let patience = HANGING + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
         if !set.is_read() {
-            return Ok((None, Claim::Nobodys));
+            return Ok((None, Some(Claim::Nobodys)));
         }
         let Ok(turn) = timeout(patience, tier.reading.clone().acquire_owned()).await else {
-            return Ok((None, Claim::Nobodys));
+            return Ok((None, Some(Claim::Nobodys)));
         };
         let turn = turn.map_err(|cause| failed(cause.to_string()))?;
         let or_younger = self.accepts_changes().then(|| kept.clock.now().saturating_sub(tier.opened));
@@ -172,7 +194,10 @@ impl Inner {
         let looked = spawn_blocking(move || {
             let found = set.get(&key, Wanted { version: &version, or_younger }, now, buffers);
             // What will not be kept need not be waited for by others.
-            let claim = if found.is_none() && set.may_admit(size) { set.claim(&key) } else { Claim::Nobodys };
+            let claim = match found.is_none() && set.may_admit(size) {
+                true => may_claim.then(|| set.claim(&key)),
+                false => Some(Claim::Nobodys),
+            };
             // Not before: a disk that hangs has so many waiting for it and no more.
             drop(turn);
             (found, claim)
@@ -181,7 +206,7 @@ impl Inner {
             return looked.map_err(|cause| failed(cause.to_string()));
         }
         own.hangs();
-        Ok((None, Claim::Nobodys))
+        Ok((None, Some(Claim::Nobodys)))
     }
 
     /// What a record holds, if it is not too old, or its object is still the same.
@@ -218,7 +243,7 @@ impl Inner {
         unit: UnitId,
         brought: &Brought,
         packed: &Packed,
-        held: (Option<Arc<Waiting>>, Option<Arc<Flight>>),
+        held: (Option<Arc<Waiting>>, Option<Flight>),
     ) {
         let Some(version) = brought.on_disk.clone() else { return };
         let Some(tier) = &kept.on_disk else { return };

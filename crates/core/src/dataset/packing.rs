@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use super::load::{Loaded, Origin};
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
+use crate::cache::disk::Flight;
 use crate::cache::{Item, UnitId};
-use crate::engine::Engine;
+use crate::engine::{Engine, Workers};
 use crate::error::Result;
 use crate::format::record::{self, Compression};
 use crate::metrics::Metric;
@@ -40,14 +41,15 @@ impl Drop for Waiting {
 }
 
 impl Inner {
-    /// Packs a value for the tiers that want it. `waiting` is what counts it until it is written to disk.
+    /// Packs a value for the tiers that want it. `held` is let go when it is written to disk: what counts it until then, and what
+    /// others wait for.
     pub(crate) fn offer(
         &self,
         kept: &Kept,
         unit: UnitId,
         loaded: &Loaded,
         buffers: &BufferPool,
-        waiting: Option<&Arc<Waiting>>,
+        held: (Option<Arc<Waiting>>, Option<Flight>),
     ) {
         let value = &loaded.value;
         if let Origin::Disk(packed, age) = &loaded.origin {
@@ -75,8 +77,40 @@ impl Inner {
             let packed = packed.filter(|_| in_memory == Some(kept.compression));
             let Some(packed) = packed.or_else(|| self.pack(value, kept.compression, buffers)) else { return };
             let Origin::Source(brought) = &loaded.origin else { return };
-            self.write_behind(kept, unit, brought, &packed, (waiting.cloned(), brought.flight.clone()));
+            self.write_behind(kept, unit, brought, &packed, held);
         }
+    }
+
+    /// Has a value that the disk wants packed at once, beside whoever asked for it, whom that may cost a copy of it. Returns whether
+    /// it will be.
+    pub(super) fn offer_behind(
+        self: &Arc<Self>,
+        kept: &Kept,
+        unit: UnitId,
+        loaded: Loaded,
+        flight: Flight,
+        workers: &Workers,
+    ) -> bool {
+        if !kept.disk_wants(unit, &loaded.origin, Packed::bytes_for(&loaded.value)) {
+            return false;
+        }
+        let Ok(engine) = Engine::current() else { return false };
+        let bytes = loaded.value.tensor_bytes();
+        let Some(waiting) = self.wait(kept, bytes, Self::waiting_limit(kept, bytes, true), 1) else { return false };
+        workers.spawn(move || {
+            let waiting = Arc::new(waiting);
+            let dataset = waiting.dataset.clone();
+            if let Ok(kept) = dataset.kept() {
+                dataset.offer(kept, unit, &loaded, engine.buffers(), (Some(waiting), Some(flight)));
+            }
+        });
+        true
+    }
+
+    /// Of what is read by index, so much may wait to be packed.
+    fn waiting_limit(kept: &Kept, bytes: usize, on_disk: bool) -> usize {
+        let least = if on_disk { WAITING_FOR_DISK } else { 0 };
+        bytes.max(kept.cache.capacity() / WAITING_SHARE).max(least)
     }
 
     fn pack(&self, value: &Value, compression: Compression, buffers: &BufferPool) -> Option<Packed> {
@@ -101,20 +135,22 @@ impl Inner {
         loaded: Loaded,
     ) -> Result<Value> {
         let buffers = engine.buffers();
+        if loaded.is_offered {
+            return loaded.into_own(buffers);
+        }
         let bytes = Packed::bytes_for(&loaded.value);
         let on_disk = kept.disk_wants(unit, &loaded.origin, bytes);
         match self.compression(kept) {
-            Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, None),
+            Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, (None, None)),
             compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {
                 let bytes = loaded.value.tensor_bytes();
-                let least = if on_disk { WAITING_FOR_DISK } else { 0 };
-                let limit = bytes.max(kept.cache.capacity() / WAITING_SHARE).max(least);
-                if let Some(waiting) = self.wait(kept, bytes, limit, 1) {
+                if let Some(waiting) = self.wait(kept, bytes, Self::waiting_limit(kept, bytes, on_disk), 1) {
                     let own = Packed::new(&loaded.value, buffers)?.into_value();
                     engine.workers().spawn(move || {
                         let waiting = Arc::new(waiting);
-                        if let Ok(kept) = waiting.dataset.kept() {
-                            waiting.dataset.offer(kept, unit, &loaded, buffers, Some(&waiting));
+                        let dataset = waiting.dataset.clone();
+                        if let Ok(kept) = dataset.kept() {
+                            dataset.offer(kept, unit, &loaded, buffers, (Some(waiting), None));
                         }
                     });
                     return Ok(own);

@@ -309,7 +309,8 @@ impl UnderWay {
     }
 
     /// Packs what was loaded for the cache, after everything that is queued by now.
-    fn pack_behind(self: &Arc<Self>, loaded: Vec<(UnitId, Loaded)>) {
+    fn pack_behind(self: &Arc<Self>, mut loaded: Vec<(UnitId, Loaded)>) {
+        loaded.retain(|(_, loaded)| !loaded.is_offered);
         let bytes = loaded.iter().map(|(_, loaded)| loaded.value.tensor_bytes()).sum();
         let Ok(kept) = self.prepare.dataset.kept() else { return };
         if loaded.is_empty() {
@@ -321,7 +322,7 @@ impl UnderWay {
             if let Ok(kept) = dataset.kept() {
                 let waiting = Arc::new(waiting);
                 for (unit, loaded) in loaded {
-                    dataset.offer(kept, unit, &loaded, engine.buffers(), Some(&waiting));
+                    dataset.offer(kept, unit, &loaded, engine.buffers(), (Some(waiting.clone()), None));
                 }
             }
         });

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater::cache::disk::care::Care;
-use headwater::config::{ByteSize, CacheConfig, DatasetConfig, Replicas, Span};
+use headwater::collate::Collation;
+use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, Replicas, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
+use headwater::loader::Loader;
 use headwater::metrics::Metric;
 use headwater::source::SourceSpec;
 use headwater::value::{DType, Tensor, Value};
@@ -27,8 +29,9 @@ const KILLS: usize = 200;
 const CAPACITY: u64 = 2 << 20;
 /// What a worker is told.
 const TOLD: &str = "HEADWATER_TEST_WORKER";
-/// How a worker says that it was given something wrong.
+/// How a worker says that it was given something wrong, and that it waited for another one.
 const WRONG: i32 = 73;
+const WAITED: i32 = 74;
 
 struct Chance(u64);
 
@@ -112,6 +115,15 @@ fn worker() {
         },
         // Until it is stopped in the middle of it, since the server never answers.
         "fetch" => drop(is_right(&dataset, 0)),
+        // Each in another order.
+        "walk" => {
+            let order = LoaderConfig { shuffle: true, seed: u64::from(std::process::id()), ..LoaderConfig::default() };
+            let loader = Loader::new(&dataset, LoaderConfig { batch_size: 4, collate: Collation::List, ..order })
+                .expect("a loader");
+            loader.batches(uninterrupted()).expect("begins").for_each(|batch| drop(batch.expect("read")));
+            assert_eq!(dataset.snapshot().raw(Metric::DiskWaitsInVain), 0);
+            std::process::exit(if dataset.snapshot().raw(Metric::DiskWaits) > 0 { WAITED } else { 0 });
+        }
         "lock" => {
             let folder = config.cache.disk.expect("a folder");
             let file = fs::File::options().read(true).write(true).open(folder.join("lock")).expect("there");
@@ -273,6 +285,23 @@ fn a_process_that_fetches_is_waited_for() {
     assert_eq!((snapshot.raw(Metric::DiskWaits), snapshot.raw(Metric::DiskWaitsInVain)), (1, 0));
     worker.wait().expect("it ends");
     assert!(server.requests_of(Class::Get) - before <= 2, "one asked, or was gone before it had written");
+}
+
+#[test]
+fn of_processes_that_walk_the_same_samples_in_any_order_one_fetches_each() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    server.set_faults(vec!["stall=20ms,on=get".parse().expect("a fault")]);
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let mut config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    config.cache.disk_capacity = Some(ByteSize(64 << 20));
+    let before = server.requests_of(Class::Get);
+    let workers: Vec<_> = (0..3).map(|_| start("walk", &config, &home)).collect();
+    let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").code()).collect();
+    assert!(ends.iter().all(|end| [Some(0), Some(WAITED)].contains(end)), "{ends:?}");
+    assert!(ends.contains(&Some(WAITED)), "they met: {ends:?}");
+    let fetched = server.requests_of(Class::Get) - before;
+    // What was written while it was looked for is the exception.
+    assert!(fetched <= SAMPLES as u64 * 11 / 10, "{fetched} requests for {SAMPLES} objects");
 }
 
 #[test]

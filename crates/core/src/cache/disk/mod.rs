@@ -127,8 +127,6 @@ struct Opened {
     /// When a full set was last counted.
     counted_at: Mutex<Option<std::time::Instant>>,
     number: AtomicU64,
-    /// Objects that this process fetches for all.
-    flights: AtomicU64,
 }
 
 impl Disk {
@@ -283,7 +281,6 @@ impl Opened {
             users: Mutex::default(),
             counted_at: Mutex::default(),
             number: AtomicU64::new(0),
-            flights: AtomicU64::new(0),
         }
     }
 
@@ -738,12 +735,7 @@ impl Set {
         let Some(ledger) = &opened.ledger else { return Claim::Nobodys };
         let at = locks::flight(layout::hash_of(key) ^ self.id);
         match ledger.locks().try_lock(at, Kind::Exclusive) {
-            Ok(true) => {
-                opened.flights.fetch_add(1, Ordering::Relaxed);
-                Claim::Ours(Flight { opened, at, owner: self.owner })
-            }
-            // Whoever is waited for does not wait: two could wait for each other.
-            Ok(false) if opened.flights.load(Ordering::Relaxed) > 0 => Claim::Nobodys,
+            Ok(true) => Claim::Ours(Flight { opened, at, owner: self.owner }),
             Ok(false) => Claim::Theirs,
             Err(_) => Claim::Nobodys,
         }
@@ -798,7 +790,6 @@ impl Drop for Flight {
     fn drop(&mut self) {
         if let Some(ledger) = self.opened.ledger.as_ref().filter(|_| self.owner.is_current()) {
             ledger.locks().unlock(self.at);
-            self.opened.flights.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
