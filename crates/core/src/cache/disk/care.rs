@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::layout::{self, QUARANTINE_ID, footprint, set_folder};
 use super::ledger::{Ledger, Page, SetRow, files_in};
-use super::{About, Opened, locks, room};
+use super::opened::Opened;
+use super::{About, locks, room};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long to wait for those who use the folder.

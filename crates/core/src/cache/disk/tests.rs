@@ -1,9 +1,17 @@
 use std::collections::HashMap;
+use std::fs::{File, FileTimes};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
+use std::time::Duration;
 
 use super::care::Care;
+use super::layout::footprint;
+use super::ledger::Ledger;
+use super::opened::OPEN;
 use super::*;
+use crate::buffer::BufferPool;
+use crate::error::ErrorKind;
+use crate::source::Version;
 
 const HOUR: Duration = Duration::from_hours(1);
 /// What a small record takes.

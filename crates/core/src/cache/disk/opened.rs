@@ -1,0 +1,167 @@
+//! A folder as a process has it open: found or made, joined once, never closed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::layout;
+use super::ledger::Ledger;
+use crate::engine::PerProcess;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A full set is counted no more often than this.
+const COUNTED_EVERY: Duration = Duration::from_hours(1);
+
+/// Folders that this process has open, by device and number of their lock files. Never closed: that would give up every lock.
+pub(super) static OPEN: PerProcess<Mutex<HashMap<FileNumber, Arc<Opened>>>> = PerProcess::new();
+
+/// Markers that this process has begun to write.
+static MARKERS: AtomicU64 = AtomicU64::new(0);
+
+/// Device and number.
+pub(super) type FileNumber = (u64, u64);
+
+/// A folder as this process has it open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) root: PathBuf,
+    /// Without one, the folder can be read and not written.
+    pub(super) ledger: Option<Ledger>,
+    /// What is left of the allowance that the ledger knows of.
+    pub(super) allowance: Mutex<u64>,
+    /// How many use a set in this process, by its slot.
+    pub(super) users: Mutex<HashMap<usize, usize>>,
+    /// When a full set was last counted.
+    pub(super) counted_at: Mutex<Option<Instant>>,
+    pub(super) number: AtomicU64,
+}
+
+impl Opened {
+    /// Opens what is there, or with `make` what is to be. The inner error is the disk's.
+    pub(super) fn at(root: &Path, make: bool) -> Result<io::Result<Arc<Self>>> {
+        match Self::prepare(root, make) {
+            Ok(Prepared::Ours) => {}
+            Ok(Prepared::Foreign(why)) => {
+                return Err(Error::new(ErrorKind::Invalid, "keep records in", root.display()).because(why));
+            }
+            Ok(Prepared::Other) => {
+                return Err(Error::new(ErrorKind::Unsupported, "keep records in", root.display())
+                    .because("another version made it; remove it, or give another folder"));
+            }
+            Err(cause) => return Ok(Err(cause)),
+        }
+        let known = OPEN.get_or_try_init(|| Ok(Mutex::default()))?;
+        let mut known = known.lock();
+        let of = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+        // By its number, since opening the file again and closing it would give up the locks.
+        if let Ok(meta) = fs::metadata(root.join(layout::LOCK))
+            && let Some(opened) = known.get(&of(&meta))
+        {
+            return Ok(Ok(opened.clone()));
+        }
+        let ledger = match Ledger::open(root) {
+            Ok(ledger) => Some(ledger),
+            Err(cause) if is_read_only(&cause) => None,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        let is_written = ledger.is_some();
+        let opened = Arc::new(Self { ledger, ..Self::unusable(root) });
+        if is_written && let Ok(meta) = fs::metadata(root.join(layout::LOCK)) {
+            known.insert(of(&meta), opened.clone());
+        }
+        Ok(Ok(opened))
+    }
+
+    pub(super) fn unusable(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            ledger: None,
+            allowance: Mutex::new(0),
+            users: Mutex::default(),
+            counted_at: Mutex::default(),
+            number: AtomicU64::new(0),
+        }
+    }
+
+    fn prepare(root: &Path, make: bool) -> io::Result<Prepared> {
+        let marker = root.join(layout::MARKER);
+        match fs::read_to_string(&marker) {
+            Ok(text) if text == layout::MARKER_TEXT => {}
+            Ok(_) => return Ok(Prepared::Other),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Ok(Prepared::Foreign("it is not a folder".to_owned()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
+                fs::create_dir_all(root)?;
+                // Nobody else's, be it another thread's.
+                let number = MARKERS.fetch_add(1, Ordering::Relaxed);
+                let arriving = format!("{}.{}-{number}", layout::MARKER, std::process::id());
+                let is_known = |name: &str| name == "lost+found" || name.starts_with(layout::MARKER);
+                for entry in fs::read_dir(root)? {
+                    let name = entry?.file_name();
+                    if !name.to_str().is_some_and(is_known) {
+                        // Unless another process has made it ours meanwhile, the marker first.
+                        if fs::read_to_string(&marker).is_ok_and(|text| text == layout::MARKER_TEXT) {
+                            break;
+                        }
+                        return Ok(Prepared::Foreign(format!(
+                            "it holds `{}`, which is not ours: give an empty folder or a new one",
+                            name.display()
+                        )));
+                    }
+                }
+                fs::write(root.join(&arriving), layout::MARKER_TEXT)?;
+                fs::rename(root.join(&arriving), &marker)?;
+            }
+            Err(error) => return Err(error),
+        }
+        for folder in [layout::SETS, layout::ARRIVING] {
+            match fs::create_dir(root.join(folder)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists || is_read_only(&error) => {}
+                made => made?,
+            }
+        }
+        Ok(Prepared::Ours)
+    }
+
+    /// Whether it is time to count a full set anew.
+    pub(super) fn counts_again(&self) -> bool {
+        let mut counted = self.counted_at.lock();
+        let is_time = counted.is_none_or(|at| at.elapsed() > COUNTED_EVERY);
+        if is_time {
+            *counted = Some(Instant::now());
+        }
+        is_time
+    }
+
+    /// Files, and bytes that they and those on their way take.
+    pub(super) fn bytes(&self) -> Option<(u64, u64)> {
+        let page = self.ledger.as_ref()?.lock().ok()??;
+        Some((page.sets().map(|set| set.files).sum(), page.bytes()))
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        match &self.ledger {
+            Some(ledger) => ledger.is_there(),
+            None => false,
+        }
+    }
+}
+
+enum Prepared {
+    Ours,
+    Foreign(String),
+    /// Of another version.
+    Other,
+}
+
+fn is_read_only(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}

@@ -1,0 +1,154 @@
+//! Reading records: without a lock, whole, and compared with what they should be.
+
+use std::fs::{self, File, FileTimes};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::layout;
+use super::set::Set;
+use crate::buffer::BufferPool;
+use crate::source::Version;
+
+/// When a file was last used is noted no more often than this, where that hardly matters.
+const USE_NOTED_EVERY: Duration = Duration::from_hours(1);
+
+/// A record that was there.
+#[derive(Debug)]
+pub struct Found {
+    /// The packed record, alone in memory of its own.
+    pub record: Bytes,
+    /// Memory it takes.
+    pub memory: usize,
+    /// Of which version it is.
+    pub version: Version,
+    /// How long ago it was last known to be the right one.
+    pub age: Duration,
+}
+
+/// Which version of an object is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The listed one.
+    pub version: &'a Version,
+    /// Whatever was known to be the right one so short a time ago does as well.
+    pub or_younger: Option<Duration>,
+}
+
+impl Set {
+    /// Looks for an object's record. Reads from the disk: call it where waiting harms nobody.
+    pub fn get(&self, key: &str, wanted: Wanted<'_>, now: SystemTime, buffers: &BufferPool) -> Option<Found> {
+        if !self.disk.reading.is_on() {
+            return None;
+        }
+        // Whoever only reads uses it too.
+        if self.disk.writing.is_on() && self.joined.try_lock().is_some_and(|joined| joined.is_none()) {
+            let _ = self.join();
+        }
+        let path = layout::file_of(&self.folder, layout::hash_of(key));
+        let found = match self.read(&path, key, wanted, now, buffers) {
+            Ok(found) => {
+                self.disk.reading.worked(&self.disk.root);
+                found
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => None,
+            Err(cause) => {
+                self.disk.reading.failed(&self.disk.root, "read", &cause);
+                None
+            }
+        };
+        let counters = &self.disk.counters;
+        let counter = if found.is_some() { &counters.hits } else { &counters.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    fn read(
+        &self,
+        path: &Path,
+        key: &str,
+        wanted: Wanted<'_>,
+        now: SystemTime,
+        buffers: &BufferPool,
+    ) -> io::Result<Option<Found>> {
+        let mut file = open(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        // Nothing that was let in is larger.
+        if self.disk.known_capacity().is_some_and(|capacity| meta.len() > capacity) {
+            self.quarantine(path);
+            return Ok(None);
+        }
+        let mut buffer = buffers.take(meta.len() as usize);
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(more) => filled += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let said = layout::parse(&buffer, filled as u64).filter(|said| layout::is_whole(&buffer, said.record_at));
+        let Some(said) = said else {
+            self.quarantine(path);
+            return Ok(None);
+        };
+        let age = now.duration_since(meta.modified()?);
+        // What comes from the future was noted by a clock that was wrong: nobody knows how old it is.
+        let age = age.unwrap_or(Duration::MAX);
+        let is_it = *wanted.version != Version::Unknown && said.version == *wanted.version
+            || wanted.or_younger.is_some_and(|limit| age <= limit);
+        if said.key != key || !is_it {
+            return Ok(None);
+        }
+        self.note_use(&file, &meta);
+        let memory = buffer.capacity();
+        Ok(Some(Found { record: buffer.freeze().slice(said.record_at..), memory, version: said.version, age }))
+    }
+
+    /// Notes when a file was used, for whoever looks for the least recent one.
+    fn note_use(&self, file: &File, meta: &fs::Metadata) {
+        let every = if self.replaces.load(Ordering::Relaxed) { Duration::from_secs(1) } else { USE_NOTED_EVERY };
+        let now = SystemTime::now();
+        if meta.accessed().is_ok_and(|used| now.duration_since(used).is_ok_and(|since| since >= every)) {
+            // The owner may do so with a file that is open for reading. Who is not, does without.
+            let _ = file.set_times(FileTimes::new().set_accessed(now));
+        }
+    }
+
+    /// Notes that an object's record of a version was the right one when that was asked.
+    pub fn renew(&self, key: &str, version: &Version, asked_at: SystemTime) {
+        let Ok(mut file) = open(&layout::file_of(&self.folder, layout::hash_of(key))) else { return };
+        let mut beginning = vec![0; 4096];
+        let (Ok(len), Ok(meta)) = (file.read(&mut beginning), file.metadata()) else { return };
+        // The file may be of another version by now.
+        let said = layout::parse(&beginning[..len], meta.len());
+        if said.is_some_and(|said| said.key == key && said.version == *version)
+            && meta.modified().is_ok_and(|known| known < asked_at)
+        {
+            let _ = file.set_times(FileTimes::new().set_modified(asked_at));
+        }
+    }
+
+    /// Whether it is worth asking at present.
+    pub fn is_read(&self) -> bool {
+        self.disk.reading.is_on()
+    }
+
+    /// Notes that the disk does not answer.
+    pub fn hangs(&self) {
+        self.disk.reading.failed(&self.disk.root, "read", &io::ErrorKind::TimedOut.into());
+    }
+}
+
+/// Opens a file to read it. What is no file at all keeps nobody waiting.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}

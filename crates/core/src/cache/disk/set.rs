@@ -1,0 +1,222 @@
+//! What a folder has of one source: who uses it, and who fetches for it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::layout::{self, set_folder};
+use super::ledger::{Ledger, Page, SetRow};
+use super::locks::{self, Kind};
+use super::opened::Opened;
+use super::writing::DECLINED_FOR;
+use super::{Disk, care, make_folder, seconds_now};
+use crate::world::ProcessStamp;
+
+/// What looking at a set's row takes at most, but for whoever has to wait for another process.
+const A_MOMENT: Duration = Duration::from_millis(10);
+
+/// What a set is of, as its folder says it for whoever looks.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct About {
+    /// The source.
+    pub uri: String,
+    /// Its server, where there is one to tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<String>,
+}
+
+/// What a folder has of one source. While this lives, other sources' files go before its own.
+#[derive(Debug)]
+pub struct Set {
+    pub(super) disk: Arc<Disk>,
+    pub(super) id: u128,
+    pub(super) about: About,
+    pub(super) folder: PathBuf,
+    /// Which row of which ledger is the set's.
+    pub(super) joined: Mutex<Option<(Arc<Opened>, usize)>>,
+    /// When the ledger was not to be had.
+    pub(super) missed_at: Mutex<Option<Instant>>,
+    pub(super) replaces: AtomicBool,
+    pub(super) declined_at: Mutex<Option<Instant>>,
+    pub(super) owner: ProcessStamp,
+}
+
+impl Set {
+    pub(super) fn of(disk: Arc<Disk>, about: About, replaces: bool) -> Self {
+        let id = layout::set_id(&about.uri, about.endpoint.as_deref());
+        let folder = set_folder(&disk.root, id);
+        Self {
+            disk,
+            id,
+            about,
+            folder,
+            joined: Mutex::new(None),
+            missed_at: Mutex::new(None),
+            replaces: AtomicBool::new(replaces),
+            declined_at: Mutex::new(None),
+            owner: ProcessStamp::current(),
+        }
+    }
+
+    /// From now on, its own files go for newcomers of its own, or do not.
+    pub fn set_replaces(&self, replaces: bool) {
+        self.replaces.store(replaces, Ordering::Relaxed);
+    }
+
+    /// The set's row in the ledger, which says that it is in use. `None` where there is no ledger, or no getting at it.
+    pub(super) fn join(&self) -> io::Result<Option<(Arc<Opened>, usize)>> {
+        let opened = self.disk.opened()?;
+        // Whoever is at it for longer waits for another process: that one is enough.
+        let Some(mut joined) = self.joined.try_lock_for(A_MOMENT) else { return Ok(None) };
+        if let Some((known, slot)) = &*joined {
+            if Arc::ptr_eq(known, &opened) {
+                return Ok(Some((opened, *slot)));
+            }
+            // Its file is gone, and the locks with it.
+            *joined = None;
+        }
+        let Some(ledger) = &opened.ledger else { return Ok(None) };
+        let mut missed = self.missed_at.lock();
+        if missed.is_some_and(|at| at.elapsed() < DECLINED_FOR) {
+            return Ok(None);
+        }
+        let Some(mut page) = ledger.lock()? else {
+            *missed = Some(Instant::now());
+            return Ok(None);
+        };
+        let known = page.sets().find(|row| row.id == self.id).map(|row| row.slot);
+        let free = known.or_else(|| page.free_slot());
+        let slot = match free {
+            Some(slot) => Some(slot),
+            None => Self::slot_of_another(&opened, &mut page)?,
+        };
+        let Some(slot) = slot else { return Ok(None) };
+        make_folder(&self.folder)?;
+        if known.is_none() {
+            page.set_row(&SetRow { slot, id: self.id, bytes: 0, files: 0, used: seconds_now() })?;
+            page.changing(slot, |page, _| page.count_anew(slot))?;
+            let about = serde_json::to_vec_pretty(&self.about).unwrap_or_default();
+            fs::write(self.folder.join(layout::ABOUT), about)?;
+        } else if let Some(row) = page.set(slot) {
+            page.set_row(&SetRow { used: seconds_now(), ..row })?;
+        }
+        // At once, or another user of this process might give the lock up in between.
+        let mut users = opened.users.lock();
+        if !page.locks().try_lock(locks::SETS + slot as u64, Kind::Shared)? {
+            return Ok(None);
+        }
+        *users.entry(slot).or_default() += 1;
+        drop(users);
+        *joined = Some((opened.clone(), slot));
+        drop(page);
+        Ok(Some((opened, slot)))
+    }
+
+    /// The row of the set that nobody has used for longest, whose files go.
+    fn slot_of_another(opened: &Opened, page: &mut Page<'_>) -> io::Result<Option<usize>> {
+        let mut rows: Vec<_> = page.sets().collect();
+        rows.sort_by_key(|row| row.used);
+        for row in rows {
+            let is_own = opened.users.lock().get(&row.slot).is_some_and(|&users| users > 0);
+            if !is_own && !page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)? {
+                care::clear_set(page, &row)?;
+                return Ok(Some(row.slot));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts a damaged file aside, if nobody is in the way.
+    pub(super) fn quarantine(&self, path: &Path) {
+        self.disk.counters.quarantined.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("`{}` is damaged, and put aside: its object is fetched again", path.display());
+        let set_aside = || -> io::Result<()> {
+            let Some((opened, slot)) = self.join()? else { return Ok(()) };
+            let Some(mut page) = opened.ledger.as_ref().map(Ledger::lock).transpose()?.flatten() else { return Ok(()) };
+            if page.set(slot).is_none_or(|row| row.id != self.id) {
+                return Ok(());
+            }
+            care::set_aside(&mut page, slot, path)
+        };
+        if let Err(cause) = set_aside() {
+            tracing::debug!("`{}` stays where it is: {cause}", path.display());
+        }
+    }
+
+    /// Claims to be the one process that fetches an object.
+    pub fn claim(&self, key: &str) -> Claim {
+        if !self.disk.writing.is_on() {
+            return Claim::Nobodys;
+        }
+        let opened = match self.join() {
+            Ok(Some((opened, _))) => opened,
+            Ok(None) => return Claim::Nobodys,
+            Err(cause) => {
+                self.disk.writing.failed(&self.disk.root, "write", &cause);
+                return Claim::Nobodys;
+            }
+        };
+        let Some(ledger) = &opened.ledger else { return Claim::Nobodys };
+        let at = locks::flight(layout::hash_of(key) ^ self.id);
+        match ledger.locks().try_lock(at, Kind::Exclusive) {
+            Ok(true) => Claim::Ours(Flight { opened, at, owner: self.owner }),
+            Ok(false) => Claim::Theirs,
+            Err(_) => Claim::Nobodys,
+        }
+    }
+
+    /// Uses it no longer.
+    pub(super) fn leave(&self) {
+        let joined = self.joined.lock().take();
+        let Some((opened, slot)) = joined.filter(|_| self.owner.is_current()) else { return };
+        let mut users = opened.users.lock();
+        let left = users.get_mut(&slot).map_or(0, |users| {
+            *users -= 1;
+            *users
+        });
+        if left == 0
+            && let Some(ledger) = &opened.ledger
+        {
+            users.remove(&slot);
+            ledger.locks().unlock(locks::SETS + slot as u64);
+        }
+    }
+}
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Who fetches an object that several processes want.
+#[derive(Debug)]
+pub enum Claim {
+    /// This process, for as long as it holds on.
+    Ours(Flight),
+    /// Another one.
+    Theirs,
+    /// It cannot be told.
+    Nobodys,
+}
+
+/// The right to fetch an object, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Flight {
+    opened: Arc<Opened>,
+    at: u64,
+    owner: ProcessStamp,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(ledger) = self.opened.ledger.as_ref().filter(|_| self.owner.is_current()) {
+            ledger.locks().unlock(self.at);
+        }
+    }
+}

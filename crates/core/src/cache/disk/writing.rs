@@ -1,0 +1,141 @@
+//! Writing records: room first, then the file, its name last.
+
+use std::fs::{self, File, FileTimes};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::layout::{self, footprint};
+use super::ledger::{Ledger, SetRow};
+use super::opened::Opened;
+use super::room::{self, Gone, Wish};
+use super::set::Set;
+use super::{make_folder, seconds_now};
+use crate::source::Version;
+
+/// Allowance that a process takes at once, of a large capacity.
+const ALLOWANCE: u64 = 32 << 20;
+
+/// A full folder is not asked for room again for so long.
+pub(super) const DECLINED_FOR: Duration = Duration::from_secs(1);
+
+impl Set {
+    /// Whether a record of so many bytes may be let in. Nothing is promised.
+    pub fn may_admit(&self, bytes: usize) -> bool {
+        let was_declined = self.declined_at.lock().is_some_and(|at| at.elapsed() < DECLINED_FOR);
+        self.disk.writing.is_on() && footprint(bytes as u64) <= self.disk.capacity() && !was_declined
+    }
+
+    /// Puts an object's record in, if there is room or room can be made; whether it did. Writes to the disk: call it where waiting
+    /// harms nobody.
+    pub fn put(&self, key: &str, version: &Version, record: &[u8], now: SystemTime) -> bool {
+        let Some(head) = layout::head(key, version, record).filter(|_| self.may_admit(record.len())) else {
+            self.disk.counters.declined.fetch_add(1, Ordering::Relaxed);
+            return false;
+        };
+        match self.write(layout::hash_of(key), &head, record, now) {
+            Ok(true) => {
+                self.disk.writing.worked(&self.disk.root);
+                self.disk.counters.insertions.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Ok(false) => {
+                self.disk.counters.declined.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+            Err(cause) => {
+                self.disk.writing.failed(&self.disk.root, "write", &cause);
+                false
+            }
+        }
+    }
+
+    fn write(&self, hash: u128, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<bool> {
+        let Some((opened, slot)) = self.join()? else { return Ok(false) };
+        let Some(ledger) = &opened.ledger else { return Ok(false) };
+        let takes = footprint((head.len() + record.len()) as u64);
+        if !self.take_allowance(&opened, ledger, slot, takes)? {
+            *self.declined_at.lock() = Some(Instant::now());
+            return Ok(false);
+        }
+        let arriving = ledger.arriving(opened.number.fetch_add(1, Ordering::Relaxed));
+        let written = Self::write_file(&arriving, head, record, now)
+            .and_then(|()| self.name(ledger, slot, hash, &arriving, takes));
+        if !matches!(written, Ok(true)) {
+            let removed = fs::remove_file(&arriving);
+            // What cannot be removed still takes room.
+            if removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                *opened.allowance.lock() += takes;
+            }
+        }
+        written
+    }
+
+    fn write_file(path: &Path, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<()> {
+        let mut file = File::options().write(true).create_new(true).open(path)?;
+        file.write_all(head)?;
+        file.write_all(record)?;
+        file.set_times(FileTimes::new().set_modified(now).set_accessed(SystemTime::now()))
+    }
+
+    /// Takes what a file needs from what the process has, or for the process from the folder.
+    fn take_allowance(&self, opened: &Opened, ledger: &Ledger, slot: usize, bytes: u64) -> io::Result<bool> {
+        let mut left = opened.allowance.lock();
+        if *left >= bytes {
+            *left -= bytes;
+            return Ok(true);
+        }
+        let Some(mut page) = ledger.lock()? else { return Ok(false) };
+        let capacity = self.disk.capacity();
+        let missing = bytes - *left;
+        for more in [missing.max(ALLOWANCE.min(capacity / 64)), missing] {
+            let replaces = self.replaces.load(Ordering::Relaxed);
+            let chance = opened.number.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 32;
+            let wish = Wish { slot, bytes: more, capacity, replaces, chance };
+            let is_own = |slot| opened.users.lock().get(&slot).is_some_and(|&users| users > 0);
+            let mut made = room::make(&mut page, &wish, &is_own)?;
+            // Others may have removed files: whether it is full indeed is counted now and then.
+            if made.is_none() && opened.counts_again() {
+                page.count_anew(slot)?;
+                made = room::make(&mut page, &wish, &is_own)?;
+            }
+            let Some(Gone { files, .. }) = made else { continue };
+            self.disk.counters.evictions.fetch_add(files, Ordering::Relaxed);
+            let taken = page.allowance() + more;
+            page.set_allowance(taken)?;
+            *left = *left + more - bytes;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Gives a file that was written its name, and the set its bytes.
+    fn name(&self, ledger: &Ledger, slot: usize, hash: u128, arriving: &Path, takes: u64) -> io::Result<bool> {
+        let Some(mut page) = ledger.lock()? else { return Ok(false) };
+        if page.set(slot).is_none_or(|row| row.id != self.id) {
+            // The ledger was made anew, and the set has another row now.
+            drop(page);
+            self.leave();
+            return Ok(false);
+        }
+        let path = layout::file_of(&self.folder, hash);
+        let named = page.changing(slot, |page, row| {
+            if let Some(shard) = path.parent().filter(|shard| !shard.is_dir()) {
+                make_folder(shard)?;
+            }
+            let before = fs::metadata(&path).map(|meta| footprint(meta.len())).ok();
+            let bytes = row.bytes.saturating_add(takes).saturating_sub(before.unwrap_or_default());
+            let row = SetRow { files: row.files + u64::from(before.is_none()), used: seconds_now(), ..row };
+            // The one that it takes the place of is there until then.
+            page.set_row(&SetRow { bytes: bytes.max(row.bytes), ..row })?;
+            fs::rename(arriving, &path)?;
+            page.set_row(&SetRow { bytes, ..row })
+        });
+        named?;
+        // It is the set's now.
+        let left = page.allowance().saturating_sub(takes);
+        page.set_allowance(left)?;
+        Ok(true)
+    }
+}
