@@ -56,7 +56,7 @@ impl Kept {
             Compression::Auto => record::Compression::AtLeast(worth),
             Compression::None => record::Compression::None,
         };
-        let on_disk = OnDisk::open(config, clock.now());
+        let on_disk = OnDisk::open(config, &clock);
         Self {
             cache,
             compression,

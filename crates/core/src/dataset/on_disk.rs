@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::load::{Brought, Origin, Sources};
 use super::packing::Waiting;
 use super::{Inner, Kept};
-use crate::cache::disk::{Claim, Disk, Flight, Found, Set, Wanted};
+use crate::cache::disk::{Claim, Disk, Flight, Found, Set, Wanted, Younger};
 use crate::cache::{Policy, UnitId};
+use crate::clock::Clock;
 use crate::config::{CacheConfig, DatasetConfig};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,8 +47,9 @@ pub(crate) struct OnDisk {
     policy: Policy,
     /// By field; none for local sources.
     sets: OnceLock<Vec<Option<Arc<Set>>>>,
-    /// When this process began to use it, by the cache's clock.
+    /// When this process began to use it, by the cache's clock and by the one on the wall.
     opened: Duration,
+    opened_at: SystemTime,
     reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
     errands: Arc<Semaphore>,
@@ -70,12 +72,13 @@ pub(super) struct Errand {
 impl OnDisk {
     /// Opens the folder that a configuration names, which was made when the dataset was opened: should it be gone since, so may the
     /// disk that it was on.
-    pub(super) fn open(config: &CacheConfig, opened: Duration) -> Option<Self> {
+    pub(super) fn open(config: &CacheConfig, clock: &Clock) -> Option<Self> {
         let root = config.disk.as_ref()?;
         let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
         let (reading, writing) = (Arc::new(Semaphore::new(READS)), Arc::new(Semaphore::new(WRITES)));
         let (sets, errands) = (OnceLock::new(), Arc::new(Semaphore::new(ERRANDS)));
-        Some(Self { disk: Arc::new(disk), policy: config.policy, sets, opened, reading, writing, errands })
+        let (disk, policy, opened, opened_at) = (Arc::new(disk), config.policy, clock.now(), clock.wall());
+        Some(Self { disk, policy, sets, opened, opened_at, reading, writing, errands })
     }
 
     /// The folder.
@@ -187,7 +190,8 @@ impl Inner {
             return Ok((None, Some(Claim::Nobodys)));
         };
         let turn = turn.map_err(|cause| failed(cause.to_string()))?;
-        let or_younger = self.accepts_changes().then(|| kept.clock.now().saturating_sub(tier.opened));
+        let since_opened = || Younger { since: tier.opened_at, than: kept.clock.now().saturating_sub(tier.opened) };
+        let or_younger = self.accepts_changes().then(since_opened);
         let (set, key, version, now) = (set.clone(), listed.key.clone(), listed.version.clone(), kept.clock.wall());
         let buffers = Engine::current()?.buffers();
         let (own, size) = (set.clone(), listed.size as usize);

@@ -35,8 +35,17 @@ pub struct Found {
 pub struct Wanted<'a> {
     /// The listed one.
     pub version: &'a Version,
-    /// Whatever was known to be the right one so short a time ago does as well.
-    pub or_younger: Option<Duration>,
+    /// Whatever was known to be the right one lately does as well.
+    pub or_younger: Option<Younger>,
+}
+
+/// How lately: by the clock on the wall and by one that cannot be set.
+#[derive(Debug, Clone, Copy)]
+pub struct Younger {
+    /// Not before that.
+    pub since: SystemTime,
+    /// No longer ago than this.
+    pub than: Duration,
 }
 
 impl Set {
@@ -100,11 +109,12 @@ impl Set {
             self.quarantine(path);
             return Ok(None);
         };
-        let age = now.duration_since(meta.modified()?);
+        let known = meta.modified()?;
+        let age = now.duration_since(known);
         // What comes from the future was noted by a clock that was wrong: nobody knows how old it is.
         let age = age.unwrap_or(Duration::MAX);
         let is_it = *wanted.version != Version::Unknown && said.version == *wanted.version
-            || wanted.or_younger.is_some_and(|limit| age <= limit);
+            || wanted.or_younger.is_some_and(|limit| known >= limit.since && age <= limit.than);
         if said.key != key || !is_it {
             return Ok(None);
         }
@@ -128,11 +138,11 @@ impl Set {
         let Ok(mut file) = open(&layout::file_of(&self.folder, layout::hash_of(key))) else { return };
         let mut beginning = vec![0; 4096];
         let (Ok(len), Ok(meta)) = (file.read(&mut beginning), file.metadata()) else { return };
+        // Nobody can have known it in the future, and who asked later knows better.
+        let is_newer = |known: SystemTime| known < asked_at || known > SystemTime::now();
         // The file may be of another version by now.
         let said = layout::parse(&beginning[..len], meta.len());
-        if said.is_some_and(|said| said.key == key && said.version == *version)
-            && meta.modified().is_ok_and(|known| known < asked_at)
-        {
+        if said.is_some_and(|said| said.key == key && said.version == *version) && meta.modified().is_ok_and(is_newer) {
             let _ = file.set_times(FileTimes::new().set_modified(asked_at));
         }
     }

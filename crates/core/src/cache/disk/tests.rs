@@ -111,9 +111,29 @@ fn age_is_told_and_a_clock_that_jumps_makes_nothing_younger() {
     assert_eq!(age(now, None), Some(Duration::MAX), "from the future: nobody knows how old it is");
     let of_any_version = |at, limit| {
         let (version, buffers) = (tag("2"), BufferPool::new(0));
-        set.get("a.pt", Wanted { version: &version, or_younger: Some(limit) }, at, &buffers).is_some()
+        let or_younger = Some(Younger { since: now - HOUR, than: limit });
+        set.get("a.pt", Wanted { version: &version, or_younger }, at, &buffers).is_some()
     };
     assert!(of_any_version(now + 2 * HOUR, HOUR) && !of_any_version(now + 2 * HOUR, HOUR / 2));
+    // Known before it was opened, which the clock that was set back since does not show.
+    set.put("b.pt", &tag("1"), b"x", now - 2 * HOUR);
+    let or_younger = Some(Younger { since: now - HOUR, than: 3 * HOUR });
+    assert!(set.get("b.pt", Wanted { version: &tag("2"), or_younger }, now - HOUR, &BufferPool::new(0)).is_none());
+}
+
+#[test]
+fn what_was_noted_by_a_clock_that_was_ahead_is_noted_anew() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    let now = SystemTime::now();
+    set.put("a.pt", &tag("1"), b"x", now + 9 * HOUR);
+    set.renew("a.pt", &tag("1"), now - HOUR);
+    let (version, buffers) = (tag("1"), BufferPool::new(0));
+    let found = set.get("a.pt", Wanted { version: &version, or_younger: None }, now, &buffers).expect("there");
+    assert_eq!(found.age, HOUR);
+    set.renew("a.pt", &tag("1"), now - 2 * HOUR);
+    let found = set.get("a.pt", Wanted { version: &version, or_younger: None }, now, &buffers).expect("there");
+    assert_eq!(found.age, HOUR, "who asked later knows better");
 }
 
 #[test]
