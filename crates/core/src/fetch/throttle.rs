@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
+use super::delegate;
 use crate::buffer::BufferPool;
 use crate::error::Result;
 use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source};
@@ -76,20 +75,10 @@ fn carried(bytes: u64, bytes_per_second: u64) -> Duration {
 
 #[async_trait]
 impl Source for Throttle {
-    fn uri(&self) -> &str {
-        self.inner.uri()
-    }
-
-    fn uri_of(&self, key: &str) -> String {
-        self.inner.uri_of(key)
-    }
+    delegate!();
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
         self.inner.page(prefix, token).await
-    }
-
-    fn publish<'a>(&'a self, key: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
-        self.inner.publish(key, bytes)
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
