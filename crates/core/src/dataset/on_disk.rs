@@ -198,10 +198,8 @@ impl Inner {
         let looked = spawn_blocking(move || {
             let found = set.get(&key, Wanted { version: &version, or_younger }, now, buffers);
             // What will not be kept need not be waited for by others.
-            let claim = match found.is_none() && set.may_admit(size) {
-                true => may_claim.then(|| set.claim(&key)),
-                false => Some(Claim::Nobodys),
-            };
+            let is_wanted = found.is_none() && set.may_admit(size);
+            let claim = if is_wanted { may_claim.then(|| set.claim(&key)) } else { Some(Claim::Nobodys) };
             // Not before: a disk that hangs has so many waiting for it and no more.
             drop(turn);
             (found, claim)
