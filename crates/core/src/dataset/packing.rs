@@ -1,7 +1,8 @@
 //! Packing what was loaded for the cache, behind whoever asked for it.
 //!
 //! Nobody waits for packing: a user who reads by index gets a copy at once, a batch is on its way first. What waits to be packed is
-//! bounded; what comes when that is full is not offered, and counted.
+//! bounded; what comes when that is full is not offered, and counted. What is packed and waits for the disk is counted by itself:
+//! memory keeps its values however slow the disk is.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,7 @@ use crate::value::{Packed, Value};
 const OVERHEAD: u64 = 8;
 /// Of the cache's capacity, as much may wait that was read by index.
 const WAITING_SHARE: usize = 8;
-/// And of what goes to disk so much, whatever memory is kept.
+/// And of what goes to disk so much, whatever memory is kept; and so much of it once it is packed.
 const WAITING_FOR_DISK: usize = 64 << 20;
 
 /// Bytes that wait to be packed, for as long as this lives.
@@ -40,15 +41,8 @@ impl Drop for Waiting {
 }
 
 impl Inner {
-    /// Packs a value for the tiers that want it. `waiting` is what counts it until it is written to disk.
-    pub(crate) fn offer(
-        &self,
-        kept: &Kept,
-        unit: UnitId,
-        loaded: &Loaded,
-        buffers: &BufferPool,
-        waiting: Option<&Arc<Waiting>>,
-    ) {
+    /// Packs a value for the tiers that want it. For the disk, `for_disk` bytes may wait.
+    pub(crate) fn offer(&self, kept: &Kept, unit: UnitId, loaded: &Loaded, buffers: &BufferPool, for_disk: usize) {
         let value = &loaded.value;
         if let Origin::Disk(packed, age) = &loaded.origin {
             if let Some(room) = kept.cache.admit(unit, packed.bytes()) {
@@ -75,7 +69,7 @@ impl Inner {
             let packed = packed.filter(|_| in_memory == Some(kept.compression));
             let Some(packed) = packed.or_else(|| self.pack(value, kept.compression, buffers)) else { return };
             let Origin::Source(brought) = &loaded.origin else { return };
-            self.write_behind(kept, unit, brought, &packed, (waiting.cloned(), brought.flight.clone()));
+            self.write_behind(kept, unit, brought, &packed, for_disk);
         }
     }
 
@@ -104,7 +98,7 @@ impl Inner {
         let bytes = Packed::bytes_for(&loaded.value);
         let on_disk = kept.disk_wants(unit, &loaded.origin, bytes);
         match self.compression(kept) {
-            Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, None),
+            Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, 0),
             compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {
                 let bytes = loaded.value.tensor_bytes();
                 let least = if on_disk { WAITING_FOR_DISK } else { 0 };
@@ -112,9 +106,8 @@ impl Inner {
                 if let Some(waiting) = self.wait(kept, bytes, limit, 1) {
                     let own = Packed::new(&loaded.value, buffers)?.into_value();
                     engine.workers().spawn(move || {
-                        let waiting = Arc::new(waiting);
                         if let Ok(kept) = waiting.dataset.kept() {
-                            waiting.dataset.offer(kept, unit, &loaded, buffers, Some(&waiting));
+                            waiting.dataset.offer(kept, unit, &loaded, buffers, WAITING_FOR_DISK);
                         }
                     });
                     return Ok(own);

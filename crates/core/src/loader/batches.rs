@@ -39,13 +39,14 @@ impl Batches {
             workers: held.workers.clone(),
             collation: loader.config.collate,
             backlog_bytes: loader.budget.backlog_bytes as usize,
+            disk_backlog_bytes: loader.budget.disk_backlog_bytes as usize,
             last_batch_bytes: AtomicU64::new(0),
             under_way: Mutex::default(),
         };
         let limits = WindowLimits {
             step_samples: loader.config.batch_size,
             samples: loader.config.window_samples,
-            bytes: (loader.budget.window_bytes - loader.budget.backlog_bytes) as usize,
+            bytes: loader.budget.in_window() as usize,
         };
         let steps = loader.steps(epoch, position);
         let prefetcher = Prefetcher::new(Arc::new(prepare), steps, limits, held.workers.clone());

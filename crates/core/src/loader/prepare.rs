@@ -41,6 +41,7 @@ pub(super) struct Prepare {
     pub(super) workers: Workers,
     pub(super) collation: Collation,
     pub(super) backlog_bytes: usize,
+    pub(super) disk_backlog_bytes: usize,
     /// What the last batch came to, for charging the next.
     pub(super) last_batch_bytes: AtomicU64,
     /// Steps under way, for messages.
@@ -317,13 +318,14 @@ impl UnderWay {
         }
         let (dataset, engine) = (self.prepare.dataset.clone(), self.prepare.engine);
         let Some(waiting) = dataset.wait(kept, bytes, self.prepare.backlog_bytes, loaded.len()) else { return };
+        let for_disk = self.prepare.disk_backlog_bytes;
         self.prepare.workers.spawn(move || {
             if let Ok(kept) = dataset.kept() {
-                let waiting = Arc::new(waiting);
                 for (unit, loaded) in loaded {
-                    dataset.offer(kept, unit, &loaded, engine.buffers(), Some(&waiting));
+                    dataset.offer(kept, unit, &loaded, engine.buffers(), for_disk);
                 }
             }
+            drop(waiting);
         });
     }
 

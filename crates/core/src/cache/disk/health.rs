@@ -1,8 +1,10 @@
 //! What happens when the disk does not do what it should: the tier is off for a while, and training goes on.
+//!
+//! After its rest one tries whether it works again. Who hangs there cannot be called back: as long as it does, nobody is sent after it.
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a disk is left alone that failed.
@@ -16,11 +18,32 @@ pub(super) struct Health {
     /// Milliseconds since it began until when it rests; 0 while all is well.
     off_until: AtomicU64,
     failures: AtomicU64,
+    /// Who is at it at present, and how many have been.
+    at_it: AtomicUsize,
+    done: AtomicU64,
+}
+
+/// A turn at the disk, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a>(&'a Health);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::Relaxed);
+        self.0.at_it.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { began: Instant::now(), rest: REST, off_until: AtomicU64::new(0), failures: AtomicU64::new(0) }
+        Self {
+            began: Instant::now(),
+            rest: REST,
+            off_until: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            at_it: AtomicUsize::new(0),
+            done: AtomicU64::new(0),
+        }
     }
 }
 
@@ -35,7 +58,33 @@ impl Health {
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.now() >= self.off_until.load(Ordering::Relaxed)
+        self.lets_in(self.at_it.load(Ordering::Relaxed))
+    }
+
+    fn lets_in(&self, at_it: usize) -> bool {
+        match self.off_until.load(Ordering::Relaxed) {
+            0 => true,
+            until => at_it == 0 && self.now() >= until,
+        }
+    }
+
+    /// Begins to use the disk; `None` while it is left alone.
+    pub(super) fn begin(&self) -> Option<Turn<'_>> {
+        if self.lets_in(self.at_it.fetch_add(1, Ordering::Relaxed)) {
+            return Some(Turn(self));
+        }
+        self.at_it.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Whether anybody is at it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.at_it.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many have been at it, and are no more.
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
     }
 
     /// How often it failed so far.

@@ -42,11 +42,11 @@ pub struct Wanted<'a> {
 impl Set {
     /// Looks for an object's record. Reads from the disk: call it where waiting harms nobody.
     pub fn get(&self, key: &str, wanted: Wanted<'_>, now: SystemTime, buffers: &BufferPool) -> Option<Found> {
-        if !self.disk.reading.is_on() {
-            return None;
-        }
+        let _turn = self.disk.reading.begin()?;
         // Whoever only reads uses it too.
-        if self.disk.writing.is_on() && self.joined.try_lock().is_some_and(|joined| joined.is_none()) {
+        if self.joined.try_lock().is_some_and(|joined| joined.is_none())
+            && let Some(_turn) = self.disk.writing.begin()
+        {
             let _ = self.join();
         }
         let path = layout::file_of(&self.folder, layout::hash_of(key));
@@ -55,7 +55,11 @@ impl Set {
                 self.disk.reading.worked(&self.disk.root);
                 found
             }
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => None,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                // It answers.
+                self.disk.reading.worked(&self.disk.root);
+                None
+            }
             Err(cause) => {
                 self.disk.reading.failed(&self.disk.root, "read", &cause);
                 None
@@ -142,9 +146,17 @@ impl Set {
         self.disk.reading.is_on()
     }
 
-    /// Notes that the disk does not answer.
-    pub fn hangs(&self) {
+    /// How many have read from the disk so far.
+    pub fn reads(&self) -> u64 {
+        self.disk.reading.done()
+    }
+
+    /// Notes that the disk does not answer who reads, and may claim what is not there.
+    pub fn reading_hangs(&self) {
         self.disk.reading.failed(&self.disk.root, "read", &io::ErrorKind::TimedOut.into());
+        if self.disk.writing.is_busy() {
+            self.writing_hangs();
+        }
     }
 }
 

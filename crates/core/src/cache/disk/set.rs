@@ -136,6 +136,7 @@ impl Set {
         self.disk.counters.quarantined.fetch_add(1, Ordering::Relaxed);
         tracing::warn!("`{}` is damaged, and put aside: its object is fetched again", path.display());
         let set_aside = || -> io::Result<()> {
+            let Some(_turn) = self.disk.writing.begin() else { return Ok(()) };
             let Some((opened, slot)) = self.join()? else { return Ok(()) };
             let Some(mut page) = opened.ledger.as_ref().map(Ledger::lock).transpose()?.flatten() else { return Ok(()) };
             if page.set(slot).is_none_or(|row| row.id != self.id) {
@@ -150,9 +151,7 @@ impl Set {
 
     /// Claims to be the one process that fetches an object.
     pub fn claim(&self, key: &str) -> Claim {
-        if !self.disk.writing.is_on() {
-            return Claim::Nobodys;
-        }
+        let Some(_turn) = self.disk.writing.begin() else { return Claim::Nobodys };
         let opened = match self.join() {
             Ok(Some((opened, _))) => opened,
             Ok(None) => return Claim::Nobodys,

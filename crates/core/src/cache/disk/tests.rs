@@ -1,3 +1,5 @@
+mod hanging;
+
 use std::collections::HashMap;
 use std::fs::{File, FileTimes};
 use std::os::unix::fs::PermissionsExt;

@@ -31,9 +31,10 @@ impl Set {
     /// harms nobody.
     pub fn put(&self, key: &str, version: &Version, record: &[u8], now: SystemTime) -> bool {
         let Some(head) = layout::head(key, version, record).filter(|_| self.may_admit(record.len())) else {
-            self.disk.counters.declined.fetch_add(1, Ordering::Relaxed);
+            self.decline();
             return false;
         };
+        let Some(_turn) = self.disk.writing.begin() else { return false };
         match self.write(layout::hash_of(key), &head, record, now) {
             Ok(true) => {
                 self.disk.writing.worked(&self.disk.root);
@@ -41,7 +42,7 @@ impl Set {
                 true
             }
             Ok(false) => {
-                self.disk.counters.declined.fetch_add(1, Ordering::Relaxed);
+                self.decline();
                 false
             }
             Err(cause) => {
@@ -49,6 +50,21 @@ impl Set {
                 false
             }
         }
+    }
+
+    /// Counts a record that nobody had the time to put in.
+    pub fn decline(&self) {
+        self.disk.counters.declined.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many have written to the disk so far.
+    pub fn writes(&self) -> u64 {
+        self.disk.writing.done()
+    }
+
+    /// Notes that the disk does not answer who writes.
+    pub fn writing_hangs(&self) {
+        self.disk.writing.failed(&self.disk.root, "write", &io::ErrorKind::TimedOut.into());
     }
 
     fn write(&self, hash: u128, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<bool> {
