@@ -4,11 +4,16 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// How long a disk is left alone that failed.
 const REST: Duration = Duration::from_secs(30);
+/// Files that cannot be read, one after the other and none between them that can: a disk that is gone or broken has as many at once,
+/// one that has lost a few blocks or was given strange files hardly ever.
+const BAD_IN_A_ROW: usize = 8;
 
 /// Whether a disk is worth asking.
 #[derive(Debug)]
@@ -21,6 +26,11 @@ pub(super) struct Health {
     /// Who is at it at present, and how many have been.
     at_it: AtomicUsize,
     done: AtomicU64,
+    /// Whether it is left alone because it did not answer.
+    is_silent: AtomicBool,
+    /// Files that could not be read since one could, by their hashes; and whether there are any.
+    bad: Mutex<Vec<u64>>,
+    has_bad: AtomicBool,
 }
 
 /// A turn at the disk, until it is dropped.
@@ -43,6 +53,9 @@ impl Default for Health {
             failures: AtomicU64::new(0),
             at_it: AtomicUsize::new(0),
             done: AtomicU64::new(0),
+            is_silent: AtomicBool::new(false),
+            bad: Mutex::default(),
+            has_bad: AtomicBool::new(false),
         }
     }
 }
@@ -94,14 +107,39 @@ impl Health {
 
     /// It does what it should.
     pub(super) fn worked(&self, root: &Path) {
+        if self.has_bad.load(Ordering::Relaxed) {
+            self.bad.lock().clear();
+            self.has_bad.store(false, Ordering::Relaxed);
+        }
         if self.off_until.load(Ordering::Relaxed) != 0 && self.off_until.swap(0, Ordering::Relaxed) != 0 {
             tracing::info!("the disk cache `{}` works again", root.display());
+        }
+    }
+
+    /// It answers, be it that there is nothing.
+    pub(super) fn answered(&self, root: &Path) {
+        if self.off_until.load(Ordering::Relaxed) != 0 && self.is_silent.load(Ordering::Relaxed) {
+            self.worked(root);
+        }
+    }
+
+    /// A file cannot be read. That is no failure of the disk, unless it is so with one after the other.
+    pub(super) fn failed_at(&self, root: &Path, file: u64, cause: &io::Error) {
+        let mut bad = self.bad.lock();
+        self.has_bad.store(true, Ordering::Relaxed);
+        if bad.len() < BAD_IN_A_ROW && !bad.contains(&file) {
+            bad.push(file);
+        }
+        if bad.len() == BAD_IN_A_ROW {
+            drop(bad);
+            self.failed(root, "read", cause);
         }
     }
 
     /// It does not. Said once, until it does again.
     pub(super) fn failed(&self, root: &Path, op: &str, cause: &io::Error) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        self.is_silent.store(cause.kind() == io::ErrorKind::TimedOut, Ordering::Relaxed);
         let until = self.now() + self.rest.as_millis() as u64;
         if self.off_until.swap(until.max(1), Ordering::Relaxed) == 0 {
             tracing::warn!(

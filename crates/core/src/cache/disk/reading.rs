@@ -49,19 +49,23 @@ impl Set {
         {
             let _ = self.join();
         }
-        let path = layout::file_of(&self.folder, layout::hash_of(key));
+        let hash = layout::hash_of(key);
+        let path = layout::file_of(&self.folder, hash);
         let found = match self.read(&path, key, wanted, now, buffers) {
             Ok(found) => {
                 self.disk.reading.worked(&self.disk.root);
                 found
             }
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                // It answers.
-                self.disk.reading.worked(&self.disk.root);
+                self.disk.reading.answered(&self.disk.root);
                 None
             }
             Err(cause) => {
-                self.disk.reading.failed(&self.disk.root, "read", &cause);
+                // The file's fault, for all that is known.
+                self.disk.reading.failed_at(&self.disk.root, hash as u64, &cause);
+                if self.is_read() {
+                    self.quarantine(&path, &cause);
+                }
                 None
             }
         };
@@ -86,7 +90,7 @@ impl Set {
         }
         // Nothing that was let in is larger.
         if self.disk.known_capacity().is_some_and(|capacity| meta.len() > capacity) {
-            self.quarantine(path);
+            self.quarantine(path, &"it is damaged");
             return Ok(None);
         }
         let mut buffer = buffers.take(meta.len() as usize);
@@ -101,7 +105,7 @@ impl Set {
         }
         let said = layout::parse(&buffer, filled as u64).filter(|said| layout::is_whole(&buffer, said.record_at));
         let Some(said) = said else {
-            self.quarantine(path);
+            self.quarantine(path, &"it is damaged");
             return Ok(None);
         };
         let age = now.duration_since(meta.modified()?);

@@ -1,5 +1,6 @@
 //! What a folder has of one source: who uses it, and who fetches for it.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -131,10 +132,10 @@ impl Set {
         Ok(None)
     }
 
-    /// Puts a damaged file aside, if nobody is in the way.
-    pub(super) fn quarantine(&self, path: &Path) {
+    /// Puts a file aside that is of no use, if nobody is in the way.
+    pub(super) fn quarantine(&self, path: &Path, why: &dyn Display) {
         self.disk.counters.quarantined.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!("`{}` is damaged, and put aside: its object is fetched again", path.display());
+        tracing::warn!("`{}` is put aside, and its object fetched again: {why}", path.display());
         let set_aside = || -> io::Result<()> {
             let Some(_turn) = self.disk.writing.begin() else { return Ok(()) };
             let Some((opened, slot)) = self.join()? else { return Ok(()) };

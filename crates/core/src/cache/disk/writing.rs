@@ -136,11 +136,18 @@ impl Set {
             return Ok(false);
         }
         let path = layout::file_of(&self.folder, hash);
+        let Some(shard) = path.parent() else { return Ok(false) };
+        let before = fs::symlink_metadata(&path).ok();
+        let has_shard = shard.is_dir();
+        // Something that is none of ours has taken the place: this object cannot be kept, whatever others can.
+        if before.as_ref().is_some_and(fs::Metadata::is_dir) || !has_shard && fs::symlink_metadata(shard).is_ok() {
+            return Ok(false);
+        }
         let named = page.changing(slot, |page, row| {
-            if let Some(shard) = path.parent().filter(|shard| !shard.is_dir()) {
+            if !has_shard {
                 make_folder(shard)?;
             }
-            let before = fs::metadata(&path).map(|meta| footprint(meta.len())).ok();
+            let before = before.map(|meta| footprint(meta.len()));
             let bytes = row.bytes.saturating_add(takes).saturating_sub(before.unwrap_or_default());
             let row = SetRow { files: row.files + u64::from(before.is_none()), used: seconds_now(), ..row };
             // The one that it takes the place of is there until then.
