@@ -1,7 +1,7 @@
 //! What a dataset keeps in a process: the cache, and the loads under way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Inner;
 use super::load::Read;
 use super::on_disk::OnDisk;
+use super::packing::Backlog;
 use crate::cache::{self, Cache, Flights, Lease, UnitId};
 use crate::clock::Clock;
 use crate::config::{CacheConfig, Compression};
@@ -39,7 +40,7 @@ pub(crate) struct Kept {
     pub(super) on_disk: Option<OnDisk>,
     is_ordered: AtomicBool,
     pub(super) flights: Arc<Flights<Result<Read>>>,
-    pub(super) backlog_bytes: AtomicUsize,
+    pub(crate) backlog: Backlog,
     claims: Mutex<Claims>,
 }
 
@@ -65,7 +66,7 @@ impl Kept {
             on_disk,
             is_ordered: AtomicBool::new(false),
             flights: Arc::default(),
-            backlog_bytes: AtomicUsize::new(0),
+            backlog: Backlog::default(),
             claims: Mutex::default(),
         }
     }

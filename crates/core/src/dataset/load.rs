@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use super::on_disk::{OnDiskAnswer, renew_behind};
+use super::on_disk::OnDiskAnswer;
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
 use crate::cache::{self, Lease, UnitId};
@@ -221,8 +221,10 @@ impl Inner {
             return Ok(None);
         }
         item.renew(now);
-        if let Some(set) = kept.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field)) {
-            renew_behind(set, &listed.key, item.version(), asked_at);
+        if let Some(tier) = &kept.on_disk
+            && let Some(set) = tier.known_set(unit.field)
+        {
+            tier.renew_behind(set, &listed.key, item.version(), asked_at);
         }
         Ok(Some(Read {
             value: item.value().clone(),

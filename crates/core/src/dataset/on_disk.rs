@@ -3,8 +3,12 @@
 //! Units are looked for in memory first, then on disk, then asked of their source. Of the processes that want a unit at the same
 //! time one asks; the others look again until it is there, or until that takes longer than asking would. Local sources are not
 //! kept on disk: they are there already.
+//!
+//! A disk may hang, as those behind a network do, and who waits for it then waits for ever: on threads of their own, as many as
+//! there are turns. Whoever depends on them gives up after a while, and the disk is left alone.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +17,6 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::load::{Brought, Origin, Sources};
-use super::packing::Waiting;
 use super::{Inner, Kept};
 use crate::cache::disk::{Claim, Disk, Flight, Found, Set, Wanted, Younger};
 use crate::cache::{Policy, UnitId};
@@ -31,13 +34,15 @@ const READS: usize = 32;
 const WRITES: usize = 2;
 /// Units that this process fetches for all at once: twice what a source is asked for at once, so that none waits for this.
 const ERRANDS: usize = 512;
+/// Renewals at once: each is as short as the question before it was long.
+const RENEWALS: usize = 8;
 /// How often is looked whether another process has brought a unit.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 /// A process that is stopped is not waited for longer than a slow source would take.
 const PATIENCE: Duration = Duration::from_secs(2);
 const SLOW_BYTES_PER_SECOND: f64 = 20e6;
-/// A disk that has not answered by then is left alone.
+/// A disk that has not answered by then is left alone: longer than a local one is ever silent, shorter than the deadline of a batch.
 const HANGING: Duration = Duration::from_secs(10);
 
 /// The disk tier of a dataset in one process.
@@ -53,6 +58,22 @@ pub(crate) struct OnDisk {
     reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
     errands: Arc<Semaphore>,
+    renewing: Arc<Semaphore>,
+    /// Bytes of records that wait to be written.
+    backlog: Arc<AtomicUsize>,
+}
+
+/// Bytes that wait to be written, for as long as this lives.
+#[derive(Debug)]
+struct Waiting {
+    backlog: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.backlog.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// What the disk says of a unit.
@@ -75,10 +96,11 @@ impl OnDisk {
     pub(super) fn open(config: &CacheConfig, clock: &Clock) -> Option<Self> {
         let root = config.disk.as_ref()?;
         let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
-        let (reading, writing) = (Arc::new(Semaphore::new(READS)), Arc::new(Semaphore::new(WRITES)));
-        let (sets, errands) = (OnceLock::new(), Arc::new(Semaphore::new(ERRANDS)));
+        let [reading, writing, renewing, errands] =
+            [READS, WRITES, RENEWALS, ERRANDS].map(|turns| Arc::new(Semaphore::new(turns)));
         let (disk, policy, opened, opened_at) = (Arc::new(disk), config.policy, clock.now(), clock.wall());
-        Some(Self { disk, policy, sets, opened, opened_at, reading, writing, errands })
+        let (sets, backlog) = (OnceLock::new(), Arc::default());
+        Some(Self { disk, policy, sets, opened, opened_at, reading, writing, errands, renewing, backlog })
     }
 
     /// The folder.
@@ -117,6 +139,34 @@ impl OnDisk {
         let sets = self.sets.get()?;
         sets[field.min(sets.len() - 1)].as_ref()
     }
+
+    /// Lets a record of so many bytes wait to be written, unless more than `limit` would wait then: one may always. With it, how long
+    /// those before it and itself may take.
+    fn wait(&self, bytes: usize, limit: usize) -> Option<(Waiting, Duration)> {
+        let before = self.backlog.fetch_add(bytes, Ordering::Relaxed);
+        let waiting = Waiting { backlog: self.backlog.clone(), bytes };
+        (before == 0 || before + bytes <= limit).then(|| (waiting, patience((before + bytes) as u64)))
+    }
+
+    /// Notes that an object's record is still the right one, beside everything else: by those who have the time, or not at all.
+    pub(super) fn renew_behind(&self, set: &Arc<Set>, key: &str, version: &Version, asked_at: SystemTime) {
+        let Ok(turn) = self.renewing.clone().try_acquire_owned() else { return };
+        let (set, key, version) = (set.clone(), key.to_owned(), version.clone());
+        drop(spawn_blocking(move || {
+            set.renew(&key, &version, asked_at);
+            drop(turn);
+        }));
+    }
+}
+
+/// How long a disk may take that reads or writes so many bytes.
+fn patience(bytes: u64) -> Duration {
+    HANGING + Duration::from_secs_f64(bytes as f64 / SLOW_BYTES_PER_SECOND)
+}
+
+/// A turn at the disk; `None` when there was none for so long.
+async fn turn(turns: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
+    timeout(patience, turns.clone().acquire_owned()).await.ok()?.ok()
 }
 
 impl Inner {
@@ -182,14 +232,17 @@ impl Inner {
         may_claim: bool,
     ) -> Result<(Option<Found>, Option<Claim>)> {
         let failed = |cause| Error::new(ErrorKind::Internal, "read", "the disk cache").caused_by(cause);
-        let patience = HANGING + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
         if !set.is_read() {
             return Ok((None, Some(Claim::Nobodys)));
         }
-        let Ok(turn) = timeout(patience, tier.reading.clone().acquire_owned()).await else {
+        let (patience, reads) = (patience(listed.size), set.reads());
+        let Some(turn) = turn(&tier.reading, patience).await else {
+            // Of a disk that is only slow others have had an answer meanwhile.
+            if set.reads() == reads {
+                set.reading_hangs();
+            }
             return Ok((None, Some(Claim::Nobodys)));
         };
-        let turn = turn.map_err(|cause| failed(cause.to_string()))?;
         let since_opened = || Younger { since: tier.opened_at, than: kept.clock.now().saturating_sub(tier.opened) };
         let or_younger = self.accepts_changes().then(since_opened);
         let (set, key, version, now) = (set.clone(), listed.key.clone(), listed.version.clone(), kept.clock.wall());
@@ -207,7 +260,7 @@ impl Inner {
         if let Ok(looked) = timeout(patience, looked).await {
             return looked.map_err(|cause| failed(cause.to_string()));
         }
-        own.hangs();
+        own.reading_hangs();
         Ok((None, Some(Claim::Nobodys)))
     }
 
@@ -231,21 +284,23 @@ impl Inner {
             if !is_same {
                 return Ok(OnDiskAnswer::Missing(None));
             }
-            renew_behind(set, &listed.key, &found.version, asked);
+            if let Some(tier) = &kept.on_disk {
+                tier.renew_behind(set, &listed.key, &found.version, asked);
+            }
             age = Duration::ZERO;
         }
         let packed = Arc::new(Packed::in_record(value, found.record, found.memory));
         Ok(OnDiskAnswer::Found(packed, found.version, age))
     }
 
-    /// Puts a record where it outlives this process, beside everything else. `waiting` is what counts it meanwhile.
+    /// Puts a record where it outlives this process, beside everything else, unless too much waits for that. The `flight` ends with it.
     pub(super) fn write_behind(
         &self,
         kept: &Kept,
         unit: UnitId,
         brought: &Brought,
         packed: &Packed,
-        held: (Option<Arc<Waiting>>, Option<Flight>),
+        flight: Option<Flight>,
     ) {
         let Some(version) = brought.on_disk.clone() else { return };
         let Some(tier) = &kept.on_disk else { return };
@@ -253,14 +308,26 @@ impl Inner {
         let (Ok(listed), Ok(engine)) = (self.manifest.object(unit.sample, unit.field), Engine::current()) else {
             return;
         };
+        let Some((waiting, patience_in_all)) = tier.wait(record.len(), kept.backlog.for_disk()) else {
+            return set.decline();
+        };
         let (writing, since) = (tier.writing.clone(), brought.asked_at);
         drop(engine.spawn(async move {
-            let Ok(_turn) = writing.acquire_owned().await else { return };
+            // Given up with the wait, be the disk done or not.
+            let _held = (waiting, flight);
+            let writes = set.writes();
+            let Some(turn) = turn(&writing, patience_in_all).await else {
+                // Of a disk that is only slow others have had an answer meanwhile.
+                return if set.writes() == writes { set.writing_hangs() } else { set.decline() };
+            };
+            let (own, patience) = (set.clone(), patience(record.len() as u64));
             let written = spawn_blocking(move || {
-                set.put(&listed.key, &version, &record, since);
-                drop(held);
+                own.put(&listed.key, &version, &record, since);
+                drop(turn);
             });
-            let _ = written.await;
+            if timeout(patience, written).await.is_err() {
+                set.writing_hangs();
+            }
         }));
     }
 }
@@ -272,12 +339,6 @@ impl Kept {
         let set = self.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field));
         is_kept && set.is_some_and(|set| set.may_admit(bytes))
     }
-}
-
-/// Notes that a record is still the right one, beside everything else.
-pub(super) fn renew_behind(set: &Arc<Set>, key: &str, version: &Version, asked_at: SystemTime) {
-    let (set, key, version) = (set.clone(), key.to_owned(), version.clone());
-    drop(spawn_blocking(move || set.renew(&key, &version, asked_at)));
 }
 
 /// Makes a dataset's folder for records, unless it is one that it reads from.

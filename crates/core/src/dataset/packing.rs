@@ -1,10 +1,11 @@
 //! Packing what was loaded for the cache, behind whoever asked for it.
 //!
 //! Nobody waits for packing: a user who reads by index gets a copy at once, a batch is on its way first. What waits to be packed is
-//! bounded; what comes when that is full is not offered, and counted.
+//! bounded; what comes when that is full is not offered, and counted. What is packed and waits for the disk is counted by itself:
+//! memory keeps its values however slow the disk is.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::load::{Loaded, Origin};
@@ -22,8 +23,40 @@ use crate::value::{Packed, Value};
 const OVERHEAD: u64 = 8;
 /// Of the cache's capacity, as much may wait that was read by index.
 const WAITING_SHARE: usize = 8;
-/// And of what goes to disk so much, whatever memory is kept.
+/// And of what goes to disk so much, whatever memory is kept; and so much of it once it is packed.
 const WAITING_FOR_DISK: usize = 64 << 20;
+
+/// What waits to be packed in one process, and how much may.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    bytes: AtomicUsize,
+    /// What the budget of a loader has for it, and for what is packed and waits for the disk; 0 while there is no loader.
+    budget: AtomicUsize,
+    disk_budget: AtomicUsize,
+}
+
+impl Backlog {
+    /// Notes what a loader's budget has for it.
+    pub(crate) fn set_budget(&self, bytes: u64, for_disk: u64) {
+        self.budget.fetch_max(bytes as usize, Ordering::Relaxed);
+        self.disk_budget.fetch_max(for_disk as usize, Ordering::Relaxed);
+    }
+
+    fn limit(&self, cache_bytes: usize, on_disk: bool) -> usize {
+        match self.budget.load(Ordering::Relaxed) {
+            0 => (cache_bytes / WAITING_SHARE).max(if on_disk { WAITING_FOR_DISK } else { 0 }),
+            budget => budget,
+        }
+    }
+
+    /// How much may wait for the disk.
+    pub(super) fn for_disk(&self) -> usize {
+        match self.budget.load(Ordering::Relaxed) {
+            0 => WAITING_FOR_DISK,
+            _ => self.disk_budget.load(Ordering::Relaxed),
+        }
+    }
+}
 
 /// Bytes that wait to be packed, for as long as this lives.
 #[derive(Debug)]
@@ -35,21 +68,20 @@ pub(crate) struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Ok(kept) = self.dataset.kept() {
-            kept.backlog_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+            kept.backlog.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
 
 impl Inner {
-    /// Packs a value for the tiers that want it. `held` is let go when it is written to disk: what counts it until then, and what
-    /// others wait for.
+    /// Packs a value for the tiers that want it. For the record of the unit whose `flight` it is others wait.
     pub(crate) fn offer(
         &self,
         kept: &Kept,
         unit: UnitId,
         loaded: &Loaded,
         buffers: &BufferPool,
-        held: (Option<Arc<Waiting>>, Option<Flight>),
+        flight: Option<Flight>,
     ) {
         let value = &loaded.value;
         if let Origin::Disk(packed, age) = &loaded.origin {
@@ -77,7 +109,7 @@ impl Inner {
             let packed = packed.filter(|_| in_memory == Some(kept.compression));
             let Some(packed) = packed.or_else(|| self.pack(value, kept.compression, buffers)) else { return };
             let Origin::Source(brought) = &loaded.origin else { return };
-            self.write_behind(kept, unit, brought, &packed, held);
+            self.write_behind(kept, unit, brought, &packed, flight);
         }
     }
 
@@ -96,21 +128,13 @@ impl Inner {
         }
         let Ok(engine) = Engine::current() else { return false };
         let bytes = loaded.value.tensor_bytes();
-        let Some(waiting) = self.wait(kept, bytes, Self::waiting_limit(kept, bytes, true), 1) else { return false };
+        let Some(waiting) = self.wait(kept, bytes, 1, true) else { return false };
         workers.spawn(move || {
-            let waiting = Arc::new(waiting);
-            let dataset = waiting.dataset.clone();
-            if let Ok(kept) = dataset.kept() {
-                dataset.offer(kept, unit, &loaded, engine.buffers(), (Some(waiting), Some(flight)));
+            if let Ok(kept) = waiting.dataset.kept() {
+                waiting.dataset.offer(kept, unit, &loaded, engine.buffers(), Some(flight));
             }
         });
         true
-    }
-
-    /// Of what is read by index, so much may wait to be packed.
-    fn waiting_limit(kept: &Kept, bytes: usize, on_disk: bool) -> usize {
-        let least = if on_disk { WAITING_FOR_DISK } else { 0 };
-        bytes.max(kept.cache.capacity() / WAITING_SHARE).max(least)
     }
 
     fn pack(&self, value: &Value, compression: Compression, buffers: &BufferPool) -> Option<Packed> {
@@ -141,16 +165,14 @@ impl Inner {
         let bytes = Packed::bytes_for(&loaded.value);
         let on_disk = kept.disk_wants(unit, &loaded.origin, bytes);
         match self.compression(kept) {
-            Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, (None, None)),
+            Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, None),
             compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {
                 let bytes = loaded.value.tensor_bytes();
-                if let Some(waiting) = self.wait(kept, bytes, Self::waiting_limit(kept, bytes, on_disk), 1) {
+                if let Some(waiting) = self.wait(kept, bytes, 1, on_disk) {
                     let own = Packed::new(&loaded.value, buffers)?.into_value();
                     engine.workers().spawn(move || {
-                        let waiting = Arc::new(waiting);
-                        let dataset = waiting.dataset.clone();
-                        if let Ok(kept) = dataset.kept() {
-                            dataset.offer(kept, unit, &loaded, buffers, (Some(waiting), None));
+                        if let Ok(kept) = waiting.dataset.kept() {
+                            waiting.dataset.offer(kept, unit, &loaded, buffers, None);
                         }
                     });
                     return Ok(own);
@@ -161,11 +183,11 @@ impl Inner {
         loaded.into_own(buffers)
     }
 
-    /// Lets values of so many bytes wait to be packed, unless more than `limit` would wait then.
-    pub(crate) fn wait(self: &Arc<Self>, kept: &Kept, bytes: usize, limit: usize, units: usize) -> Option<Waiting> {
-        let before = kept.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Lets units of so many bytes wait to be packed, unless others wait and that would be too much.
+    pub(crate) fn wait(self: &Arc<Self>, kept: &Kept, bytes: usize, units: usize, on_disk: bool) -> Option<Waiting> {
+        let before = kept.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
         let waiting = Waiting { dataset: self.clone(), bytes };
-        if before + bytes <= limit {
+        if before == 0 || before + bytes <= kept.backlog.limit(kept.cache.capacity(), on_disk) {
             return Some(waiting);
         }
         self.metrics.record(&[(Metric::CacheBacklogFull, units as u64)]);

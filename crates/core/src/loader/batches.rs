@@ -30,6 +30,7 @@ impl Batches {
         let dataset = &loader.dataset.inner;
         let sources = dataset.sources(engine, interrupt)?;
         let held = loader.held(engine)?;
+        dataset.kept()?.backlog.set_budget(loader.budget.backlog_bytes, loader.budget.disk_backlog_bytes);
         let Cursor { epoch, position, pass, .. } = loader.begin_pass();
         let prepare = Prepare {
             engine,
@@ -38,14 +39,13 @@ impl Batches {
             are_local: sources.iter().all(|source| source.is_local()),
             workers: held.workers.clone(),
             collation: loader.config.collate,
-            backlog_bytes: loader.budget.backlog_bytes as usize,
             last_batch_bytes: AtomicU64::new(0),
             under_way: Mutex::default(),
         };
         let limits = WindowLimits {
             step_samples: loader.config.batch_size,
             samples: loader.config.window_samples,
-            bytes: (loader.budget.window_bytes - loader.budget.backlog_bytes) as usize,
+            bytes: loader.budget.in_window() as usize,
         };
         let steps = loader.steps(epoch, position);
         let prefetcher = Prefetcher::new(Arc::new(prepare), steps, limits, held.workers.clone());

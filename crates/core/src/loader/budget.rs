@@ -27,6 +27,8 @@ pub struct Budget {
     pub window_bytes: u64,
     /// Part of the window that values may take which wait to be packed for the cache, their batch being handed over already.
     pub backlog_bytes: u64,
+    /// Part of the window that records may take which wait to be written to disk; one may always.
+    pub disk_backlog_bytes: u64,
     /// Buffers that lie idle between two uses.
     pub idle_bytes: u64,
 }
@@ -77,8 +79,15 @@ impl Budget {
             (None, Some(_)) => rest,
             (None, None) => CacheConfig::default_memory(needs.limit).min(rest),
         };
-        let backlog_bytes = needs.usual_batch_bytes + ((window_bytes - step) / 4).min(MAX_BACKLOG);
-        Ok(Self { cache_bytes, window_bytes, backlog_bytes, idle_bytes })
+        let more = ((window_bytes - step) / 4).min(MAX_BACKLOG);
+        let backlog_bytes = needs.usual_batch_bytes + more;
+        let disk_backlog_bytes = if cache.disk.is_some() { more } else { 0 };
+        Ok(Self { cache_bytes, window_bytes, backlog_bytes, disk_backlog_bytes, idle_bytes })
+    }
+
+    /// What batches may take until they are handed over.
+    pub(super) fn in_window(&self) -> u64 {
+        self.window_bytes - self.backlog_bytes - self.disk_backlog_bytes
     }
 
     /// All of it.

@@ -40,7 +40,6 @@ pub(super) struct Prepare {
     pub(super) are_local: bool,
     pub(super) workers: Workers,
     pub(super) collation: Collation,
-    pub(super) backlog_bytes: usize,
     /// What the last batch came to, for charging the next.
     pub(super) last_batch_bytes: AtomicU64,
     /// Steps under way, for messages.
@@ -317,14 +316,14 @@ impl UnderWay {
             return;
         }
         let (dataset, engine) = (self.prepare.dataset.clone(), self.prepare.engine);
-        let Some(waiting) = dataset.wait(kept, bytes, self.prepare.backlog_bytes, loaded.len()) else { return };
+        let Some(waiting) = dataset.wait(kept, bytes, loaded.len(), false) else { return };
         self.prepare.workers.spawn(move || {
             if let Ok(kept) = dataset.kept() {
-                let waiting = Arc::new(waiting);
                 for (unit, loaded) in loaded {
-                    dataset.offer(kept, unit, &loaded, engine.buffers(), (Some(waiting.clone()), None));
+                    dataset.offer(kept, unit, &loaded, engine.buffers(), None);
                 }
             }
+            drop(waiting);
         });
     }
 

@@ -4,6 +4,7 @@
 mod decoders;
 mod expiry;
 mod faults;
+mod hanging;
 mod interleavings;
 mod kills;
 mod layers;

@@ -20,7 +20,7 @@ use headwater_testkit::server::{Class, Server, Speed};
 
 use crate::sources::specs_of;
 
-const SAMPLES: usize = 40;
+pub(crate) const SAMPLES: usize = 40;
 const BYTES: usize = 30_000;
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -40,13 +40,13 @@ fn object(seed: u64) -> Bytes {
     write_pt(&Value::Tensor(tensor)).expect("written").into()
 }
 
-fn serving() -> Server {
+pub(crate) fn serving() -> Server {
     let server = Server::start(Speed::default()).expect("starts");
     (0..SAMPLES).for_each(|sample| server.put(&format!("run/{sample:02}.pt"), object(sample as u64)));
     server
 }
 
-fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
+pub(crate) fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
     let cache = CacheConfig {
         memory: Some(ByteSize(0)),
         disk: Some(folder.to_owned()),
@@ -57,7 +57,7 @@ fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
     DatasetConfig { source, cache, manifest_max_age, ..DatasetConfig::default() }
 }
 
-fn open(config: &DatasetConfig) -> Dataset {
+pub(crate) fn open(config: &DatasetConfig) -> Dataset {
     Dataset::open(config, uninterrupted()).expect("opens")
 }
 
@@ -67,14 +67,14 @@ fn value(dataset: &Dataset, index: usize) -> headwater::Result<Vec<u8>> {
     Ok(tensor.contiguous_bytes().expect("plain").to_vec())
 }
 
-fn read_all(dataset: &Dataset) {
+pub(crate) fn read_all(dataset: &Dataset) {
     for index in 0..dataset.len() {
         assert!(value(dataset, index).expect("read") == content(index as u64), "sample {index}");
     }
 }
 
 /// Waits for what is written behind.
-fn written(dataset: &Dataset, metric: Metric, least: u64) {
+pub(crate) fn written(dataset: &Dataset, metric: Metric, least: u64) {
     let ends = Instant::now() + Duration::from_mins(1);
     while dataset.snapshot().raw(metric) < least {
         assert!(Instant::now() < ends, "{:?} is {}", metric, dataset.snapshot().raw(metric));

@@ -314,8 +314,10 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// Moves a damaged file of a set to those that were put aside, which go before anything else does. Where there is no place, it is removed.
 pub(super) fn set_aside(page: &mut Page<'_>, slot: usize, path: &Path) -> io::Result<()> {
-    let bytes = match fs::metadata(path) {
+    let bytes = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // A folder is none of ours: it stays where it is.
+        Ok(meta) if meta.is_dir() => return Ok(()),
         meta => footprint(meta?.len()),
     };
     let aside = page.sets().find(|row| row.id == QUARANTINE_ID).map(|row| row.slot).or_else(|| page.free_slot());
@@ -328,7 +330,7 @@ pub(super) fn set_aside(page: &mut Page<'_>, slot: usize, path: &Path) -> io::Re
         // Counted there before it is there: `changing` says so of one set at a time.
         page.changing(aside, |page, row| {
             fs::create_dir_all(to.parent().unwrap_or(Path::new("")))?;
-            let before = fs::metadata(to).map(|meta| footprint(meta.len())).ok();
+            let before = fs::symlink_metadata(to).map(|meta| footprint(meta.len())).ok();
             let bytes = row.bytes.saturating_add(bytes).saturating_sub(before.unwrap_or_default());
             page.set_row(&SetRow { bytes, files: row.files + u64::from(before.is_none()), ..row })
         })?;

@@ -313,7 +313,7 @@ fn writer_of(entry: &fs::DirEntry) -> Option<usize> {
     process.parse().ok()
 }
 
-/// Our files in a shard. One that is not there has none.
+/// Our files in a shard. One that is not there has none; a folder is none, whatever its name.
 pub(super) fn files_in(shard: &Path) -> io::Result<Vec<(PathBuf, fs::Metadata)>> {
     let entries = match fs::read_dir(shard) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -321,5 +321,6 @@ pub(super) fn files_in(shard: &Path) -> io::Result<Vec<(PathBuf, fs::Metadata)>>
     };
     let ours = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(layout::is_file_name));
     // What goes meanwhile is not there.
-    Ok(ours.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?))).collect())
+    let files = ours.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
+    Ok(files.filter(|(_, meta)| !meta.is_dir()).collect())
 }

@@ -51,22 +51,30 @@ pub struct Younger {
 impl Set {
     /// Looks for an object's record. Reads from the disk: call it where waiting harms nobody.
     pub fn get(&self, key: &str, wanted: Wanted<'_>, now: SystemTime, buffers: &BufferPool) -> Option<Found> {
-        if !self.disk.reading.is_on() {
-            return None;
-        }
+        let _turn = self.disk.reading.begin()?;
         // Whoever only reads uses it too.
-        if self.disk.writing.is_on() && self.joined.try_lock().is_some_and(|joined| joined.is_none()) {
+        if self.joined.try_lock().is_some_and(|joined| joined.is_none())
+            && let Some(_turn) = self.disk.writing.begin()
+        {
             let _ = self.join();
         }
-        let path = layout::file_of(&self.folder, layout::hash_of(key));
+        let hash = layout::hash_of(key);
+        let path = layout::file_of(&self.folder, hash);
         let found = match self.read(&path, key, wanted, now, buffers) {
             Ok(found) => {
                 self.disk.reading.worked(&self.disk.root);
                 found
             }
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => None,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                self.disk.reading.answered(&self.disk.root);
+                None
+            }
             Err(cause) => {
-                self.disk.reading.failed(&self.disk.root, "read", &cause);
+                // The file's fault, for all that is known.
+                self.disk.reading.failed_at(&self.disk.root, hash as u64, &cause);
+                if self.is_read() {
+                    self.quarantine(&path, &cause);
+                }
                 None
             }
         };
@@ -91,7 +99,7 @@ impl Set {
         }
         // Nothing that was let in is larger.
         if self.disk.known_capacity().is_some_and(|capacity| meta.len() > capacity) {
-            self.quarantine(path);
+            self.quarantine(path, &"it is damaged");
             return Ok(None);
         }
         let mut buffer = buffers.take(meta.len() as usize);
@@ -106,7 +114,7 @@ impl Set {
         }
         let said = layout::parse(&buffer, filled as u64).filter(|said| layout::is_whole(&buffer, said.record_at));
         let Some(said) = said else {
-            self.quarantine(path);
+            self.quarantine(path, &"it is damaged");
             return Ok(None);
         };
         let known = meta.modified()?;
@@ -152,9 +160,17 @@ impl Set {
         self.disk.reading.is_on()
     }
 
-    /// Notes that the disk does not answer.
-    pub fn hangs(&self) {
+    /// How many have read from the disk so far.
+    pub fn reads(&self) -> u64 {
+        self.disk.reading.done()
+    }
+
+    /// Notes that the disk does not answer who reads, and may claim what is not there.
+    pub fn reading_hangs(&self) {
         self.disk.reading.failed(&self.disk.root, "read", &io::ErrorKind::TimedOut.into());
+        if self.disk.writing.is_busy() {
+            self.writing_hangs();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a folder has of one source: who uses it, and who fetches for it.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -131,11 +132,12 @@ impl Set {
         Ok(None)
     }
 
-    /// Puts a damaged file aside, if nobody is in the way.
-    pub(super) fn quarantine(&self, path: &Path) {
+    /// Puts a file aside that is of no use, if nobody is in the way.
+    pub(super) fn quarantine(&self, path: &Path, why: &dyn Display) {
         self.disk.counters.quarantined.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!("`{}` is damaged, and put aside: its object is fetched again", path.display());
+        tracing::warn!("`{}` is put aside, and its object fetched again: {why}", path.display());
         let set_aside = || -> io::Result<()> {
+            let Some(_turn) = self.disk.writing.begin() else { return Ok(()) };
             let Some((opened, slot)) = self.join()? else { return Ok(()) };
             let Some(mut page) = opened.ledger.as_ref().map(Ledger::lock).transpose()?.flatten() else { return Ok(()) };
             if page.set(slot).is_none_or(|row| row.id != self.id) {
@@ -150,9 +152,7 @@ impl Set {
 
     /// Claims to be the one process that fetches an object.
     pub fn claim(&self, key: &str) -> Claim {
-        if !self.disk.writing.is_on() {
-            return Claim::Nobodys;
-        }
+        let Some(_turn) = self.disk.writing.begin() else { return Claim::Nobodys };
         let opened = match self.join() {
             Ok(Some((opened, _))) => opened,
             Ok(None) => return Claim::Nobodys,

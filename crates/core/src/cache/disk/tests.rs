@@ -1,3 +1,5 @@
+mod hanging;
+
 use std::collections::HashMap;
 use std::fs::{File, FileTimes};
 use std::os::unix::fs::PermissionsExt;
@@ -246,6 +248,47 @@ fn a_damaged_file_is_put_aside_and_never_served() {
     assert_eq!(care.taken().expect("read"), *set.disk.opened.lock().allowance.lock());
     let served = (0..64).filter(|number| get(&set, &format!("{number}.pt"), &tag("1")).is_some()).count();
     assert_eq!((served, set.disk.stats().quarantined), (48, 16), "once each");
+}
+
+/// Puts a link that leads nowhere but to itself in the place of a record, which opening then fails at.
+fn spoil(set: &Set, key: &str) {
+    let path = layout::file_of(&set.folder, layout::hash_of(key));
+    fs::remove_file(&path).expect("there");
+    std::os::unix::fs::symlink(&path, &path).expect("made");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_put_aside_and_the_rest_is_read() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert!((0..20).all(|number| put(&set, &format!("{number}.pt"), b"x")));
+    (0..5).for_each(|number| spoil(&set, &format!("{number}.pt")));
+    let taken = layout::file_of(&set.folder, layout::hash_of("5.pt"));
+    fs::remove_file(&taken).and_then(|()| fs::create_dir(&taken)).expect("a folder in its place");
+    fs::write(taken.join("thesis.txt"), "years of work").expect("written");
+    let there = (0..20).filter(|number| get(&set, &format!("{number}.pt"), &tag("1")).is_some()).count();
+    let stats = set.disk.stats();
+    assert_eq!((there, stats.quarantined, stats.failures, stats.is_off), (14, 5, 0, false));
+    assert!((0..5).all(|number| put(&set, &format!("{number}.pt"), b"x")), "written anew");
+    assert!(!put(&set, "5.pt", b"x"), "its place is taken");
+    let there = (0..20).filter(|number| get(&set, &format!("{number}.pt"), &tag("1")).is_some()).count();
+    assert_eq!((there, set.disk.stats().is_off), (19, false));
+    let care = Care::of(dir.path()).expect("ours");
+    assert_eq!(care.bytes().expect("read"), bytes_in(dir.path()));
+    drop(set);
+    care.clear(None, |_| Ok(())).expect("cleared");
+    assert!(taken.join("thesis.txt").exists() && bytes_in(dir.path()) == 0);
+}
+
+#[test]
+fn a_disk_of_which_no_file_can_be_read_is_left_alone() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert!((0..20).all(|number| put(&set, &format!("{number}.pt"), b"x")));
+    (0..20).for_each(|number| spoil(&set, &format!("{number}.pt")));
+    assert!((0..20).all(|number| get(&set, &format!("{number}.pt"), &tag("1")).is_none()));
+    let stats = set.disk.stats();
+    assert_eq!((stats.failures, stats.is_off, stats.quarantined), (1, true, 7));
 }
 
 #[test]

@@ -31,9 +31,10 @@ impl Set {
     /// harms nobody.
     pub fn put(&self, key: &str, version: &Version, record: &[u8], now: SystemTime) -> bool {
         let Some(head) = layout::head(key, version, record).filter(|_| self.may_admit(record.len())) else {
-            self.disk.counters.declined.fetch_add(1, Ordering::Relaxed);
+            self.decline();
             return false;
         };
+        let Some(_turn) = self.disk.writing.begin() else { return false };
         match self.write(layout::hash_of(key), &head, record, now) {
             Ok(true) => {
                 self.disk.writing.worked(&self.disk.root);
@@ -41,7 +42,7 @@ impl Set {
                 true
             }
             Ok(false) => {
-                self.disk.counters.declined.fetch_add(1, Ordering::Relaxed);
+                self.decline();
                 false
             }
             Err(cause) => {
@@ -49,6 +50,21 @@ impl Set {
                 false
             }
         }
+    }
+
+    /// Counts a record that nobody had the time to put in.
+    pub fn decline(&self) {
+        self.disk.counters.declined.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many have written to the disk so far.
+    pub fn writes(&self) -> u64 {
+        self.disk.writing.done()
+    }
+
+    /// Notes that the disk does not answer who writes.
+    pub fn writing_hangs(&self) {
+        self.disk.writing.failed(&self.disk.root, "write", &io::ErrorKind::TimedOut.into());
     }
 
     fn write(&self, hash: u128, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<bool> {
@@ -120,11 +136,18 @@ impl Set {
             return Ok(false);
         }
         let path = layout::file_of(&self.folder, hash);
+        let Some(shard) = path.parent() else { return Ok(false) };
+        let before = fs::symlink_metadata(&path).ok();
+        let has_shard = shard.is_dir();
+        // Something that is none of ours has taken the place: this object cannot be kept, whatever others can.
+        if before.as_ref().is_some_and(fs::Metadata::is_dir) || !has_shard && fs::symlink_metadata(shard).is_ok() {
+            return Ok(false);
+        }
         let named = page.changing(slot, |page, row| {
-            if let Some(shard) = path.parent().filter(|shard| !shard.is_dir()) {
+            if !has_shard {
                 make_folder(shard)?;
             }
-            let before = fs::metadata(&path).map(|meta| footprint(meta.len())).ok();
+            let before = before.map(|meta| footprint(meta.len()));
             let bytes = row.bytes.saturating_add(takes).saturating_sub(before.unwrap_or_default());
             let row = SetRow { files: row.files + u64::from(before.is_none()), used: seconds_now(), ..row };
             // The one that it takes the place of is there until then.
