@@ -51,6 +51,8 @@ impl Read {
 /// How a value came from its source.
 #[derive(Debug)]
 pub(crate) struct Brought {
+    /// Whether it takes the place of a record that is no longer the right one.
+    pub(super) replaces: bool,
     /// The version that its record is kept under on disk; `None` where that would tell nobody that it is the right one.
     pub(super) on_disk: Option<Version>,
     /// When it was asked for, by the cache's clock and by the one on the wall: it may have been replaced since.
@@ -147,7 +149,9 @@ impl Inner {
                             Ok(renewed)
                         }
                         // What is on disk is no newer than what turned out to be too old.
-                        Ok(None) if stale.is_some() => self.read(kept, sources, unit, workers, &mut fetched).await,
+                        Ok(None) if stale.is_some() => {
+                            self.read(kept, sources, unit, workers, false, &mut fetched).await
+                        }
                         Ok(None) => self.from_disk_or_source(kept, sources, unit, workers, &mut fetched).await,
                         Err(error) => Err(error),
                     };
@@ -182,12 +186,12 @@ impl Inner {
                     is_offered: false,
                 })
             }
-            OnDiskAnswer::Missing(errand) => {
-                let mut read = self.read(kept, sources, unit, workers, fetched).await?;
-                if let Some(errand) = errand {
+            OnDiskAnswer::Missing(asks) => {
+                let mut read = self.read(kept, sources, unit, workers, asks.replaces, fetched).await?;
+                if let Some(flight) = asks.flight {
                     // Others wait for its record, and must not have to wait for what this process waits for.
                     let loaded = Loaded::from((read.clone(), true));
-                    read.is_offered = self.offer_behind(kept, unit, loaded, errand.flight, workers);
+                    read.is_offered = self.offer_behind(kept, unit, loaded, flight, workers);
                 }
                 Ok(read)
             }
@@ -243,7 +247,7 @@ impl Inner {
         });
         let object = self.received(source.as_ref(), &listed, read, began)?;
         let value = self.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
-        let brought = Brought { on_disk: None, asked, asked_at };
+        let brought = Brought { replaces: false, on_disk: None, asked, asked_at };
         Ok(Read::new(value, object.meta.version, listed.version, brought))
     }
 
@@ -253,6 +257,7 @@ impl Inner {
         sources: &Sources,
         unit: UnitId,
         workers: &Workers,
+        replaces: bool,
         fetched: &mut (impl FnMut(bool) + Send),
     ) -> Result<Read> {
         let buffers = Engine::current()?.buffers();
@@ -267,7 +272,7 @@ impl Inner {
         let told = &object.meta.version;
         let on_disk = if self.accepts_changes() { told } else { &listed.version };
         let on_disk = Some(on_disk).filter(|version| ![told, version].contains(&&Version::Unknown)).cloned();
-        let (inner, brought) = (self.clone(), Brought { on_disk, asked, asked_at });
+        let (inner, brought) = (self.clone(), Brought { replaces, on_disk, asked, asked_at });
         workers
             .run(move || {
                 let value = inner.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::load::{Brought, Origin, Sources};
 use super::{Inner, Kept};
-use crate::cache::disk::{Claim, Disk, Flight, Found, Set, Wanted, Younger};
+use crate::cache::disk::{Claim, Disk, Flight, Found, Look, Set, Wanted, Younger};
 use crate::cache::{Policy, UnitId};
 use crate::clock::Clock;
 use crate::config::{CacheConfig, DatasetConfig};
@@ -80,14 +80,18 @@ impl Drop for Waiting {
 pub(super) enum OnDiskAnswer {
     /// Its record, and what it holds.
     Found(Arc<Packed>, Version, Duration),
-    /// It is not there; whoever holds the errand is the process that asks the source.
-    Missing(Option<Errand>),
+    /// It is not there.
+    Missing(Asks),
 }
 
-/// To fetch a unit for all processes, who wait for its record while the flight is held.
-pub(super) struct Errand {
-    pub(super) flight: Flight,
-    _turn: OwnedSemaphorePermit,
+/// Who asks a source for what is not on disk.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    /// The one process that asks holds it; the others wait for the record until it ends.
+    pub(super) flight: Option<Flight>,
+    /// What comes takes the place of a record that is no longer the right one.
+    pub(super) replaces: bool,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl OnDisk {
@@ -172,9 +176,9 @@ async fn turn(turns: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemapho
 impl Inner {
     /// Looks for a unit on disk, and waits while another process brings it.
     pub(super) async fn on_disk(&self, kept: &Kept, sources: &Sources, unit: UnitId) -> Result<OnDiskAnswer> {
-        let nothing = || Ok(OnDiskAnswer::Missing(None));
-        let Some(tier) = &kept.on_disk else { return nothing() };
-        let Some(set) = tier.set(sources, unit.field, kept.is_ordered()) else { return nothing() };
+        let nothing = |replaces| Ok(OnDiskAnswer::Missing(Asks { replaces, ..Asks::default() }));
+        let Some(tier) = &kept.on_disk else { return nothing(false) };
+        let Some(set) = tier.set(sources, unit.field, kept.is_ordered()) else { return nothing(false) };
         if kept.is_ordered() {
             // It may have become known while the sets were made.
             tier.order_is_known();
@@ -183,31 +187,32 @@ impl Inner {
         let listed = self.manifest.object(unit.sample, unit.field)?;
         if listed.version == Version::Unknown && !self.accepts_changes() {
             // What has no version cannot be told from what replaced it.
-            return nothing();
+            return nothing(false);
         }
         let patience = PATIENCE + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
         let (began, mut pause, mut waited) = (Instant::now(), FIRST_LOOK, false);
         let mut turn = tier.errands.clone().try_acquire_owned().ok();
         loop {
-            let (found, claim) = self.looked_for(kept, tier, set, &listed, turn.is_some()).await?;
-            if let Some(found) = found {
+            let (look, claim) = self.looked_for(kept, tier, set, &listed, turn.is_some()).await?;
+            let replaces = matches!(look, Look::Outdated);
+            if let Look::Found(found) = look {
                 return self.opened_record(kept, source.as_ref(), set, &listed, found).await;
             }
             match claim {
                 None => {
                     let waiting = timeout(patience, tier.errands.clone().acquire_owned());
-                    let Ok(Ok(own)) = waiting.await else { return nothing() };
+                    let Ok(Ok(own)) = waiting.await else { return nothing(replaces) };
                     turn = Some(own);
                 }
                 // Somebody else had it and let go: the unit may be there now.
                 Some(Claim::Ours(_)) if waited => waited = false,
                 Some(Claim::Ours(flight)) => {
-                    return Ok(OnDiskAnswer::Missing(turn.map(|turn| Errand { flight, _turn: turn })));
+                    return Ok(OnDiskAnswer::Missing(Asks { flight: Some(flight), replaces, _turn: turn }));
                 }
-                Some(Claim::Nobodys) => return nothing(),
+                Some(Claim::Nobodys) => return nothing(replaces),
                 Some(Claim::Theirs) if began.elapsed() >= patience => {
                     self.metrics.record(&[(Metric::DiskWaitsInVain, 1)]);
-                    return nothing();
+                    return nothing(replaces);
                 }
                 Some(Claim::Theirs) => {
                     drop(turn.take());
@@ -230,10 +235,10 @@ impl Inner {
         set: &Arc<Set>,
         listed: &ObjectMeta,
         may_claim: bool,
-    ) -> Result<(Option<Found>, Option<Claim>)> {
+    ) -> Result<(Look, Option<Claim>)> {
         let failed = |cause| Error::new(ErrorKind::Internal, "read", "the disk cache").caused_by(cause);
         if !set.is_read() {
-            return Ok((None, Some(Claim::Nobodys)));
+            return Ok((Look::Missing, Some(Claim::Nobodys)));
         }
         let (patience, reads) = (patience(listed.size), set.reads());
         let Some(turn) = turn(&tier.reading, patience).await else {
@@ -241,7 +246,7 @@ impl Inner {
             if set.reads() == reads {
                 set.reading_hangs();
             }
-            return Ok((None, Some(Claim::Nobodys)));
+            return Ok((Look::Missing, Some(Claim::Nobodys)));
         };
         let since_opened = || Younger { since: tier.opened_at, than: kept.clock.now().saturating_sub(tier.opened) };
         let or_younger = self.accepts_changes().then(since_opened);
@@ -249,19 +254,23 @@ impl Inner {
         let buffers = Engine::current()?.buffers();
         let (own, size) = (set.clone(), listed.size as usize);
         let looked = spawn_blocking(move || {
-            let found = set.get(&key, Wanted { version: &version, or_younger }, now, buffers);
+            let look = set.get(&key, Wanted { version: &version, or_younger }, now, buffers);
             // What will not be kept need not be waited for by others.
-            let is_wanted = found.is_none() && set.may_admit(size);
-            let claim = if is_wanted { may_claim.then(|| set.claim(&key)) } else { Some(Claim::Nobodys) };
+            let is_kept = match look {
+                Look::Found(_) => false,
+                Look::Outdated => set.may_replace(size),
+                Look::Missing => set.may_admit(size),
+            };
+            let claim = if is_kept { may_claim.then(|| set.claim(&key)) } else { Some(Claim::Nobodys) };
             // Not before: a disk that hangs has so many waiting for it and no more.
             drop(turn);
-            (found, claim)
+            (look, claim)
         });
         if let Ok(looked) = timeout(patience, looked).await {
             return looked.map_err(|cause| failed(cause.to_string()));
         }
         own.reading_hangs();
-        Ok((None, Some(Claim::Nobodys)))
+        Ok((Look::Missing, Some(Claim::Nobodys)))
     }
 
     /// What a record holds, if it is not too old, or its object is still the same.
@@ -275,14 +284,14 @@ impl Inner {
     ) -> Result<OnDiskAnswer> {
         let Ok(value) = record::open(&found.record) else {
             // Whole, and not of this version of the format: it is written anew.
-            return Ok(OnDiskAnswer::Missing(None));
+            return Ok(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() }));
         };
         let mut age = found.age;
         if !source.is_pinned() && kept.ttl.is_some_and(|ttl| age >= ttl) {
             let asked = kept.clock.wall();
             let is_same = self.is_still(source, &listed.key, &found.version).await?;
             if !is_same {
-                return Ok(OnDiskAnswer::Missing(None));
+                return Ok(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() }));
             }
             if let Some(tier) = &kept.on_disk {
                 tier.renew_behind(set, &listed.key, &found.version, asked);
@@ -335,9 +344,10 @@ impl Inner {
 impl Kept {
     /// Whether the disk wants a value of so many bytes that comes from there.
     pub(super) fn disk_wants(&self, unit: UnitId, origin: &Origin, bytes: usize) -> bool {
-        let is_kept = matches!(origin, Origin::Source(brought) if brought.on_disk.is_some());
+        let Origin::Source(brought) = origin else { return false };
         let set = self.on_disk.as_ref().and_then(|tier| tier.known_set(unit.field));
-        is_kept && set.is_some_and(|set| set.may_admit(bytes))
+        let Some(set) = set.filter(|_| brought.on_disk.is_some()) else { return false };
+        if brought.replaces { set.may_replace(bytes) } else { set.may_admit(bytes) }
     }
 }
 

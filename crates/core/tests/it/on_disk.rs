@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater::ErrorKind;
+use headwater::cache::Policy;
 use headwater::cache::disk::care::Care;
 use headwater::clock::Clock;
 use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnChanged, Replicas, Secrets, Span};
@@ -13,7 +14,7 @@ use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
 use headwater::loader::Loader;
-use headwater::metrics::Metric;
+use headwater::metrics::{Metric, Snapshot};
 use headwater::source::{self, SourceSpec};
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
@@ -131,6 +132,34 @@ fn an_object_that_was_replaced_is_never_served_as_it_was() {
         // Who still has the old listing is not given the new object for the old one.
         assert_eq!(value(&first, 3).map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::Changed), "{name}");
     }
+}
+
+#[test]
+fn what_was_replaced_is_kept_anew_though_the_folder_is_full() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
+    config.cache.disk_capacity = Some(ByteSize(8 * 4096 * SAMPLES as u64 / 2));
+    config.cache.policy = Policy::Keep;
+    let first = open(&config);
+    for index in 0..SAMPLES {
+        assert!(value(&first, index).expect("read") == content(index as u64));
+        // One after the other, so that those first read are those kept.
+        let done = |snapshot: &Snapshot| snapshot.raw(Metric::DiskInsertions) + snapshot.raw(Metric::DiskDeclined);
+        while index < SAMPLES / 4 && done(&first.snapshot()) <= index as u64 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    server.put("run/03.pt", object(1003));
+    let second = open(&config);
+    for index in SAMPLES - 5..SAMPLES {
+        assert!(value(&second, index).expect("read") == content(index as u64));
+    }
+    written(&second, Metric::DiskDeclined, 1);
+    assert!(value(&second, 3).expect("read") == content(1003));
+    written(&second, Metric::DiskInsertions, 1);
+    let gets = server.requests_of(Class::Get);
+    assert!(value(&second, 3).expect("read") == content(1003));
+    assert_eq!(server.requests_of(Class::Get), gets, "it took the place of the other");
 }
 
 #[test]

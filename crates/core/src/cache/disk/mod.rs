@@ -37,7 +37,7 @@ use crate::error::Result;
 use health::Health;
 use opened::Opened;
 
-pub use reading::{Found, Wanted, Younger};
+pub use reading::{Found, Look, Wanted, Younger};
 pub use set::{About, Claim, Flight, Set};
 
 /// A folder for records.

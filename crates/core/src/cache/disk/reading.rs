@@ -16,6 +16,8 @@ use crate::source::Version;
 
 /// When a file was last used is noted no more often than this, where that hardly matters.
 const USE_NOTED_EVERY: Duration = Duration::from_hours(1);
+/// What says of which version a record is, but for very long names.
+const BEGINNING: usize = 4096;
 
 /// A record that was there.
 #[derive(Debug)]
@@ -28,6 +30,27 @@ pub struct Found {
     pub version: Version,
     /// How long ago it was last known to be the right one.
     pub age: Duration,
+}
+
+/// What there is of an object.
+#[derive(Debug)]
+pub enum Look {
+    /// Its record.
+    Found(Found),
+    /// A record that is no longer the right one: there is room for one that is.
+    Outdated,
+    /// Nothing.
+    Missing,
+}
+
+impl Look {
+    /// The record, if it is there.
+    pub fn found(self) -> Option<Found> {
+        match self {
+            Self::Found(found) => Some(found),
+            Self::Outdated | Self::Missing => None,
+        }
+    }
 }
 
 /// Which version of an object is wanted.
@@ -50,8 +73,8 @@ pub struct Younger {
 
 impl Set {
     /// Looks for an object's record. Reads from the disk: call it where waiting harms nobody.
-    pub fn get(&self, key: &str, wanted: Wanted<'_>, now: SystemTime, buffers: &BufferPool) -> Option<Found> {
-        let _turn = self.disk.reading.begin()?;
+    pub fn get(&self, key: &str, wanted: Wanted<'_>, now: SystemTime, buffers: &BufferPool) -> Look {
+        let Some(_turn) = self.disk.reading.begin() else { return Look::Missing };
         // Whoever only reads uses it too.
         if self.joined.try_lock().is_some_and(|joined| joined.is_none())
             && let Some(_turn) = self.disk.writing.begin()
@@ -67,7 +90,7 @@ impl Set {
             }
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
                 self.disk.reading.answered(&self.disk.root);
-                None
+                Look::Missing
             }
             Err(cause) => {
                 // The file's fault, for all that is known.
@@ -75,11 +98,11 @@ impl Set {
                 if self.is_read() {
                     self.quarantine(&path, &cause);
                 }
-                None
+                Look::Missing
             }
         };
         let counters = &self.disk.counters;
-        let counter = if found.is_some() { &counters.hits } else { &counters.misses };
+        let counter = if matches!(found, Look::Found(_)) { &counters.hits } else { &counters.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
@@ -91,44 +114,46 @@ impl Set {
         wanted: Wanted<'_>,
         now: SystemTime,
         buffers: &BufferPool,
-    ) -> io::Result<Option<Found>> {
+    ) -> io::Result<Look> {
         let mut file = open(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Ok(None);
+            return Ok(Look::Missing);
         }
         // Nothing that was let in is larger.
         if self.disk.known_capacity().is_some_and(|capacity| meta.len() > capacity) {
             self.quarantine(path, &"it is damaged");
-            return Ok(None);
+            return Ok(Look::Missing);
         }
         let mut buffer = buffers.take(meta.len() as usize);
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(more) => filled += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let said = layout::parse(&buffer, filled as u64).filter(|said| layout::is_whole(&buffer, said.record_at));
-        let Some(said) = said else {
-            self.quarantine(path, &"it is damaged");
-            return Ok(None);
-        };
         let known = meta.modified()?;
         let age = now.duration_since(known);
         // What comes from the future was noted by a clock that was wrong: nobody knows how old it is.
         let age = age.unwrap_or(Duration::MAX);
-        let is_it = *wanted.version != Version::Unknown && said.version == *wanted.version
-            || wanted.or_younger.is_some_and(|limit| known >= limit.since && age <= limit.than);
-        if said.key != key || !is_it {
-            return Ok(None);
+        let is_wanted = |said: &layout::Head| {
+            said.key == key
+                && (*wanted.version != Version::Unknown && said.version == *wanted.version
+                    || wanted.or_younger.is_some_and(|limit| known >= limit.since && age <= limit.than))
+        };
+        // Of another version nothing else matters, not even whether it is whole.
+        let beginning = buffer.len().min(BEGINNING);
+        let mut filled = fill(&mut file, &mut buffer[..beginning])?;
+        if layout::parse(&buffer[..filled], meta.len()).is_some_and(|said| !is_wanted(&said)) {
+            return Ok(Look::Outdated);
+        }
+        filled += fill(&mut file, &mut buffer[filled..])?;
+        let said = layout::parse(&buffer, filled as u64).filter(|said| layout::is_whole(&buffer, said.record_at));
+        let Some(said) = said else {
+            self.quarantine(path, &"it is damaged");
+            return Ok(Look::Missing);
+        };
+        if !is_wanted(&said) {
+            return Ok(Look::Outdated);
         }
         self.note_use(&file, &meta);
         let memory = buffer.capacity();
-        Ok(Some(Found { record: buffer.freeze().slice(said.record_at..), memory, version: said.version, age }))
+        let record = buffer.freeze().slice(said.record_at..);
+        Ok(Look::Found(Found { record, memory, version: said.version, age }))
     }
 
     /// Notes when a file was used, for whoever looks for the least recent one.
@@ -144,7 +169,7 @@ impl Set {
     /// Notes that an object's record of a version was the right one when that was asked.
     pub fn renew(&self, key: &str, version: &Version, asked_at: SystemTime) {
         let Ok(mut file) = open(&layout::file_of(&self.folder, layout::hash_of(key))) else { return };
-        let mut beginning = vec![0; 4096];
+        let mut beginning = vec![0; BEGINNING];
         let (Ok(len), Ok(meta)) = (file.read(&mut beginning), file.metadata()) else { return };
         // Nobody can have known it in the future, and who asked later knows better.
         let is_newer = |known: SystemTime| known < asked_at || known > SystemTime::now();
@@ -172,6 +197,20 @@ impl Set {
             self.writing_hangs();
         }
     }
+}
+
+/// Reads until there is no more, or no more room.
+fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Opens a file to read it. What is no file at all keeps nobody waiting.

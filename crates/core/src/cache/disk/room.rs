@@ -1,12 +1,12 @@
 //! What goes when a folder is full.
 //!
-//! First what sets have that nobody uses. Then what a set in use has beyond its share of the capacity, for one that has less. Then
+//! First the record whose place the new one takes. Then what sets have that nobody uses. Then what a set in use has beyond its share of the capacity, for one that has less. Then
 //! what the policy says of the set itself: with `lru` those of a sample of its files that were used least recently, with `keep`
 //! only files that nobody has used for a week, since newcomers are declined.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::layout::{footprint, set_folder, shards};
@@ -25,8 +25,10 @@ const LOOKED_THROUGH: usize = 4;
 
 /// Who wants room.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
+pub(super) struct Wish<'a> {
     pub(super) slot: usize,
+    /// Where the record is to be, and its predecessor may be.
+    pub(super) place: &'a Path,
     pub(super) bytes: u64,
     pub(super) capacity: u64,
     /// Whether the set's own files go for others of its own.
@@ -43,7 +45,7 @@ pub(super) struct Gone {
 }
 
 /// Makes room, if there is or can be any. `is_own` says which sets this process uses itself.
-pub(super) fn make(page: &mut Page<'_>, wish: &Wish, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<Gone>> {
+pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<Gone>> {
     let mut gone = Gone::default();
     if wish.bytes > wish.capacity {
         return Ok(None);
@@ -51,6 +53,9 @@ pub(super) fn make(page: &mut Page<'_>, wish: &Wish, is_own: &dyn Fn(usize) -> b
     let fits = |page: &Page<'_>| page.bytes().saturating_add(wish.bytes) <= wish.capacity;
     if !fits(page) {
         page.take_back_all()?;
+    }
+    if !fits(page) {
+        gone = free_one(page, wish)?;
     }
     let mut step = 0;
     while !fits(page) {
@@ -81,7 +86,7 @@ pub(super) fn free_some(page: &mut Page<'_>, set: SetRow, wanted: u64, chance: u
     free(page, set, Which::LeastRecent, wanted, chance)
 }
 
-fn victim(page: &mut Page<'_>, wish: &Wish, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<(SetRow, Which)>> {
+fn victim(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<(SetRow, Which)>> {
     let rows: Vec<_> = page.sets().collect();
     let mut used = Vec::new();
     let mut unused = Vec::new();
@@ -99,6 +104,21 @@ fn victim(page: &mut Page<'_>, wish: &Wish, is_own: &dyn Fn(usize) -> bool) -> i
         return Ok(Some((*row, Which::LeastRecent)));
     }
     Ok(Some((own, if wish.replaces { Which::LeastRecent } else { Which::Forgotten })))
+}
+
+/// Frees the record whose place the new one takes.
+fn free_one(page: &mut Page<'_>, wish: &Wish<'_>) -> io::Result<Gone> {
+    let bytes = match fs::symlink_metadata(wish.place) {
+        Ok(meta) if meta.is_dir() => return Ok(Gone::default()),
+        Ok(meta) => footprint(meta.len()),
+        Err(_) => return Ok(Gone::default()),
+    };
+    page.changing(wish.slot, |page, row| {
+        fs::remove_file(wish.place)?;
+        let (bytes_left, files) = (row.bytes.saturating_sub(bytes), row.files.saturating_sub(1));
+        page.set_row(&SetRow { bytes: bytes_left, files, ..row })
+    })?;
+    Ok(Gone { bytes, files: 1 })
 }
 
 fn free(page: &mut Page<'_>, set: SetRow, which: Which, wanted: u64, chance: u64) -> io::Result<Gone> {
@@ -149,7 +169,7 @@ impl Candidate {
 }
 
 /// Files of a set, beginning anywhere: a sample, or of an unused set whatever is there.
-fn some_files(folder: &std::path::Path, which: Which, chance: u64) -> io::Result<Vec<Candidate>> {
+fn some_files(folder: &Path, which: Which, chance: u64) -> io::Result<Vec<Candidate>> {
     let shards: Vec<_> = shards(folder).collect();
     let start = (chance.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize;
     let mut files = Vec::new();

@@ -33,7 +33,7 @@ fn tag(tag: &str) -> Version {
 
 fn get(set: &Set, key: &str, version: &Version) -> Option<Vec<u8>> {
     let wanted = Wanted { version, or_younger: None };
-    set.get(key, wanted, SystemTime::now(), &BufferPool::new(0)).map(|found| found.record.to_vec())
+    set.get(key, wanted, SystemTime::now(), &BufferPool::new(0)).found().map(|found| found.record.to_vec())
 }
 
 fn put(set: &Set, key: &str, record: &[u8]) -> bool {
@@ -103,7 +103,7 @@ fn age_is_told_and_a_clock_that_jumps_makes_nothing_younger() {
     set.put("a.pt", &tag("1"), b"x", now);
     let age = |at: SystemTime, or_younger| {
         let (version, buffers) = (tag("1"), BufferPool::new(0));
-        set.get("a.pt", Wanted { version: &version, or_younger }, at, &buffers).map(|found| found.age)
+        set.get("a.pt", Wanted { version: &version, or_younger }, at, &buffers).found().map(|found| found.age)
     };
     assert_eq!(age(now + HOUR, None), Some(HOUR));
     set.renew("a.pt", &tag("0"), now + HOUR);
@@ -114,13 +114,15 @@ fn age_is_told_and_a_clock_that_jumps_makes_nothing_younger() {
     let of_any_version = |at, limit| {
         let (version, buffers) = (tag("2"), BufferPool::new(0));
         let or_younger = Some(Younger { since: now - HOUR, than: limit });
-        set.get("a.pt", Wanted { version: &version, or_younger }, at, &buffers).is_some()
+        set.get("a.pt", Wanted { version: &version, or_younger }, at, &buffers).found().is_some()
     };
     assert!(of_any_version(now + 2 * HOUR, HOUR) && !of_any_version(now + 2 * HOUR, HOUR / 2));
     // Known before it was opened, which the clock that was set back since does not show.
     set.put("b.pt", &tag("1"), b"x", now - 2 * HOUR);
     let or_younger = Some(Younger { since: now - HOUR, than: 3 * HOUR });
-    assert!(set.get("b.pt", Wanted { version: &tag("2"), or_younger }, now - HOUR, &BufferPool::new(0)).is_none());
+    assert!(
+        set.get("b.pt", Wanted { version: &tag("2"), or_younger }, now - HOUR, &BufferPool::new(0)).found().is_none()
+    );
 }
 
 #[test]
@@ -131,10 +133,10 @@ fn what_was_noted_by_a_clock_that_was_ahead_is_noted_anew() {
     set.put("a.pt", &tag("1"), b"x", now + 9 * HOUR);
     set.renew("a.pt", &tag("1"), now - HOUR);
     let (version, buffers) = (tag("1"), BufferPool::new(0));
-    let found = set.get("a.pt", Wanted { version: &version, or_younger: None }, now, &buffers).expect("there");
+    let found = set.get("a.pt", Wanted { version: &version, or_younger: None }, now, &buffers).found().expect("there");
     assert_eq!(found.age, HOUR);
     set.renew("a.pt", &tag("1"), now - 2 * HOUR);
-    let found = set.get("a.pt", Wanted { version: &version, or_younger: None }, now, &buffers).expect("there");
+    let found = set.get("a.pt", Wanted { version: &version, or_younger: None }, now, &buffers).found().expect("there");
     assert_eq!(found.age, HOUR, "who asked later knows better");
 }
 
@@ -165,6 +167,42 @@ fn a_full_folder_keeps_what_it_has_or_gives_up_what_was_used_least_recently() {
             assert!(stats.declined >= 300 && stats.evictions == 0, "{stats:?}");
         }
     }
+}
+
+#[test]
+fn in_a_full_folder_a_new_version_takes_the_place_of_the_old_one() {
+    for replaces in [false, true] {
+        let dir = folder();
+        let set = disk(dir.path(), 64 * SMALL).set("s3://bucket/run", None, replaces);
+        let keys = || (0..).map(|number| format!("{number}.pt"));
+        let kept = keys().take(100).filter(|key| put(&set, key, b"x")).count();
+        assert!(replaces || kept < 100 && set.declined_at.lock().is_some(), "full");
+        let there: Vec<_> = keys().take(100).filter(|key| get(&set, key, &tag("1")).is_some()).collect();
+        for key in &there {
+            let evictions = set.disk.stats().evictions;
+            assert!(set.put(key, &tag("2"), b"y", SystemTime::now()), "{key}");
+            assert_eq!(get(&set, key, &tag("2")).expect("there"), b"y");
+            assert!(set.disk.stats().evictions <= evictions + 1, "no other goes for it");
+        }
+        let both = [tag("1"), tag("2")];
+        let count = there.iter().filter(|key| both.iter().any(|version| get(&set, key, version).is_some())).count();
+        assert_eq!(count, there.len(), "no other went for any");
+        assert!(bytes_in(dir.path()) <= 64 * SMALL);
+    }
+}
+
+#[test]
+fn of_another_version_only_the_beginning_is_read() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert!(put(&set, "a.pt", &[7; 50_000]));
+    let path = layout::file_of(&set.folder, layout::hash_of("a.pt"));
+    let mut bytes = fs::read(&path).expect("read");
+    bytes[20_000] ^= 1;
+    fs::write(&path, bytes).expect("damaged");
+    let (version, now, buffers) = (tag("2"), SystemTime::now(), BufferPool::new(0));
+    let look = set.get("a.pt", Wanted { version: &version, or_younger: None }, now, &buffers);
+    assert!(matches!(look, Look::Outdated) && set.disk.stats().quarantined == 0, "{look:?}");
 }
 
 #[test]

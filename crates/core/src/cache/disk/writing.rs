@@ -23,19 +23,29 @@ pub(super) const DECLINED_FOR: Duration = Duration::from_secs(1);
 impl Set {
     /// Whether a record of so many bytes may be let in. Nothing is promised.
     pub fn may_admit(&self, bytes: usize) -> bool {
-        let was_declined = self.declined_at.lock().is_some_and(|at| at.elapsed() < DECLINED_FOR);
-        self.disk.writing.is_on() && footprint(bytes as u64) <= self.disk.capacity() && !was_declined
+        self.may_replace(bytes) && !self.was_declined()
+    }
+
+    /// The same of one that takes the place of another, for which there is room.
+    pub fn may_replace(&self, bytes: usize) -> bool {
+        self.disk.writing.is_on() && footprint(bytes as u64) <= self.disk.capacity()
+    }
+
+    fn was_declined(&self) -> bool {
+        self.declined_at.lock().is_some_and(|at| at.elapsed() < DECLINED_FOR)
     }
 
     /// Puts an object's record in, if there is room or room can be made; whether it did. Writes to the disk: call it where waiting
     /// harms nobody.
     pub fn put(&self, key: &str, version: &Version, record: &[u8], now: SystemTime) -> bool {
-        let Some(head) = layout::head(key, version, record).filter(|_| self.may_admit(record.len())) else {
+        let place = layout::file_of(&self.folder, layout::hash_of(key));
+        let head = layout::head(key, version, record).filter(|_| self.may_replace(record.len()));
+        let Some(head) = head.filter(|_| !self.was_declined() || place.exists()) else {
             self.decline();
             return false;
         };
         let Some(_turn) = self.disk.writing.begin() else { return false };
-        match self.write(layout::hash_of(key), &head, record, now) {
+        match self.write(&place, &head, record, now) {
             Ok(true) => {
                 self.disk.writing.worked(&self.disk.root);
                 self.disk.counters.insertions.fetch_add(1, Ordering::Relaxed);
@@ -67,17 +77,17 @@ impl Set {
         self.disk.writing.failed(&self.disk.root, "write", &io::ErrorKind::TimedOut.into());
     }
 
-    fn write(&self, hash: u128, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<bool> {
+    fn write(&self, place: &Path, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<bool> {
         let Some((opened, slot)) = self.join()? else { return Ok(false) };
         let Some(ledger) = &opened.ledger else { return Ok(false) };
         let takes = footprint((head.len() + record.len()) as u64);
-        if !self.take_allowance(&opened, ledger, slot, takes)? {
+        if !self.take_allowance(&opened, ledger, slot, place, takes)? {
             *self.declined_at.lock() = Some(Instant::now());
             return Ok(false);
         }
         let arriving = ledger.arriving(opened.number.fetch_add(1, Ordering::Relaxed));
         let written = Self::write_file(&arriving, head, record, now)
-            .and_then(|()| self.name(ledger, slot, hash, &arriving, takes));
+            .and_then(|()| self.name(ledger, slot, place, &arriving, takes));
         if !matches!(written, Ok(true)) {
             let removed = fs::remove_file(&arriving);
             // What cannot be removed still takes room.
@@ -96,7 +106,14 @@ impl Set {
     }
 
     /// Takes what a file needs from what the process has, or for the process from the folder.
-    fn take_allowance(&self, opened: &Opened, ledger: &Ledger, slot: usize, bytes: u64) -> io::Result<bool> {
+    fn take_allowance(
+        &self,
+        opened: &Opened,
+        ledger: &Ledger,
+        slot: usize,
+        place: &Path,
+        bytes: u64,
+    ) -> io::Result<bool> {
         let mut left = opened.allowance.lock();
         if *left >= bytes {
             *left -= bytes;
@@ -108,7 +125,7 @@ impl Set {
         for more in [missing.max(ALLOWANCE.min(capacity / 64)), missing] {
             let replaces = self.replaces.load(Ordering::Relaxed);
             let chance = opened.number.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 32;
-            let wish = Wish { slot, bytes: more, capacity, replaces, chance };
+            let wish = Wish { slot, place, bytes: more, capacity, replaces, chance };
             let is_own = |slot| opened.users.lock().get(&slot).is_some_and(|&users| users > 0);
             let mut made = room::make(&mut page, &wish, &is_own)?;
             // Others may have removed files: whether it is full indeed is counted now and then.
@@ -127,7 +144,7 @@ impl Set {
     }
 
     /// Gives a file that was written its name, and the set its bytes.
-    fn name(&self, ledger: &Ledger, slot: usize, hash: u128, arriving: &Path, takes: u64) -> io::Result<bool> {
+    fn name(&self, ledger: &Ledger, slot: usize, path: &Path, arriving: &Path, takes: u64) -> io::Result<bool> {
         let Some(mut page) = ledger.lock()? else { return Ok(false) };
         if page.set(slot).is_none_or(|row| row.id != self.id) {
             // The ledger was made anew, and the set has another row now.
@@ -135,9 +152,8 @@ impl Set {
             self.leave();
             return Ok(false);
         }
-        let path = layout::file_of(&self.folder, hash);
         let Some(shard) = path.parent() else { return Ok(false) };
-        let before = fs::symlink_metadata(&path).ok();
+        let before = fs::symlink_metadata(path).ok();
         let has_shard = shard.is_dir();
         // Something that is none of ours has taken the place: this object cannot be kept, whatever others can.
         if before.as_ref().is_some_and(fs::Metadata::is_dir) || !has_shard && fs::symlink_metadata(shard).is_ok() {
@@ -152,7 +168,7 @@ impl Set {
             let row = SetRow { files: row.files + u64::from(before.is_none()), used: seconds_now(), ..row };
             // The one that it takes the place of is there until then.
             page.set_row(&SetRow { bytes: bytes.max(row.bytes), ..row })?;
-            fs::rename(arriving, &path)?;
+            fs::rename(arriving, path)?;
             page.set_row(&SetRow { bytes, ..row })
         });
         named?;
