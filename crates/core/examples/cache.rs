@@ -168,7 +168,7 @@ fn put(set: &Set, number: usize, record: &[u8]) -> bool {
 fn look(set: &Set, number: usize, buffers: &BufferPool) -> bool {
     let version = version();
     let wanted = Wanted { version: &version, or_younger: None };
-    set.get(&key(number), wanted, SystemTime::now(), buffers).is_some()
+    set.get(&key(number), wanted, SystemTime::now(), buffers).found().is_some()
 }
 
 /// A folder for one row, without what an earlier run left there.
