@@ -117,6 +117,9 @@ fn worker() {
         "fetch" => drop(is_right(&dataset, 0)),
         // Each in another order.
         "walk" => {
+            let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
+            fs::write(folder.join(format!("ready-{}", std::process::id())), "").expect("written");
+            wait_until("all are ready", || folder.join("go").exists());
             let order = LoaderConfig { shuffle: true, seed: u64::from(std::process::id()), ..LoaderConfig::default() };
             let loader = Loader::new(&dataset, LoaderConfig { batch_size: 4, collate: Collation::List, ..order })
                 .expect("a loader");
@@ -296,6 +299,9 @@ fn of_processes_that_walk_the_same_samples_in_any_order_one_fetches_each() {
     config.cache.disk_capacity = Some(ByteSize(64 << 20));
     let before = server.requests_of(Class::Get);
     let workers: Vec<_> = (0..3).map(|_| start("walk", &config, &home)).collect();
+    let is_ready = |worker: &Child| folder.path().join(format!("ready-{}", worker.id())).exists();
+    wait_until("all are ready", || workers.iter().all(is_ready));
+    fs::write(folder.path().join("go"), "").expect("written");
     let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").code()).collect();
     assert!(ends.iter().all(|end| [Some(0), Some(WAITED)].contains(end)), "{ends:?}");
     assert!(ends.contains(&Some(WAITED)), "they met: {ends:?}");
