@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headwater::config::{DatasetConfig, LoaderConfig};
 use headwater::engine::Interrupt;
-use headwater::loader::{Batch, Batches as CoreBatches, Content};
+use headwater::loader::{Batch, Batches as CoreBatches, Behind as CoreBehind, Content};
 use headwater::state::State;
 use headwater::value::{DType, Tensor};
 use headwater::world::ProcessStamp;
@@ -124,6 +124,17 @@ impl Batches {
         next?.map(|batch| self.to_python(py, batch)).transpose()
     }
 
+    /// Takes the next batch without counting it as handed out, with what counts it. `None` when the pass is over or was
+    /// closed and, without `wait`, when the next batch is not there yet.
+    fn take<'py>(&self, py: Python<'py>, wait: bool) -> PyResult<Option<(Bound<'py, PyAny>, Behind)>> {
+        let next = detached(py, |interrupt| {
+            let mut inner = self.locked(interrupt)?;
+            let batches = inner.as_mut().filter(|batches| wait || batches.is_ready());
+            batches.and_then(|batches| batches.take(interrupt)).transpose()
+        });
+        next?.map(|(batch, behind)| Ok((self.to_python(py, batch)?, Behind(behind)))).transpose()
+    }
+
     /// Cancels what is under way.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, |interrupt| {
@@ -131,6 +142,18 @@ impl Batches {
             drop(self.locked(interrupt)?.take());
             Ok(())
         })
+    }
+}
+
+/// Where the loader stands once a batch is handed out.
+#[pyclass(frozen, module = "headwater._headwater")]
+pub(crate) struct Behind(CoreBehind);
+
+#[pymethods]
+impl Behind {
+    /// Counts the batch as handed out.
+    fn hand_out(&self) {
+        self.0.hand_out();
     }
 }
 
