@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Ahead(Iterator[Any]):
     """Batches of one pass, placed ahead of the consumer: on its own thread, a little at every step.
 
-    A batch counts as handed out when it is, and an error is raised where its batch would have come. Nothing is taken ahead that is not
-    ready: this waits for the batch that is asked for and for no other.
+    A batch counts as handed out when it is, and an error is raised where its batch would have come. Nothing is taken ahead that
+    is not ready: this waits for the batch that is asked for and for no other.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Batches in page-locked memory and on devices. Imports torch.
 
-Page-locked memory is always torch's own, since its allocator alone knows when asynchronous copies out of it are done. It is taken on
-the consumer's thread and written by native threads, which need no interpreter. From there a batch is copied to its device on a stream
-beside the consumer's; the consumer's stream waits for that copy when the batch is handed over, the processor does not.
+Page-locked memory is always torch's own: its allocator alone knows when asynchronous copies out of it are done. It is taken
+on the consumer's thread and written by native threads, which need no interpreter. From there a batch is copied to its device on
+a stream beside the consumer's; the consumer's stream waits for that copy when the batch is handed over, the processor does not.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Placing:
     """Places the batches of one pass, in order."""
 
     def __init__(self, device: torch.device | None, pins: bool, has_streams: bool) -> None:
-        self.device, self.pins, self.has_streams = device, pins, has_streams
+        self.device, self.pins = device, pins
+        self.side_device = device if has_streams else None
         # One batch is copied to page-locked memory and one to the device while the consumer has a third.
         self.ahead = 2 if has_streams else 1 if pins else 0
         self._sent: collections.deque[Any] = collections.deque()
@@ -91,12 +92,11 @@ class Placing:
             copies.wait()
         return Placed(self, value, copies)
 
-    def send(self, value: Any) -> Sent:
-        """Begins to copy a batch to the device, on the stream beside the consumer's."""
-        assert self.device is not None
+    def send(self, value: Any, device: torch.device) -> Sent:
+        """Begins to copy a batch to a device, on the stream beside the consumer's."""
         while len(self._sent) >= _MOST_SENT:
             self._sent.popleft().synchronize()
-        side, device = side_stream(self.device), self.device
+        side = side_stream(device)
         sent = Sent(device)
 
         def send(tensor: torch.Tensor) -> torch.Tensor:
@@ -109,8 +109,9 @@ class Placing:
             return moved
 
         def leave(value: Any) -> Any:
-            if _moves(value):
-                sent.is_whole = False
+            if not _moves(value):
+                return NotImplemented
+            sent.is_whole = False
             return value
 
         with _module_of(device).stream(side):
@@ -137,8 +138,8 @@ class Placed:
         if self._copies is not None:
             self._copies.wait()
             self._copies = None
-        if self._placing.has_streams and self._sent is None:
-            self._sent = self._placing.send(self._value)
+        if self._sent is None and self._placing.side_device is not None:
+            self._sent = self._placing.send(self._value, self._placing.side_device)
             self._value = None
 
     def hand_over(self) -> Any:
@@ -172,12 +173,14 @@ class Sent:
 
 
 def mapped(value: Any, tensor: Callable[[torch.Tensor], Any], other: Callable[[Any], Any]) -> Any:
-    """Replaces tensors in dicts, lists and tuples, as torch's ``DataLoader`` does; ``other`` may replace any other object."""
+    """Replaces tensors in dicts, lists and tuples, as torch's ``DataLoader`` does.
+
+    ``other`` replaces any other object, or is ``NotImplemented`` for one that is to be entered.
+    """
     if isinstance(value, torch.Tensor):
         return tensor(value)
-    if isinstance(value, str | bytes):
-        return value
-    if (replaced := other(value)) is not value:
+    replaced = value if isinstance(value, str | bytes) else other(value)
+    if replaced is not NotImplemented:
         return replaced
     if isinstance(value, Mapping):
         items = {key: mapped(item, tensor, other) for key, item in value.items()}
@@ -268,7 +271,7 @@ def _record(tensor: torch.Tensor, stream: Any) -> None:
 
 
 def _pin_object(value: Any) -> Any:
-    return value.pin_memory() if hasattr(value, "pin_memory") else value
+    return value.pin_memory() if hasattr(value, "pin_memory") else NotImplemented
 
 
 def _moves(value: Any) -> bool:
@@ -276,4 +279,4 @@ def _moves(value: Any) -> bool:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if _moves(value) else value
+    return value.to(device) if _moves(value) else NotImplemented

@@ -53,8 +53,8 @@ class StreamingDataLoader:
         collate_fn: called with the list of samples instead; runs on the consuming thread. Unless ``drop_last``, each sample
             says in ``"__pad__"`` whether it is one.
         pin_memory: hand out tensors in page-locked memory, where there is an accelerator.
-        device: hand out tensors on that device, such as ``"cuda"`` or a ``torch.device``: copied there ahead of the loop, beside its
-            computation. What ``collate_fn`` or a ``transform`` returns is moved as torch's ``DataLoader`` pins it.
+        device: hand out tensors on that device, such as ``"cuda"`` or a ``torch.device``: copied there ahead of the loop,
+            beside its computation. What ``collate_fn`` or a ``transform`` returns is moved as torch's ``DataLoader`` pins it.
         batch_deadline: how long to wait for one batch, in seconds or like ``"5m"``; by default as long as reads take at most.
 
     Raises:
