@@ -130,7 +130,7 @@ impl Batches {
         let next = detached(py, |interrupt| {
             let mut inner = self.locked(interrupt)?;
             let batches = inner.as_mut().filter(|batches| wait || batches.is_ready());
-            batches.and_then(|batches| batches.take(interrupt)).transpose()
+            batches.and_then(|batches| batches.take_next(interrupt)).transpose()
         });
         next?.map(|(batch, behind)| Ok((self.to_python(py, batch)?, Behind(behind)))).transpose()
     }

@@ -72,7 +72,7 @@ impl Batches {
     /// # Errors
     /// Those of [`Batches::take`].
     pub fn next_batch(&mut self, interrupt: Interrupt<'_>) -> Option<Result<Batch>> {
-        let taken = self.take(interrupt)?;
+        let taken = self.take_next(interrupt)?;
         Some(taken.map(|(batch, behind)| {
             behind.hand_out();
             batch
@@ -90,7 +90,7 @@ impl Batches {
     /// Reading, decoding or assembling failed, naming the object or the samples; `Timeout` after the loader's `batch_deadline`,
     /// naming what was waited for; `Invalid` in a forked child, which must make its own; what `interrupt` returned, which ends
     /// nothing.
-    pub fn take(&mut self, interrupt: Interrupt<'_>) -> Option<Result<(Batch, Behind)>> {
+    pub fn take_next(&mut self, interrupt: Interrupt<'_>) -> Option<Result<(Batch, Behind)>> {
         if !self.owner.is_current() {
             return Some(Err(Error::new(ErrorKind::Invalid, "iterate", "a loader").because(format_args!(
                 "this iterator belongs to process {}, of which this one is a fork; call iter() on the loader here",
