@@ -95,7 +95,11 @@ fn begin(copiers: &Workers, under_way: &Arc<UnderWay>, pieces: &[(usize, usize, 
         let mut done = 0;
         while done < bytes {
             let part = (bytes - done).min(JOB_BYTES - job_bytes);
-            job.push(Piece(ptr::with_exposed_provenance(from + done), ptr::with_exposed_provenance_mut(to + done), part));
+            job.push(Piece(
+                ptr::with_exposed_provenance(from + done),
+                ptr::with_exposed_provenance_mut(to + done),
+                part,
+            ));
             (done, job_bytes) = (done + part, job_bytes + part);
             if job_bytes == JOB_BYTES {
                 spawn(copiers, under_way, std::mem::take(&mut job));
