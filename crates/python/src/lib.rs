@@ -5,6 +5,7 @@
 
 #![allow(clippy::needless_pass_by_value)] // pyo3 extracts arguments by value
 
+mod behind;
 mod copies;
 mod credentials;
 mod dataset;
@@ -34,7 +35,7 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<framework::Framework>()?;
     module.add_class::<keys::Keys>()?;
     module.add_class::<loader::Batches>()?;
-    module.add_class::<loader::Behind>()?;
+    module.add_class::<behind::Behind>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
     module.add_function(wrap_pyfunction!(credentials::register_credentials, module)?)?;

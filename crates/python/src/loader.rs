@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headwater::config::{DatasetConfig, LoaderConfig};
 use headwater::engine::Interrupt;
-use headwater::loader::{Batch, Batches as CoreBatches, Behind as CoreBehind, Content};
+use headwater::loader::{Batch, Batches as CoreBatches, Content};
 use headwater::state::State;
 use headwater::value::{DType, Tensor};
 use headwater::world::ProcessStamp;
@@ -15,6 +15,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
+use crate::behind::Behind;
 use crate::dataset::Dataset;
 use crate::error::checked;
 use crate::framework::Framework;
@@ -142,18 +143,6 @@ impl Batches {
             drop(self.locked(interrupt)?.take());
             Ok(())
         })
-    }
-}
-
-/// Where the loader stands once a batch is handed out.
-#[pyclass(frozen, module = "headwater._headwater")]
-pub(crate) struct Behind(CoreBehind);
-
-#[pymethods]
-impl Behind {
-    /// Counts the batch as handed out.
-    fn hand_out(&self) {
-        self.0.hand_out();
     }
 }
 
