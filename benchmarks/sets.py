@@ -13,6 +13,6 @@ _OPTIONS: dict[str, list[str]] = {"6.8 MB": [], "96 KB": ["--small"]}
 def demo_set(size: str, samples: int) -> Path:
     """Writes the demo set of samples of that size, if it is not there yet."""
     folder = Path("target/bench/sets") / f"{size.replace(' ', '').replace('.', '_')}-{samples}"
-    command = [str(Path(sys.executable).with_name("headwater")), "demo", "--write", str(folder)]
+    command = [sys.executable, "-m", "headwater", "demo", "--write", str(folder)]
     subprocess.run([*command, "--samples", str(samples), *_OPTIONS[size]], check=True)
     return folder

@@ -3,6 +3,8 @@ from typing import Any, final
 
 __all__ = [
     "Batches",
+    "Behind",
+    "Copies",
     "Dataset",
     "Framework",
     "Keys",
@@ -43,6 +45,13 @@ class RawTensor:
     @property
     def strides(self) -> tuple[int, ...]: ...
     def memory(self) -> memoryview: ...
+
+@final
+class Copies:
+    def __new__(cls, pieces: Sequence[tuple[int, int, int]], owners: object) -> Copies: ...
+    @property
+    def is_done(self) -> bool: ...
+    def wait(self) -> None: ...
 
 @final
 class Dataset:
@@ -97,8 +106,13 @@ class Loader:
     def budget(self) -> tuple[int, int, int]: ...
 
 @final
+class Behind:
+    def hand_out(self) -> None: ...
+
+@final
 class Batches:
     def next(self) -> dict[str, Any] | list[dict[str, Any]] | None: ...
+    def take(self, wait: bool) -> tuple[dict[str, Any] | list[dict[str, Any]], Behind] | None: ...
     def close(self) -> None: ...
 
 def load(path: str, framework: Framework) -> Any: ...

@@ -7,14 +7,20 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from headwater import _headwater
+from headwater.ahead import Ahead
 from headwater.config import Size, Span, as_json
 from headwater.dataset import StreamingDataset
 from headwater.distributed import rank_and_world_size
 from headwater.errors import ConfigError
 from headwater.frameworks import FrameworkName, default_collate, framework_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from headwater.device import Placement
 
 Collate = Literal["stack", "list", "pad"]
 
@@ -46,6 +52,9 @@ class StreamingDataLoader:
             largest, with a mask ``"<name>__mask"`` beside each that broadcasts against it.
         collate_fn: called with the list of samples instead; runs on the consuming thread. Unless ``drop_last``, each sample
             says in ``"__pad__"`` whether it is one.
+        pin_memory: hand out tensors in page-locked memory, where there is an accelerator.
+        device: hand out tensors on that device, such as ``"cuda"`` or a ``torch.device``: copied there ahead of the loop,
+            beside its computation. What ``collate_fn`` or a ``transform`` returns is moved as torch's ``DataLoader`` pins it.
         batch_deadline: how long to wait for one batch, in seconds or like ``"5m"``; by default as long as reads take at most.
 
     Raises:
@@ -69,6 +78,8 @@ class StreamingDataLoader:
         memory_budget: Size | None = None,
         collate: Collate = "stack",
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        device: str | torch.device | int | None = None,
         batch_deadline: Span | None = None,
     ) -> None:
         if not isinstance(dataset, StreamingDataset):
@@ -94,25 +105,27 @@ class StreamingDataLoader:
             "window_bytes": window_bytes,
             "memory_budget": memory_budget,
             "collate": "samples" if apart else collate,
+            "pin_memory": pin_memory,
+            "device": None if device is None else str(device),
             "batch_deadline": batch_deadline,
         }
-        self._begin_life(dataset, collate_fn)
-        self._native = _headwater.Loader(dataset._native, as_json(config))
+        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn)
 
-    def _begin_life(self, dataset: StreamingDataset, collate_fn: Callable[[list[Any]], Any] | None) -> None:
-        self.dataset = dataset
-        self._finish = collate_fn
-        if collate_fn is None and dataset._transform is not None:
-            self._finish = default_collate(dataset._framework)
-        self._passes: weakref.WeakSet[_Pass] = weakref.WeakSet()
+    def _begin_life(
+        self, dataset: StreamingDataset, native: _headwater.Loader, collate_fn: Callable[[list[Any]], Any] | None
+    ) -> None:
+        self.dataset, self._native = dataset, native
+        self._placement = _placement(dataset, json.loads(native.config))
+        self._finish = _finish(dataset, collate_fn)
+        self._passes: weakref.WeakSet[_Pass | Ahead] = weakref.WeakSet()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, framework: FrameworkName | None = None) -> StreamingDataLoader:
         """Opens the dataset that a ``headwater.toml`` describes, and a loader as its ``[loader]`` table says."""
         name, made = framework_of(framework)
         loader = cls.__new__(cls)
-        loader._native = _headwater.Loader.open_file(os.fspath(path), rank_and_world_size(None, None)[0], made)
-        loader._begin_life(StreamingDataset._around(loader._native.dataset, name, None), None)
+        native = _headwater.Loader.open_file(os.fspath(path), rank_and_world_size(None, None)[0], made)
+        loader._begin_life(StreamingDataset._around(native.dataset, name, None), native, None)
         return loader
 
     def __len__(self) -> int:
@@ -128,7 +141,12 @@ class StreamingDataLoader:
             ConfigError: samples do not fit together; the message names field and samples, and says what to do.
 
         """
-        made = _Pass(self._native.batches(), self.dataset, self._finish)
+        made: _Pass | Ahead
+        if self._placement is None:
+            made = _Pass(self._native.batches(), self.dataset, self._finish)
+        else:
+            placing = self._placement.of_pass()
+            made = Ahead(self._native.batches(), self.dataset, self._finish, placing)
         self._passes.add(made)
         return made
 
@@ -180,11 +198,11 @@ class _Pass:
         self,
         batches: _headwater.Batches,
         dataset: StreamingDataset,
-        finish: Callable[[list[Any]], Any] | None,
+        finish: Callable[[Any], Any] | None,
     ) -> None:
         # Also so that the dataset's functions are there while batches are.
         self._dataset = dataset
-        self._batches, self._collate = batches, finish
+        self._batches, self._finish = batches, finish
 
     def __iter__(self) -> _Pass:
         return self
@@ -193,15 +211,32 @@ class _Pass:
         batch = self._batches.next()
         if batch is None:
             raise StopIteration
-        if self._collate is None:
-            return batch
-        samples: list[Any] = list(batch)
-        if self._dataset._transform is not None:
-            samples = [self._dataset._transform(sample) for sample in samples]
-        return self._collate(samples)
+        return batch if self._finish is None else self._finish(batch)
 
     def close(self) -> None:
         self._batches.close()
+
+
+def _finish(dataset: StreamingDataset, collate_fn: Callable[[list[Any]], Any] | None) -> Callable[[Any], Any] | None:
+    """What makes a batch of a list of samples; ``None`` where the core does."""
+    transform = dataset._transform
+    if transform is None:
+        return collate_fn and (lambda samples: collate_fn(list(samples)))
+    collate = collate_fn or default_collate(dataset._framework)
+    return lambda samples: collate([transform(sample) for sample in samples])
+
+
+def _placement(dataset: StreamingDataset, config: dict[str, Any]) -> Placement | None:
+    """Where batches go; ``None`` where they stay."""
+    pin_memory, device = config["pin_memory"], config.get("device")
+    if not pin_memory and device is None:
+        return None
+    if dataset._framework != "torch":
+        raise ConfigError(f"pin_memory and device are torch's: they do not go with framework={dataset._framework!r}")
+    from headwater.device import Placement
+
+    placement = Placement(pin_memory, device)
+    return None if placement.does_nothing else placement
 
 
 def open(path: str | os.PathLike[str], *, framework: FrameworkName | None = None) -> StreamingDataLoader:  # noqa: A001 - the name that users of `hw.open` expect

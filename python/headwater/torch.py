@@ -1,4 +1,4 @@
-"""Torch tensors. The only module that imports torch."""
+"""Torch tensors. With ``device.py`` the only module that imports torch."""
 
 from __future__ import annotations
 

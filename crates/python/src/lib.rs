@@ -5,6 +5,8 @@
 
 #![allow(clippy::needless_pass_by_value)] // pyo3 extracts arguments by value
 
+mod behind;
+mod copies;
 mod credentials;
 mod dataset;
 mod dlpack;
@@ -28,10 +30,12 @@ use pyo3::prelude::*;
 fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     log::install();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<copies::Copies>()?;
     module.add_class::<dataset::Dataset>()?;
     module.add_class::<framework::Framework>()?;
     module.add_class::<keys::Keys>()?;
     module.add_class::<loader::Batches>()?;
+    module.add_class::<behind::Behind>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
     module.add_function(wrap_pyfunction!(credentials::register_credentials, module)?)?;

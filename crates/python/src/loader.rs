@@ -15,6 +15,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
+use crate::behind::Behind;
 use crate::dataset::Dataset;
 use crate::error::checked;
 use crate::framework::Framework;
@@ -122,6 +123,17 @@ impl Batches {
             inner.as_mut().and_then(|batches| batches.next_batch(interrupt)).transpose()
         });
         next?.map(|batch| self.to_python(py, batch)).transpose()
+    }
+
+    /// Takes the next batch without counting it as handed out, with what counts it. `None` when the pass is over or was
+    /// closed and, without `wait`, when the next batch is not there yet.
+    fn take<'py>(&self, py: Python<'py>, wait: bool) -> PyResult<Option<(Bound<'py, PyAny>, Behind)>> {
+        let next = detached(py, |interrupt| {
+            let mut inner = self.locked(interrupt)?;
+            let batches = inner.as_mut().filter(|batches| wait || batches.is_ready());
+            batches.and_then(|batches| batches.take_next(interrupt)).transpose()
+        });
+        next?.map(|(batch, behind)| Ok((self.to_python(py, batch)?, Behind(behind)))).transpose()
     }
 
     /// Cancels what is under way.

@@ -41,6 +41,11 @@ pub struct LoaderConfig {
     pub memory_budget: Option<ByteSize>,
     /// How samples become a batch. Default: `stack`.
     pub collate: Collation,
+    /// Hand out tensors in page-locked memory. Default: off. torch's affair: only Python's loader does it.
+    pub pin_memory: bool,
+    /// Hand out tensors on this device, such as `cuda` or `cuda:1`. Default: none, they stay in memory. Only Python's loader does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// How long to wait for one batch. Default: no limit of its own; every read has a deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_deadline: Option<Span>,
@@ -70,6 +75,8 @@ impl Default for LoaderConfig {
             window_bytes: None,
             memory_budget: None,
             collate: Collation::default(),
+            pin_memory: false,
+            device: None,
             batch_deadline: None,
         }
     }

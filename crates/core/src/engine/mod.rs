@@ -39,12 +39,15 @@ const KEEP_BUFFER_BYTES: usize = 512 << 20;
 const IO_THREADS: usize = 2;
 /// A read from a local disk occupies its thread, so on small machines there are more threads than cores.
 const MIN_WORKERS: usize = 4;
+/// Threads that copy finished batches. So many come near what the memory of a machine moves.
+const COPIERS: usize = 4;
 
 /// Runtime, worker pool and buffers of this process.
 #[derive(Debug)]
 pub struct Engine {
     runtime: tokio::runtime::Runtime,
     workers: Workers,
+    copiers: PerProcess<Workers>,
     buffers: BufferPool,
 }
 
@@ -69,7 +72,7 @@ impl Engine {
             .build()
             .map_err(|cause| Error::io("start", "the I/O threads", cause))?;
         let workers = Workers::start(cores.max(MIN_WORKERS))?;
-        Ok(Self { runtime, workers, buffers: BufferPool::new(KEEP_BUFFER_BYTES) })
+        Ok(Self { runtime, workers, copiers: PerProcess::new(), buffers: BufferPool::new(KEEP_BUFFER_BYTES) })
     }
 
     /// The buffers that objects are read into.
@@ -80,6 +83,17 @@ impl Engine {
     /// The threads that decode and assemble.
     pub fn workers(&self) -> &Workers {
         &self.workers
+    }
+
+    /// Threads that copy finished batches, started on the first call. Apart from the workers, since a batch that the consumer waits for must
+    /// not queue behind those that come after it.
+    ///
+    /// # Errors
+    /// `Io` when the operating system grants no threads.
+    pub fn copiers(&self) -> Result<&Workers> {
+        self.copiers.get_or_try_init(|| {
+            Workers::start(COPIERS.min(std::thread::available_parallelism().map_or(1, usize::from)))
+        })
     }
 
     /// Runs a future on the I/O threads; what is returned cancels it.

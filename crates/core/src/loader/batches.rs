@@ -24,6 +24,21 @@ pub struct Batches {
     is_over: bool,
 }
 
+/// Where the loader stands once a batch is handed out.
+#[derive(Debug)]
+pub struct Behind {
+    loader: Arc<Inner>,
+    pass: u64,
+    position: usize,
+}
+
+impl Behind {
+    /// Counts the batch as handed out: the loader's state is behind it from now on. Batches are counted in the order they were taken in.
+    pub fn hand_out(&self) {
+        self.loader.advance(self.pass, self.position);
+    }
+}
+
 impl Batches {
     pub(super) fn begin(loader: &Arc<Inner>, interrupt: Interrupt<'_>) -> Result<Self> {
         let engine = Engine::current()?;
@@ -52,13 +67,30 @@ impl Batches {
         Ok(Self { loader: loader.clone(), prefetcher, pass, owner: ProcessStamp::current(), is_over: false })
     }
 
-    /// Waits for the next batch; `None` when the pass is over, and after an error.
+    /// Waits for the next batch and counts it as handed out; `None` when the pass is over, and after an error.
+    ///
+    /// # Errors
+    /// Those of [`Batches::take`].
+    pub fn next_batch(&mut self, interrupt: Interrupt<'_>) -> Option<Result<Batch>> {
+        let taken = self.take_next(interrupt)?;
+        Some(taken.map(|(batch, behind)| {
+            behind.hand_out();
+            batch
+        }))
+    }
+
+    /// Whether the next batch, or the error in its place, is there. Not of the end of a pass.
+    pub fn is_ready(&self) -> bool {
+        self.owner.is_current() && !self.is_over && self.prefetcher.is_ready()
+    }
+
+    /// Waits for the next batch, for a consumer that hands it on later and counts it then; `None` as for [`Batches::next_batch`].
     ///
     /// # Errors
     /// Reading, decoding or assembling failed, naming the object or the samples; `Timeout` after the loader's `batch_deadline`,
     /// naming what was waited for; `Invalid` in a forked child, which must make its own; what `interrupt` returned, which ends
     /// nothing.
-    pub fn next_batch(&mut self, interrupt: Interrupt<'_>) -> Option<Result<Batch>> {
+    pub fn take_next(&mut self, interrupt: Interrupt<'_>) -> Option<Result<(Batch, Behind)>> {
         if !self.owner.is_current() {
             return Some(Err(Error::new(ErrorKind::Invalid, "iterate", "a loader").because(format_args!(
                 "this iterator belongs to process {}, of which this one is a fork; call iter() on the loader here",
@@ -85,8 +117,7 @@ impl Batches {
         };
         self.record(&handed, asked);
         let (batch, next) = handed.batch;
-        self.loader.advance(self.pass, next);
-        Some(Ok(batch))
+        Some(Ok((batch, Behind { loader: self.loader.clone(), pass: self.pass, position: next })))
     }
 
     /// Something to call from any thread, also while another waits for a batch: ends the pass.

@@ -41,7 +41,7 @@ use crate::order::{Order, Partition, Sequential, Shuffled};
 use crate::state::{self, State};
 
 pub use batch::{Batch, Content};
-pub use batches::Batches;
+pub use batches::{Batches, Behind};
 pub use budget::Budget;
 use budget::Needs;
 

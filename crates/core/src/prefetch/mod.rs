@@ -167,6 +167,12 @@ impl<P: Preparation> Prefetcher<P> {
         }
     }
 
+    /// Whether the next batch, or the error in its place, is there: `next` would not wait.
+    pub fn is_ready(&self) -> bool {
+        let state = self.shared.state.lock();
+        state.slots.front().is_some_and(|slot| slot.outcome.is_some())
+    }
+
     /// Something to call from any thread, also while another waits: cancels everything, and every wait ends with `None`.
     pub fn canceller(&self) -> impl Fn() + Send + Sync + 'static + use<P> {
         let shared = Arc::downgrade(&self.shared);

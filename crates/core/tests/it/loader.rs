@@ -167,6 +167,28 @@ fn leaving_a_pass_begins_the_next_epoch_and_older_passes_do_not_move_the_state()
 }
 
 #[test]
+fn a_taken_batch_counts_once_it_is_handed_out_and_readiness_is_known_without_waiting() {
+    let folder = folder(10);
+    let loader = Loader::new(&open(folder.path(), ""), config(4)).expect("loader");
+    let mut batches = loader.batches(uninterrupted()).expect("begins");
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        while !batches.is_ready() {
+            std::thread::yield_now();
+        }
+        taken.push(batches.take_next(uninterrupted()).expect("some").expect("batch").1);
+    }
+    for (behind, position) in taken.iter().zip([0, 4, 8]) {
+        assert_eq!(loader.state().position, position);
+        behind.hand_out();
+    }
+    assert_eq!(loader.state().position, 10);
+    assert!(!batches.is_ready(), "the end is no batch");
+    assert!(batches.take_next(uninterrupted()).is_none());
+    assert_eq!((loader.state().epoch, loader.state().position), (1, 0));
+}
+
+#[test]
 fn reuse_is_what_fits_and_ready_is_what_came_in_time() {
     let folder = folder(40);
     let dataset = open(folder.path(), &format!(r#"{REMOTE}, "cache": {{"memory": "10MB"}}"#));
