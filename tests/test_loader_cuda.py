@@ -238,12 +238,14 @@ def test_memory_on_the_device_is_given_back(folder: Path) -> None:
 
 
 def test_page_locked_memory_is_bounded(folder: Path) -> None:
-    if not hasattr(torch.cuda, "reset_peak_host_memory_stats") or "active_bytes.peak" not in torch.cuda.host_memory_stats():
+    if not hasattr(torch.cuda, "host_memory_stats") or "allocated_bytes.current" not in torch.cuda.host_memory_stats():
         pytest.skip("this torch does not tell")
     made = loader(folder, device="cuda")
-    torch.cuda.reset_peak_host_memory_stats()
+    # It is never given back: what other tests left is used again, which only makes it less.
+    before = torch.cuda.host_memory_stats()["allocated_bytes.current"]
     for _ in range(20):
         for _batch in made:
             pass
     # What is copied, on its way, and waiting for its event.
-    assert torch.cuda.host_memory_stats()["active_bytes.peak"] <= 8 * BATCH * ELEMENTS * 4 + (1 << 20)
+    more = torch.cuda.host_memory_stats()["allocated_bytes.current"] - before
+    assert more <= 8 * BATCH * ELEMENTS * 4 + (1 << 20)

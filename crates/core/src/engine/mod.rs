@@ -39,8 +39,8 @@ const KEEP_BUFFER_BYTES: usize = 512 << 20;
 const IO_THREADS: usize = 2;
 /// A read from a local disk occupies its thread, so on small machines there are more threads than cores.
 const MIN_WORKERS: usize = 4;
-/// Threads that copy finished batches. So many come near what the memory of a machine moves.
-const COPIERS: usize = 4;
+/// Threads that copy finished batches. So many come near what the memory of a large machine moves.
+const COPIERS: usize = 8;
 
 /// Runtime, worker pool and buffers of this process.
 #[derive(Debug)]
