@@ -100,6 +100,10 @@ impl Health {
         self.done.load(Ordering::Relaxed)
     }
 
+    pub(super) fn rest(&self) -> Duration {
+        self.rest
+    }
+
     /// How often it failed so far.
     pub(super) fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)

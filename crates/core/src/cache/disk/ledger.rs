@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -45,6 +46,8 @@ pub(super) struct Ledger {
     /// Whoever has the lock of the process.
     turn: Mutex<()>,
     process: usize,
+    /// Files and bytes, as this process last found or left them.
+    known: [AtomicU64; 2],
 }
 
 /// A set as the ledger knows it.
@@ -63,7 +66,14 @@ impl Ledger {
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let locks = Locks::open(&root.join(LOCK))?;
         let file = File::options().read(true).write(true).create(true).truncate(false).open(root.join(LEDGER))?;
-        let mut ledger = Self { root: root.to_owned(), file, locks, turn: Mutex::default(), process: 0 };
+        let mut ledger = Self {
+            root: root.to_owned(),
+            file,
+            locks,
+            turn: Mutex::default(),
+            process: 0,
+            known: [const { AtomicU64::new(0) }; 2],
+        };
         let deadline = Instant::now() + PATIENCE * 10;
         ledger.process = loop {
             match ledger.lock()? {
@@ -85,6 +95,12 @@ impl Ledger {
     /// Whether it is still in its folder.
     pub(super) fn is_there(&self) -> bool {
         self.locks.is_at(&self.root.join(LOCK)) && locks::is_at(&self.file, &self.root.join(LEDGER))
+    }
+
+    /// Files and bytes as they were when this process last had the lock: for whoever must not wait.
+    pub(super) fn known(&self) -> (u64, u64) {
+        let [files, bytes] = &self.known;
+        (files.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed))
     }
 
     /// The name of a file on its way to its set: whose it is tells who may remove it.
@@ -120,6 +136,11 @@ pub(super) struct Page<'a> {
 
 impl Drop for Page<'_> {
     fn drop(&mut self) {
+        if self.words[0] == MAGIC {
+            let [files, bytes] = &self.ledger.known;
+            files.store(self.sets().map(|set| set.files).sum(), Ordering::Relaxed);
+            bytes.store(self.bytes(), Ordering::Relaxed);
+        }
         self.ledger.locks.unlock(locks::LEDGER);
     }
 }

@@ -28,7 +28,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -48,6 +48,8 @@ pub struct Disk {
     /// As soon as the folder can be asked.
     capacity: OnceLock<u64>,
     opened: Mutex<Arc<Opened>>,
+    /// When the folder was found to be one that can only be read.
+    only_read_at: Mutex<Option<Instant>>,
     reading: Health,
     writing: Health,
     counters: Counters,
@@ -67,7 +69,7 @@ struct Counters {
 /// What a disk tier holds, and what happened in it in this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskStats {
-    /// Files of all sets.
+    /// Files of all sets, when this process last looked.
     pub entries: u64,
     /// Bytes of all sets in whole blocks, and what processes have taken to write.
     pub bytes: u64,
@@ -110,12 +112,23 @@ impl Disk {
 
     fn of(root: &Path, opened: io::Result<Arc<Opened>>, given_capacity: Option<u64>) -> Self {
         let (reading, writing) = (Health::default(), Health::default());
+        let only_read = opened.as_ref().is_ok_and(|opened| opened.ledger.is_none());
         let opened = opened.unwrap_or_else(|cause| {
             writing.failed(root, "open it", &cause);
             Arc::new(Opened::unusable(root))
         });
-        let (counters, capacity) = (Counters::default(), OnceLock::new());
-        Self { root: root.to_owned(), given_capacity, capacity, opened: Mutex::new(opened), reading, writing, counters }
+        let disk = Self {
+            root: root.to_owned(),
+            given_capacity,
+            capacity: OnceLock::new(),
+            opened: Mutex::new(opened.clone()),
+            only_read_at: Mutex::new(only_read.then(Instant::now)),
+            reading,
+            writing,
+            counters: Counters::default(),
+        };
+        disk.find_capacity(&opened);
+        disk
     }
 
     fn known_capacity(&self) -> Option<u64> {
@@ -124,14 +137,17 @@ impl Disk {
 
     /// What it may hold; nothing while a default cannot be told.
     fn capacity(&self) -> u64 {
-        if let Some(given) = self.given_capacity {
-            return given;
-        }
+        self.known_capacity().unwrap_or(0)
+    }
+
+    /// Asks the disk what it may hold, unless that is known.
+    fn find_capacity(&self, opened: &Opened) {
         let free = || rustix::fs::statvfs(&self.root).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        let told = || Some(self.opened.lock().bytes()?.1.saturating_add(free()?) / 5 * 4);
-        match self.capacity.get() {
-            Some(&capacity) => capacity,
-            None => told().map_or(0, |capacity| *self.capacity.get_or_init(|| capacity)),
+        if self.known_capacity().is_none()
+            && let Some((_, bytes)) = opened.bytes()
+            && let Some(free) = free()
+        {
+            self.capacity.get_or_init(|| bytes.saturating_add(free) / 5 * 4);
         }
     }
 
@@ -148,20 +164,29 @@ impl Disk {
 
     /// The folder as it is now: it may have been removed, and another one be in its place.
     fn opened(&self) -> io::Result<Arc<Opened>> {
-        let mut opened = self.opened.lock();
+        let mut opened = self.opened.lock().clone();
         if !opened.is_there() {
-            *opened = Opened::at(&self.root, false).map_err(|error| io::Error::other(error.report()))??;
-            if opened.ledger.is_none() {
-                return Err(io::ErrorKind::ReadOnlyFilesystem.into());
-            }
+            opened = self.opened_again()?;
         }
-        Ok(opened.clone())
+        self.find_capacity(&opened);
+        Ok(opened)
     }
 
-    /// What it holds and what happened.
+    fn opened_again(&self) -> io::Result<Arc<Opened>> {
+        // One that can only be read is not opened again with every record.
+        if self.only_read_at.lock().is_some_and(|at| at.elapsed() < self.writing.rest()) {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        let opened = Opened::at(&self.root, false).map_err(|error| io::Error::other(error.report()))??;
+        *self.opened.lock() = opened.clone();
+        let only_read = opened.ledger.is_none();
+        *self.only_read_at.lock() = only_read.then(Instant::now);
+        if only_read { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(opened) }
+    }
+
+    /// What it holds, as this process last found it, and what happened. Asks nobody, and waits for nobody.
     pub fn stats(&self) -> DiskStats {
-        let opened = self.opened.lock().clone();
-        let (entries, bytes) = opened.bytes().unwrap_or_default();
+        let (entries, bytes) = self.opened.lock().bytes().unwrap_or_default();
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
         DiskStats {

@@ -16,6 +16,8 @@ use super::ledger::Ledger;
 use crate::engine::PerProcess;
 use crate::error::{Error, ErrorKind, Result};
 
+/// How long to wait for another thread that opens a folder.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// A full set is counted no more often than this.
 const COUNTED_EVERY: Duration = Duration::from_hours(1);
 
@@ -58,7 +60,7 @@ impl Opened {
             Err(cause) => return Ok(Err(cause)),
         }
         let known = OPEN.get_or_try_init(|| Ok(Mutex::default()))?;
-        let mut known = known.lock();
+        let Some(mut known) = known.try_lock_for(PATIENCE) else { return Ok(Err(io::ErrorKind::TimedOut.into())) };
         let of = |meta: &fs::Metadata| (meta.dev(), meta.ino());
         // By its number, since opening the file again and closing it would give up the locks.
         if let Ok(meta) = fs::metadata(root.join(layout::LOCK))
@@ -141,10 +143,9 @@ impl Opened {
         is_time
     }
 
-    /// Files, and bytes that they and those on their way take.
+    /// Files, and bytes that they and those on their way take, as this process last knew them.
     pub(super) fn bytes(&self) -> Option<(u64, u64)> {
-        let page = self.ledger.as_ref()?.lock().ok()??;
-        Some((page.sets().map(|set| set.files).sum(), page.bytes()))
+        self.ledger.as_ref().map(Ledger::known)
     }
 
     pub(super) fn is_there(&self) -> bool {

@@ -329,6 +329,20 @@ fn a_disk_of_which_no_file_can_be_read_is_left_alone() {
 }
 
 #[test]
+fn what_it_holds_is_told_without_waiting_for_who_has_the_ledger() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert!((0..3).all(|number| put(&set, &format!("{number}.pt"), b"x")));
+    let before = set.disk.stats();
+    let opened = set.disk.opened.lock().clone();
+    let page = opened.ledger.as_ref().expect("a ledger").lock().expect("reads").expect("nobody else");
+    let began = Instant::now();
+    assert_eq!(set.disk.stats(), before);
+    assert!(began.elapsed() < Duration::from_millis(50), "{:?}", began.elapsed());
+    assert_eq!((before.entries, before.bytes), (3, page.bytes()));
+}
+
+#[test]
 fn a_folder_that_is_not_ours_is_refused_and_left_alone() {
     let dir = folder();
     fs::write(dir.path().join("thesis.txt"), "years of work").expect("written");
@@ -549,7 +563,10 @@ fn with_a_small_disk(place: &Path) {
     let reader = Arc::new(Disk::open(&root, None).expect("opens")).set("s3://bucket/run", None, false);
     assert_eq!(get(&reader, "a.pt", &tag("1")).expect("and by who comes later"), record(1));
     assert!(!put(&reader, "b.pt", &record(2)) && matches!(reader.claim("b.pt"), Claim::Nobodys));
+    let idle = Arc::new(Disk::open(&root, None).expect("opens")).set("s3://bucket/run", None, false);
     run("umount $place");
+    assert_eq!(get(&idle, "a.pt", &tag("1")).expect("there"), record(1));
+    assert!(idle.joined.lock().is_none(), "it is not opened again with every record");
     std::thread::sleep(Duration::from_millis(60));
     assert!(put(&set, "b.pt", &record(2)), "it can be written again");
 }

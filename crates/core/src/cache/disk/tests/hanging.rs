@@ -39,9 +39,9 @@ fn where_mounts_are_own(name: &str, test: impl FnOnce(&Path)) {
 }
 
 fn until(what: &str, is_so: impl Fn() -> bool) {
-    let ends = std::time::Instant::now() + Duration::from_secs(20);
+    let ends = Instant::now() + Duration::from_secs(20);
     while !is_so() {
-        assert!(std::time::Instant::now() < ends, "{what}");
+        assert!(Instant::now() < ends, "{what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
