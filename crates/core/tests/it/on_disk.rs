@@ -22,7 +22,7 @@ use headwater_testkit::server::{Class, Server, Speed};
 use crate::sources::specs_of;
 
 pub(crate) const SAMPLES: usize = 40;
-const BYTES: usize = 30_000;
+pub(crate) const BYTES: usize = 30_000;
 const HOUR: Duration = Duration::from_hours(1);
 
 fn content(seed: u64) -> Vec<u8> {
@@ -62,7 +62,7 @@ pub(crate) fn open(config: &DatasetConfig) -> Dataset {
     Dataset::open(config, uninterrupted()).expect("opens")
 }
 
-fn value(dataset: &Dataset, index: usize) -> headwater::Result<Vec<u8>> {
+pub(crate) fn value(dataset: &Dataset, index: usize) -> headwater::Result<Vec<u8>> {
     let sample = dataset.get(index, uninterrupted())?;
     let Value::Tensor(tensor) = &sample.fields[0].1 else { panic!("a tensor") };
     Ok(tensor.contiguous_bytes().expect("plain").to_vec())

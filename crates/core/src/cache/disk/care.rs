@@ -329,7 +329,9 @@ pub(super) fn set_aside(page: &mut Page<'_>, slot: usize, path: &Path) -> io::Re
     if let (Some(aside), Some(to)) = (aside, &to) {
         // Counted there before it is there: `changing` says so of one set at a time.
         page.changing(aside, |page, row| {
-            fs::create_dir_all(to.parent().unwrap_or(Path::new("")))?;
+            let shard = to.parent().unwrap_or(Path::new(""));
+            page.access().make_folder(shard.parent().unwrap_or(shard))?;
+            page.access().make_folder(shard)?;
             let before = fs::symlink_metadata(to).map(|meta| footprint(meta.len())).ok();
             let bytes = row.bytes.saturating_add(bytes).saturating_sub(before.unwrap_or_default());
             page.set_row(&SetRow { bytes, files: row.files + u64::from(before.is_none()), ..row })

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::access::Access;
 use super::layout::{self, ARRIVING, LEDGER, LOCK, footprint, set_folder};
 use super::locks::{self, Kind, Locks};
 
@@ -41,6 +42,7 @@ const LARGEST: u64 = 1 << 50;
 #[derive(Debug)]
 pub(super) struct Ledger {
     root: PathBuf,
+    access: Access,
     file: File,
     locks: Locks,
     /// Whoever has the lock of the process.
@@ -64,10 +66,13 @@ pub(super) struct SetRow {
 impl Ledger {
     /// Joins the processes that use a folder.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
-        let locks = Locks::open(&root.join(LOCK))?;
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(root.join(LEDGER))?;
+        let access = Access::in_folder(root)?;
+        let locks = Locks::open(&root.join(LOCK), access)?;
+        let file = access.options().read(true).write(true).create(true).truncate(false).open(root.join(LEDGER))?;
+        access.grant(&file);
         let mut ledger = Self {
             root: root.to_owned(),
+            access,
             file,
             locks,
             turn: Mutex::default(),
@@ -90,6 +95,10 @@ impl Ledger {
 
     pub(super) fn locks(&self) -> &Locks {
         &self.locks
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.access
     }
 
     /// Whether it is still in its folder.
@@ -319,6 +328,10 @@ impl Page<'_> {
 
     pub(super) fn root(&self) -> &Path {
         &self.ledger.root
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.ledger.access
     }
 
     pub(super) fn locks(&self) -> &Locks {

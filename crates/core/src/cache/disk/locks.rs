@@ -10,6 +10,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::access::Access;
+
 /// The byte that guards the ledger.
 pub(super) const LEDGER: u64 = 0;
 /// A byte per process that keeps reservations.
@@ -33,8 +35,9 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    pub(super) fn open(path: &Path, access: Access) -> io::Result<Self> {
+        let file = access.options().read(true).write(true).create(true).truncate(false).open(path)?;
+        access.grant(&file);
         Ok(Self { file })
     }
 

@@ -9,6 +9,7 @@
 //! The folder has a marker, and only what is named as we name things is ever removed. When the disk fails the tier is
 //! [off](health) for a while.
 
+mod access;
 pub mod care;
 mod health;
 mod layout;
@@ -23,7 +24,6 @@ mod writing;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -209,14 +209,6 @@ impl Disk {
         let Counters { hits, misses, insertions, evictions, declined, quarantined } = &self.counters;
         let all = [hits, misses, insertions, evictions, declined, quarantined];
         all.into_iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
-    }
-}
-
-/// Makes a folder in one that is there: a path that is gone is not made again.
-fn make_folder(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
     }
 }
 

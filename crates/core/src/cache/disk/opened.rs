@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::access::{Access, make_root};
 use super::layout;
 use super::ledger::Ledger;
 use crate::engine::PerProcess;
@@ -101,7 +102,7 @@ impl Opened {
                 return Ok(Prepared::Foreign("it is not a folder".to_owned()));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
-                fs::create_dir_all(root)?;
+                make_root(root)?;
                 // Nobody else's, be it another thread's.
                 let number = MARKERS.fetch_add(1, Ordering::Relaxed);
                 let arriving = format!("{}.{}-{number}", layout::MARKER, std::process::id());
@@ -119,14 +120,19 @@ impl Opened {
                         )));
                     }
                 }
-                fs::write(root.join(&arriving), layout::MARKER_TEXT)?;
-                fs::rename(root.join(&arriving), &marker)?;
+                let access = Access::in_folder(root)?;
+                let arriving = root.join(&arriving);
+                let mut file = access.options().write(true).create(true).truncate(true).open(&arriving)?;
+                file.write_all(layout::MARKER_TEXT.as_bytes())?;
+                access.grant(&file);
+                fs::rename(&arriving, &marker)?;
             }
             Err(error) => return Err(error),
         }
+        let access = Access::in_folder(root)?;
         for folder in [layout::SETS, layout::ARRIVING] {
-            match fs::create_dir(root.join(folder)) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists || is_read_only(&error) => {}
+            match access.make_folder(&root.join(folder)) {
+                Err(error) if is_read_only(&error) => {}
                 made => made?,
             }
         }

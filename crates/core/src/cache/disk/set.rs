@@ -14,8 +14,8 @@ use super::layout::{self, set_folder};
 use super::ledger::{Ledger, Page, SetRow};
 use super::locks::{self, Kind};
 use super::opened::Opened;
-use super::writing::DECLINED_FOR;
-use super::{Disk, care, make_folder, seconds_now};
+use super::writing::{DECLINED_FOR, write_file};
+use super::{Disk, care, seconds_now};
 use crate::world::ProcessStamp;
 
 /// What looking at a set's row takes at most, but for whoever has to wait for another process.
@@ -97,12 +97,15 @@ impl Set {
             None => Self::slot_of_another(&opened, &mut page)?,
         };
         let Some(slot) = slot else { return Ok(None) };
-        make_folder(&self.folder)?;
+        ledger.access().make_folder(&self.folder)?;
         if known.is_none() {
             page.set_row(&SetRow { slot, id: self.id, bytes: 0, files: 0, used: seconds_now() })?;
             page.changing(slot, |page, _| page.count_anew(slot))?;
             let about = serde_json::to_vec_pretty(&self.about).unwrap_or_default();
-            fs::write(self.folder.join(layout::ABOUT), about)?;
+            let arriving = ledger.arriving(opened.number.fetch_add(1, Ordering::Relaxed));
+            write_file(&arriving, ledger.access(), &[&about]).map(drop)?;
+            // Whatever is in its place is not written to.
+            fs::rename(&arriving, self.folder.join(layout::ABOUT))?;
         } else if let Some(row) = page.set(slot) {
             page.set_row(&SetRow { used: seconds_now(), ..row })?;
         }

@@ -1,7 +1,7 @@
 mod hanging;
 
 use std::collections::HashMap;
-use std::fs::{File, FileTimes};
+use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
 use std::time::Duration;
@@ -377,6 +377,41 @@ fn a_folder_that_is_removed_under_way_costs_a_warning_and_one_that_comes_back_is
     assert!(put(&set, "b.pt", b"y"));
     assert_eq!(get(&set, "b.pt", &tag("1")).expect("there"), b"y");
     assert_eq!((other.stats().entries, disk.stats().is_off), (1, false));
+}
+
+#[test]
+fn what_is_kept_is_its_owners_alone_unless_the_folder_is_others_to_write() {
+    let dir = folder();
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o7777;
+    let root = dir.path().join("above/cache");
+    // As a user made it: none, closed to others, theirs to read, their group's, everybody's.
+    for (given, root_has, files_have, folders_have) in [
+        (None, 0o700, 0o600, 0o700),
+        (Some(0o755), 0o755, 0o600, 0o700),
+        (Some(0o2775), 0o2775, 0o660, 0o2770),
+        (Some(0o1777), 0o1777, 0o666, 0o777),
+    ] {
+        if let Some(given) = given {
+            fs::create_dir_all(&root).expect("made");
+            fs::set_permissions(&root, fs::Permissions::from_mode(given)).expect("set");
+        }
+        let set = disk(&root, 1 << 20).set("s3://bucket/run", None, false);
+        assert!(put(&set, "a.pt", b"x") && put(&set, "b.pt", b"x"));
+        let damaged = layout::file_of(&set.folder, layout::hash_of("b.pt"));
+        fs::write(&damaged, "x").expect("written");
+        assert_eq!(get(&set, "b.pt", &tag("1")), None);
+        let (mut kept, mut above) = (files(&root), vec![set.folder.clone()]);
+        assert_eq!(kept.len(), 2);
+        above.extend(kept.iter().filter_map(|path| path.parent().map(Path::to_owned)));
+        kept.extend([layout::MARKER, layout::LOCK, layout::LEDGER].map(|name| root.join(name)));
+        kept.push(set.folder.join(layout::ABOUT));
+        above.extend([layout::SETS, layout::ARRIVING].map(|name| root.join(name)));
+        assert_eq!(mode(&root), root_has);
+        kept.iter().for_each(|path| assert_eq!(mode(path), files_have, "{}", path.display()));
+        above.iter().for_each(|path| assert_eq!(mode(path), folders_have, "{}", path.display()));
+        drop(set);
+        fs::remove_dir_all(&root).expect("removed");
+    }
 }
 
 #[test]

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::access::Access;
 use super::layout::{self, footprint};
 use super::ledger::{Ledger, SetRow};
 use super::opened::Opened;
 use super::room::{self, Gone, Wish};
+use super::seconds_now;
 use super::set::Set;
-use super::{make_folder, seconds_now};
 use crate::source::Version;
 
 /// Allowance that a process takes at once, of a large capacity.
@@ -86,7 +87,8 @@ impl Set {
             return Ok(false);
         }
         let arriving = ledger.arriving(opened.number.fetch_add(1, Ordering::Relaxed));
-        let written = Self::write_file(&arriving, head, record, now)
+        let written = write_file(&arriving, ledger.access(), &[head, record])
+            .and_then(|file| file.set_times(FileTimes::new().set_modified(now).set_accessed(SystemTime::now())))
             .and_then(|()| self.name(ledger, slot, place, &arriving, takes));
         if !matches!(written, Ok(true)) {
             let removed = fs::remove_file(&arriving);
@@ -96,13 +98,6 @@ impl Set {
             }
         }
         written
-    }
-
-    fn write_file(path: &Path, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<()> {
-        let mut file = File::options().write(true).create_new(true).open(path)?;
-        file.write_all(head)?;
-        file.write_all(record)?;
-        file.set_times(FileTimes::new().set_modified(now).set_accessed(SystemTime::now()))
     }
 
     /// Takes what a file needs from what the process has, or for the process from the folder.
@@ -161,7 +156,7 @@ impl Set {
         }
         let named = page.changing(slot, |page, row| {
             if !has_shard {
-                make_folder(shard)?;
+                ledger.access().make_folder(shard)?;
             }
             let before = before.map(|meta| footprint(meta.len()));
             let bytes = row.bytes.saturating_add(takes).saturating_sub(before.unwrap_or_default());
@@ -177,4 +172,14 @@ impl Set {
         page.set_allowance(left)?;
         Ok(true)
     }
+}
+
+/// Writes a file that is not there yet.
+pub(super) fn write_file(path: &Path, access: Access, parts: &[&[u8]]) -> io::Result<File> {
+    let mut file = access.options().write(true).create_new(true).open(path)?;
+    access.grant(&file);
+    for part in parts {
+        file.write_all(part)?;
+    }
+    Ok(file)
 }

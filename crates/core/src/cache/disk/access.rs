@@ -1,0 +1,66 @@
+//! Who may use what is kept: its owner alone, and besides whom the folder itself lets write in it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+const OWNERS: u32 = 0o600;
+const WRITTEN_BY_OTHERS: u32 = 0o022;
+const READ_BY_ANY: u32 = 0o444;
+/// Whose group new files have, and the like.
+const SPECIAL: u32 = 0o7000;
+
+/// What files of a folder may be used for, and by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Access {
+    mode: u32,
+}
+
+impl Access {
+    pub(super) fn in_folder(root: &Path) -> io::Result<Self> {
+        let others = fs::metadata(root)?.mode() & WRITTEN_BY_OTHERS;
+        // Who writes there reads there, too.
+        Ok(Self { mode: OWNERS | others | others << 1 })
+    }
+
+    /// How to make a file.
+    pub(super) fn options(self) -> OpenOptions {
+        let mut options = File::options();
+        options.mode(self.mode);
+        options
+    }
+
+    /// Lets those use a file that was made whom this process keeps out of what it makes (its umask).
+    pub(super) fn grant(self, file: &File) {
+        if self.mode != OWNERS {
+            // Whose file it is not may not, and need not.
+            let _ = file.set_permissions(Permissions::from_mode(self.mode));
+        }
+    }
+
+    /// Makes a folder in one that is there: a path that is gone is not made again.
+    pub(super) fn make_folder(self, path: &Path) -> io::Result<()> {
+        let mode = self.mode | (self.mode & READ_BY_ANY) >> 2;
+        match DirBuilder::new().mode(mode).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            made => made?,
+        }
+        if self.mode != OWNERS {
+            let special = fs::metadata(path)?.mode() & SPECIAL;
+            fs::set_permissions(path, Permissions::from_mode(special | mode))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a folder for records, for this user alone. One that is there stays as it is.
+pub(super) fn make_root(root: &Path) -> io::Result<()> {
+    if root.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = root.parent() {
+        fs::create_dir_all(above)?;
+    }
+    Access { mode: OWNERS }.make_folder(root)
+}
