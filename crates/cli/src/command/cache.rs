@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
-use headwater::cache::disk::care::{Care, Removed, SetInfo};
+use headwater::cache::disk::care::{Care, Checked, Removed, SetInfo};
 use headwater::config::{ByteSize, DatasetConfig, Span};
 use headwater::{Error, ErrorKind, Result};
 use indicatif::ProgressBar;
@@ -125,7 +125,9 @@ impl Folder {
 
     fn verify(&self, out: &mut impl Write) -> Result<(), Failure> {
         let care = self.open()?;
-        let records = care.sets()?.iter().filter(|set| !set.is_quarantine).map(|set| set.records).sum();
+        // Where it can only be read, nobody knows how many there are.
+        let sets = care.sets().unwrap_or_default();
+        let records = sets.iter().filter(|set| !set.is_quarantine).map(|set| set.records).sum();
         let bar = progress_bar("records checked", records);
         let checked = care.verify(|_| {
             bar.inc(1);
@@ -133,17 +135,21 @@ impl Folder {
         });
         bar.finish_and_clear();
         let checked = checked?;
+        let unsound = checked.damaged + checked.unreadable;
         if self.json {
-            let (records, bytes, damaged) = (checked.records, checked.bytes, checked.damaged);
-            print(out, &json!({"records": records, "bytes": bytes, "damaged": damaged}))?;
+            let Checked { records, bytes, damaged, unreadable, put_aside } = checked;
+            let found = json!({
+                "records": records, "bytes": bytes, "damaged": damaged, "unreadable": unreadable, "put_aside": put_aside,
+            });
+            print(out, &found)?;
         } else {
-            let damaged = match checked.damaged {
+            let found = match unsound {
                 0 => "none is damaged".to_owned(),
-                damaged => format!("{damaged} were damaged and are put aside; they will be fetched again"),
+                _ => said(&checked),
             };
-            writeln!(out, "{} records of {}: {damaged}", checked.records, ByteSize(checked.bytes))?;
+            writeln!(out, "{} records of {}: {found}", checked.records, ByteSize(checked.bytes))?;
         }
-        if checked.damaged > 0 { Err(Failure::Told(exit::BAD_DATA)) } else { Ok(()) }
+        if unsound > 0 { Err(Failure::Told(exit::BAD_DATA)) } else { Ok(()) }
     }
 
     fn tell(&self, out: &mut impl Write, removed: Removed) -> Result<(), Failure> {
@@ -171,6 +177,22 @@ impl Clear {
         let removed = care.clear(self.of.as_deref(), counting(&bar));
         bar.finish_and_clear();
         self.folder.tell(out, removed?)
+    }
+}
+
+/// What a check found that was not as it should be.
+fn said(checked: &Checked) -> String {
+    let &Checked { damaged, unreadable, put_aside, .. } = checked;
+    let unsound = damaged + unreadable;
+    let found = match (damaged, unreadable) {
+        (damaged, 0) => format!("{damaged} were damaged"),
+        (0, unreadable) => format!("{unreadable} could not be read"),
+        _ => format!("{damaged} were damaged, {unreadable} could not be read"),
+    };
+    match put_aside {
+        0 => format!("{found} and stay where they are"),
+        all if all == unsound => format!("{found} and are put aside; they will be fetched again"),
+        some => format!("{found}; {some} are put aside and will be fetched again"),
     }
 }
 

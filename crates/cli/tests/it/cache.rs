@@ -72,6 +72,19 @@ fn verify_puts_aside_what_is_damaged_and_says_so_by_its_code() {
 }
 
 #[test]
+fn verify_goes_on_where_a_file_is_none() {
+    let dir = cache();
+    let path = &records(dir.path())[0];
+    fs::remove_file(path).expect("there");
+    assert!(std::process::Command::new("mkfifo").arg(path).status().expect("runs").success());
+    let output = headwater(&["cache", "verify", text(dir.path())]);
+    assert_eq!(output.status.code(), Some(5), "{}", err(&output));
+    assert!(out(&output).contains("1 could not be read and are put aside"), "{}", out(&output));
+    let checked = told(&["verify", text(dir.path())]);
+    assert_eq!((&checked["records"], &checked["unreadable"]), (&(2 * RECORDS - 1).into(), &0.into()), "{checked:#}");
+}
+
+#[test]
 fn gc_makes_room_and_clear_empties() {
     let dir = cache();
     let removed = told(&["gc", text(dir.path()), "--to", "200KB"]);

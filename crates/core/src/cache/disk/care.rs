@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::layout::{self, QUARANTINE_ID, footprint, set_folder};
 use super::ledger::{Ledger, Page, SetRow, files_in};
 use super::opened::Opened;
-use super::{About, locks, room};
+use super::{About, locks, reading, room};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long to wait for those who use the folder.
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A folder of records, to look at and tidy up.
 #[derive(Debug)]
 pub struct Care {
-    opened: Arc<Opened>,
+    pub(super) opened: Arc<Opened>,
 }
 
 /// What a folder has of one source.
@@ -47,8 +47,12 @@ pub struct Checked {
     pub records: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Those that are damaged, and were put aside.
+    /// Those that are damaged.
     pub damaged: u64,
+    /// Files and folders in their places that cannot be read, or are none.
+    pub unreadable: u64,
+    /// Of both, those that were put aside: none where the folder can only be read.
+    pub put_aside: u64,
 }
 
 /// What was removed.
@@ -83,7 +87,7 @@ impl Care {
         let page = self.page()?;
         let root = page.root();
         let info = |row: SetRow| {
-            let about = fs::read(set_folder(root, row.id).join(layout::ABOUT)).ok();
+            let about = reading::read_whole(&set_folder(root, row.id).join(layout::ABOUT)).ok();
             let is_used = page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)?;
             let is_own = self.opened.users.lock().get(&row.slot).is_some_and(|&users| users > 0);
             Ok(SetInfo {
@@ -126,26 +130,56 @@ impl Care {
     /// Those of [`Care::sets`], and what `seen` returned.
     pub fn verify(&self, mut seen: impl FnMut(u64) -> Result<()>) -> Result<Checked> {
         let mut checked = Checked::default();
-        let rows: Vec<_> = self.page()?.sets().filter(|row| row.id != QUARANTINE_ID).collect();
-        for row in &rows {
-            for shard in layout::shards(&set_folder(&self.opened.root, row.id)) {
-                for (path, _) in files_in(&shard).map_err(|cause| failed(&shard, cause))? {
-                    let file = match fs::read(&path) {
+        let root = &self.opened.root;
+        let ids = layout::sets(root).map_err(|cause| failed(root, cause))?;
+        for id in ids.into_iter().filter(|&id| id != QUARANTINE_ID) {
+            for shard in layout::shards(&set_folder(root, id)) {
+                let files = files_in(&shard).unwrap_or_else(|cause| {
+                    checked.unreadable += 1;
+                    tracing::warn!("cannot read `{}`: {cause}", shard.display());
+                    Vec::new()
+                });
+                for (path, _) in files {
+                    let is_sound = match reading::read_whole(&path) {
                         Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
-                        file => file.map_err(|cause| failed(&path, cause))?,
+                        Err(cause) => {
+                            checked.unreadable += 1;
+                            tracing::warn!("cannot read `{}`: {cause}", path.display());
+                            seen(0)?;
+                            false
+                        }
+                        Ok(file) => {
+                            let is_sound = is_sound(&path, &file);
+                            checked.records += 1;
+                            checked.bytes += file.len() as u64;
+                            checked.damaged += u64::from(!is_sound);
+                            seen(file.len() as u64)?;
+                            is_sound
+                        }
                     };
-                    checked.records += 1;
-                    checked.bytes += file.len() as u64;
-                    if !is_sound(&path, &file) {
-                        checked.damaged += 1;
-                        set_aside(&mut self.page()?, row.slot, &path).map_err(|cause| failed(&path, cause))?;
+                    if !is_sound {
+                        checked.put_aside += u64::from(self.put_aside(id, &path)?);
                     }
-                    seen(file.len() as u64)?;
                 }
             }
         }
-        self.count()?;
-        Ok(checked)
+        // What cannot be read cannot be counted, either.
+        let counted = if self.opened.ledger.is_some() { self.count() } else { Ok(()) };
+        if checked.unreadable == 0 { counted.map(|()| checked) } else { Ok(checked) }
+    }
+
+    /// Puts a file of a set aside; whether that could be done.
+    fn put_aside(&self, id: u128, path: &Path) -> Result<bool> {
+        if self.opened.ledger.is_none() {
+            return Ok(false);
+        }
+        let mut page = self.page()?;
+        let Some(slot) = page.sets().find(|row| row.id == id).map(|row| row.slot) else { return Ok(false) };
+        let done = set_aside(&mut page, slot, path);
+        if let Err(cause) = &done {
+            tracing::warn!("`{}` stays where it is: {cause}", path.display());
+        }
+        Ok(done.is_ok())
     }
 
     /// Counts what every set holds.

@@ -1,5 +1,7 @@
 //! Names and bytes of the disk tier — normatively `docs/formats.md`.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -43,6 +45,16 @@ pub(super) fn set_id(uri: &str, endpoint: Option<&str>) -> u128 {
 /// The folder of a set.
 pub(super) fn set_folder(root: &Path, id: u128) -> PathBuf {
     root.join(SETS).join(format!("{id:032x}"))
+}
+
+/// The sets that have a folder.
+pub(super) fn sets(root: &Path) -> io::Result<Vec<u128>> {
+    let folders = match fs::read_dir(root.join(SETS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        folders => folders?.flatten(),
+    };
+    let ids = folders.filter_map(|folder| u128::from_str_radix(folder.file_name().to_str()?, 16).ok());
+    Ok(ids.filter(|&id| id != 0).collect())
 }
 
 pub(super) fn hash_of(key: &str) -> u128 {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::access::{Access, make_root};
 use super::layout;
 use super::ledger::Ledger;
+use super::reading::read_whole;
 use crate::engine::PerProcess;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -95,8 +96,8 @@ impl Opened {
 
     fn prepare(root: &Path, make: bool) -> io::Result<Prepared> {
         let marker = root.join(layout::MARKER);
-        match fs::read_to_string(&marker) {
-            Ok(text) if text == layout::MARKER_TEXT => {}
+        match read_whole(&marker) {
+            Ok(text) if text == layout::MARKER_TEXT.as_bytes() => {}
             Ok(_) => return Ok(Prepared::Other),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 return Ok(Prepared::Foreign("it is not a folder".to_owned()));
@@ -111,7 +112,7 @@ impl Opened {
                     let name = entry?.file_name();
                     if !name.to_str().is_some_and(is_known) {
                         // Unless another process has made it ours meanwhile, the marker first.
-                        if fs::read_to_string(&marker).is_ok_and(|text| text == layout::MARKER_TEXT) {
+                        if read_whole(&marker).is_ok_and(|text| text == layout::MARKER_TEXT.as_bytes()) {
                             break;
                         }
                         return Ok(Prepared::Foreign(format!(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::care::Care;
 use super::layout::footprint;
 use super::ledger::Ledger;
-use super::opened::OPEN;
+use super::opened::{OPEN, Opened};
 use super::*;
 use crate::buffer::BufferPool;
 use crate::error::ErrorKind;
@@ -38,6 +38,11 @@ fn get(set: &Set, key: &str, version: &Version) -> Option<Vec<u8>> {
 
 fn put(set: &Set, key: &str, record: &[u8]) -> bool {
     set.put(key, &tag("1"), record, SystemTime::now())
+}
+
+fn shell(script: &str, place: &Path) {
+    let done = std::process::Command::new("sh").args(["-c", script, "sh"]).arg(place).status();
+    assert!(done.expect("runs").success(), "{script}");
 }
 
 /// Every file of records.
@@ -281,7 +286,10 @@ fn a_damaged_file_is_put_aside_and_never_served() {
     // Of what was cut off, nobody knows how long it was.
     assert!(sets.iter().map(|set| set.bytes).sum::<u64>() >= bytes_in(dir.path()));
     let care = Care::of(dir.path()).expect("ours");
-    assert_eq!(care.verify(|_| Ok(())).expect("checked"), care::Checked { records: 48, bytes: 48 * 164, damaged: 0 });
+    assert_eq!(
+        care.verify(|_| Ok(())).expect("checked"),
+        care::Checked { records: 48, bytes: 48 * 164, ..Default::default() }
+    );
     assert_eq!(care.bytes().expect("read"), bytes_in(dir.path()));
     assert_eq!(care.taken().expect("read"), *set.disk.opened.lock().allowance.lock());
     let served = (0..64).filter(|number| get(&set, &format!("{number}.pt"), &tag("1")).is_some()).count();
@@ -446,6 +454,31 @@ fn a_ledger_that_is_lost_or_damaged_is_made_anew() {
         let row = page.sets().find(|row| row.id == set.id).expect("the set");
         assert_eq!((row.files, page.set_bytes()), (10, bytes_in(dir.path())));
     }
+}
+
+#[test]
+fn a_check_tells_of_what_cannot_be_read_and_goes_on() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert!((0..10).all(|number| put(&set, &format!("{number}.pt"), b"x")));
+    spoil(&set, "0.pt");
+    let path = layout::file_of(&set.folder, layout::hash_of("1.pt"));
+    fs::remove_file(&path).expect("there");
+    shell("mkfifo \"$1\"", &path);
+    fs::remove_file(set.folder.join(layout::ABOUT)).expect("there");
+    shell("mkfifo \"$1\"", &set.folder.join(layout::ABOUT));
+    let bytes = 8 * 65;
+    let care = Care::of(dir.path()).expect("ours");
+    let checked = care.verify(|_| Ok(())).expect("checked");
+    assert_eq!(checked, care::Checked { records: 8, bytes, damaged: 0, unreadable: 2, put_aside: 2 });
+    assert_eq!(care.sets().expect("listed").len(), 2);
+    assert_eq!(care.verify(|_| Ok(())).expect("checked"), care::Checked { unreadable: 0, put_aside: 0, ..checked });
+    // As in a folder that can only be read.
+    let path = layout::file_of(&set.folder, layout::hash_of("2.pt"));
+    fs::write(&path, vec![0; 65]).expect("damaged");
+    let care = Care { opened: Arc::new(Opened::unusable(dir.path())) };
+    let checked = care.verify(|_| Ok(())).expect("checked");
+    assert_eq!(checked, care::Checked { records: 8, bytes, damaged: 1, unreadable: 0, put_aside: 0 });
 }
 
 #[test]

@@ -8,11 +8,6 @@ const HANGING: &str = "HEADWATER_TEST_HANGING";
 /// There is no FUSE.
 const NO_FUSE: i32 = 77;
 
-fn shell(script: &str, place: &Path) {
-    let done = std::process::Command::new("sh").args(["-c", script, "sh"]).arg(place).status();
-    assert!(done.expect("runs").success(), "{script}");
-}
-
 /// From now on, whatever is below a folder hangs.
 fn hang(place: &Path) {
     shell("mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 none \"$1\"", place);
