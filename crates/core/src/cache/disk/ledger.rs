@@ -3,7 +3,8 @@
 //! It is read and written by whoever has the lock. Bytes are counted before they are on the disk and no longer after they are gone:
 //! a process takes *allowance* before it writes, and passes it on to a set when the file takes its name. What a killed process had
 //! taken is taken back by the others. While a set's files are being changed the ledger says so, so that whoever comes after one
-//! that was killed at it counts that set anew.
+//! that was killed at it counts that set anew. Should the file be lost under way, whoever comes first makes it of what there is, and
+//! every process writes down again what it had taken before it takes or passes on any more.
 
 use std::fs::{self, File};
 use std::io;
@@ -47,7 +48,10 @@ pub(super) struct Ledger {
     locks: Locks,
     /// Whoever has the lock of the process.
     turn: Mutex<()>,
-    process: usize,
+    /// Its row, once it has one.
+    process: Option<usize>,
+    /// What that row says, unless the file was damaged meanwhile.
+    taken: AtomicU64,
     /// Files and bytes, as this process last found or left them.
     known: [AtomicU64; 2],
 }
@@ -76,7 +80,8 @@ impl Ledger {
             file,
             locks,
             turn: Mutex::default(),
-            process: 0,
+            process: None,
+            taken: AtomicU64::new(0),
             known: [const { AtomicU64::new(0) }; 2],
         };
         let deadline = Instant::now() + PATIENCE * 10;
@@ -84,7 +89,7 @@ impl Ledger {
             match ledger.lock()? {
                 Some(mut page) => {
                     page.repair_file()?;
-                    break page.enter()?;
+                    break Some(page.enter()?);
                 }
                 None if Instant::now() < deadline => {}
                 None => return Err(io::Error::new(io::ErrorKind::TimedOut, "another process keeps its lock")),
@@ -114,7 +119,7 @@ impl Ledger {
 
     /// The name of a file on its way to its set: whose it is tells who may remove it.
     pub(super) fn arriving(&self, number: u64) -> PathBuf {
-        self.root.join(ARRIVING).join(format!("{}-{number}", self.process))
+        self.root.join(ARRIVING).join(format!("{}-{number}", self.process.unwrap_or(PROCESSES)))
     }
 
     /// The ledger while nobody else reads or writes it. `None`: somebody else has it and does not let go.
@@ -131,6 +136,15 @@ impl Ledger {
         }
         let mut page = Page { ledger: self, words: Box::new([0; WORDS]), _turn: turn };
         page.read()?;
+        if let Some(process) = self.process {
+            if page.words[0] != MAGIC {
+                page.repair_file()?;
+            }
+            let taken = self.taken.load(Ordering::Relaxed);
+            if page.words[PROCESS_WORDS_AT + process] != taken {
+                page.write(PROCESS_WORDS_AT + process, &[taken])?;
+            }
+        }
         page.finish_what_was_begun()?;
         Ok(Some(page))
     }
@@ -182,12 +196,7 @@ impl Page<'_> {
         if !is_one {
             self.write(0, &[0; WORDS])?;
         }
-        let sets = match fs::read_dir(self.ledger.root.join(layout::SETS)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            sets => sets?.flatten().collect(),
-        };
-        let ids: Vec<_> =
-            sets.iter().filter_map(|set| u128::from_str_radix(set.file_name().to_str()?, 16).ok()).collect();
+        let ids = layout::sets(&self.ledger.root)?;
         let is_wrong = |row: &SetRow| row.bytes.max(row.files) > LARGEST || row.files > 0 && !ids.contains(&row.id);
         let wrong: Vec<_> = self.sets().filter(is_wrong).collect();
         for row in wrong {
@@ -198,7 +207,7 @@ impl Page<'_> {
                 self.write(PROCESS_WORDS_AT + process, &[0])?;
             }
         }
-        for &id in ids.iter().filter(|&&id| id != 0) {
+        for &id in &ids {
             if self.sets().all(|row| row.id != id)
                 && let Some(slot) = self.free_slot()
             {
@@ -247,7 +256,7 @@ impl Page<'_> {
         let mut any = false;
         let arriving: Vec<_> = fs::read_dir(self.ledger.root.join(ARRIVING))?.flatten().collect();
         let writers: Vec<_> = arriving.iter().filter_map(writer_of).collect();
-        for process in (0..PROCESSES).filter(|&process| process != self.ledger.process) {
+        for process in (0..PROCESSES).filter(|&process| Some(process) != self.ledger.process) {
             let has_some = self.words[PROCESS_WORDS_AT + process] > 0 || writers.contains(&process);
             if has_some && !self.ledger.locks.is_held_elsewhere(locks::PROCESSES + process as u64)? {
                 self.take_back(process)?;
@@ -289,11 +298,12 @@ impl Page<'_> {
 
     /// What this process may write beside what the sets have.
     pub(super) fn allowance(&self) -> u64 {
-        self.words[PROCESS_WORDS_AT + self.ledger.process]
+        self.ledger.taken.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_allowance(&mut self, bytes: u64) -> io::Result<()> {
-        self.write(PROCESS_WORDS_AT + self.ledger.process, &[bytes])
+        self.ledger.taken.store(bytes, Ordering::Relaxed);
+        self.ledger.process.map_or(Ok(()), |process| self.write(PROCESS_WORDS_AT + process, &[bytes]))
     }
 
     /// Changes files of a set, and what is counted of it by what `change` tells: bytes and files, before it does so for what comes and

@@ -457,6 +457,24 @@ fn a_ledger_that_is_lost_or_damaged_is_made_anew() {
 }
 
 #[test]
+fn a_ledger_that_is_lost_under_way_knows_again_what_was_taken() {
+    for damage in [Vec::new(), vec![0; 12_352], vec![255; 12_352]] {
+        let dir = folder();
+        let set = disk(dir.path(), 1 << 30).set("s3://bucket/run", None, false);
+        assert!((0..10).all(|number| put(&set, &format!("{number}.pt"), b"x")));
+        let care = Care::of(dir.path()).expect("ours");
+        let allowance = || *set.disk.opened.lock().allowance.lock();
+        assert!(allowance() > 1_000_000);
+        fs::write(dir.path().join(layout::LEDGER), damage).expect("damaged");
+        assert_eq!(care.taken().expect("read"), allowance());
+        assert_eq!(care.bytes().expect("read"), bytes_in(dir.path()));
+        let more = (10..20).filter(|number| put(&set, &format!("{number}.pt"), b"x")).count();
+        assert!(more >= 9, "{more}: its set may have another row now");
+        assert_eq!((care.bytes().expect("read"), care.taken().expect("read")), (bytes_in(dir.path()), allowance()));
+    }
+}
+
+#[test]
 fn a_check_tells_of_what_cannot_be_read_and_goes_on() {
     let dir = folder();
     let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
