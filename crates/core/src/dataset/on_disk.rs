@@ -329,12 +329,14 @@ impl Inner {
                 // Of a disk that is only slow others have had an answer meanwhile.
                 return if set.writes() == writes { set.writing_hangs() } else { set.decline() };
             };
-            let (own, patience) = (set.clone(), patience(record.len() as u64));
+            let (asked, patience) = (Arc::downgrade(&set), patience(record.len() as u64));
             let written = spawn_blocking(move || {
-                own.put(&listed.key, &version, &record, since);
+                set.put(&listed.key, &version, &record, since);
                 drop(turn);
             });
-            if timeout(patience, written).await.is_err() {
+            if timeout(patience, written).await.is_err()
+                && let Some(set) = asked.upgrade()
+            {
                 set.writing_hangs();
             }
         }));

@@ -200,7 +200,7 @@ fn in_a_full_folder_a_new_version_takes_the_place_of_the_old_one() {
 fn of_another_version_only_the_beginning_is_read() {
     let dir = folder();
     let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
-    assert!(put(&set, "a.pt", &[7; 50_000]));
+    assert!(put(&set, "a.pt", &vec![7; 50_000]));
     let path = layout::file_of(&set.folder, layout::hash_of("a.pt"));
     let mut bytes = fs::read(&path).expect("read");
     bytes[20_000] ^= 1;
