@@ -78,6 +78,9 @@ pub(super) fn is_file_name(name: &str) -> bool {
         .is_some_and(|hash| hash.len() == 30 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
+/// How objects are read as values: raised when the same object is to give another value than before.
+const READING: u32 = 0;
+
 /// What stands before a record in its file. `None` where name or tag are longer than anybody's.
 pub(super) fn head(key: &str, version: &Version, record: &[u8]) -> Option<Vec<u8>> {
     let version = encode(version);
@@ -88,7 +91,7 @@ pub(super) fn head(key: &str, version: &Version, record: &[u8]) -> Option<Vec<u8
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&(key.len() as u32).to_le_bytes());
     head.extend_from_slice(&(version.len() as u32).to_le_bytes());
-    head.extend_from_slice(&[0; 4]);
+    head.extend_from_slice(&READING.to_le_bytes());
     head.extend_from_slice(&(record.len() as u64).to_le_bytes());
     head.extend_from_slice(&[0; 8]);
     head.extend_from_slice(key.as_bytes());
@@ -104,6 +107,8 @@ pub(super) fn head(key: &str, version: &Version, record: &[u8]) -> Option<Vec<u8
 pub(super) struct Head {
     pub(super) key: String,
     pub(super) version: Version,
+    /// Whether its object would be read as the same value today.
+    pub(super) is_read_so: bool,
     /// Where the record begins, and ends with the file.
     pub(super) record_at: usize,
 }
@@ -125,13 +130,22 @@ pub(super) fn parse(beginning: &[u8], len: u64) -> Option<Head> {
     }
     let key = beginning.get(HEAD_BYTES..HEAD_BYTES + key_len)?;
     let version = beginning.get(HEAD_BYTES + key_len..HEAD_BYTES + key_len + version_len)?;
-    Some(Head { key: String::from_utf8(key.to_vec()).ok()?, version: decode(version)?, record_at })
+    let is_read_so = number(12)? == READING as usize;
+    Some(Head { key: String::from_utf8(key.to_vec()).ok()?, version: decode(version)?, is_read_so, record_at })
 }
 
 /// Whether a whole file is what was written.
 pub(super) fn is_whole(file: &[u8], record_at: usize) -> bool {
     let Some((head, record)) = file.split_at_checked(record_at) else { return false };
     head.get(24..HEAD_BYTES).is_some_and(|stored| stored == checksum(head, record).to_le_bytes())
+}
+
+/// Makes a file whole again that was written to.
+#[cfg(test)]
+pub(super) fn reseal(file: &mut [u8]) {
+    let record_at = parse(file, file.len() as u64).map_or(HEAD_BYTES, |said| said.record_at);
+    let checksum = checksum(&file[..record_at], &file[record_at..]);
+    file[24..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
 
 fn checksum(head: &[u8], record: &[u8]) -> u64 {

@@ -132,6 +132,7 @@ impl Set {
         let age = age.unwrap_or(Duration::MAX);
         let is_wanted = |said: &layout::Head| {
             said.key == key
+                && said.is_read_so
                 && (*wanted.version != Version::Unknown && said.version == *wanted.version
                     || wanted.or_younger.is_some_and(|limit| known >= limit.since && age <= limit.than))
         };

@@ -131,6 +131,24 @@ fn age_is_told_and_a_clock_that_jumps_makes_nothing_younger() {
 }
 
 #[test]
+fn what_was_read_in_another_way_is_outdated_and_gives_way() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    let mut file = layout::head("a.pt", &tag("1"), b"x").expect("a head");
+    file[12] = 1;
+    file.extend_from_slice(b"x");
+    layout::reseal(&mut file);
+    assert!(put(&set, "a.pt", b"x"));
+    fs::write(layout::file_of(&set.folder, layout::hash_of("a.pt")), file).expect("written");
+    let (version, buffers) = (tag("1"), BufferPool::new(0));
+    let look = set.get("a.pt", Wanted { version: &version, or_younger: None }, SystemTime::now(), &buffers);
+    assert!(matches!(look, Look::Outdated), "{look:?}");
+    assert!(put(&set, "a.pt", b"y"));
+    assert_eq!(get(&set, "a.pt", &tag("1")).as_deref(), Some(&b"y"[..]));
+    assert_eq!(set.disk.stats().quarantined, 0);
+}
+
+#[test]
 fn what_was_noted_by_a_clock_that_was_ahead_is_noted_anew() {
     let dir = folder();
     let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
