@@ -34,6 +34,8 @@ const WORDS: usize = PROCESS_WORDS_AT + PROCESSES;
 
 /// Another process that has the lock works for microseconds. One that was stopped then has it for ever.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Threads of this process let go by themselves; but each of those that wait may have waited for such another process.
+const PATIENCE_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
 
 /// No disk is larger: what says so is damaged.
@@ -124,8 +126,8 @@ impl Ledger {
 
     /// The ledger while nobody else reads or writes it. `None`: somebody else has it and does not let go.
     pub(super) fn lock(&self) -> io::Result<Option<Page<'_>>> {
+        let Some(turn) = self.turn.try_lock_for(PATIENCE_WITHIN) else { return Ok(None) };
         let deadline = Instant::now() + PATIENCE;
-        let Some(turn) = self.turn.try_lock_until(deadline) else { return Ok(None) };
         let mut pause = FIRST_PAUSE;
         while !self.locks.try_lock(locks::LEDGER, Kind::Exclusive)? {
             if Instant::now() >= deadline {

@@ -20,6 +20,8 @@ use crate::world::ProcessStamp;
 
 /// What looking at a set's row takes at most, but for whoever has to wait for another process.
 const A_MOMENT: Duration = Duration::from_millis(10);
+/// Who writes has more time.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 /// What a set is of, as its folder says it for whoever looks.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -71,9 +73,18 @@ impl Set {
 
     /// The set's row in the ledger, which says that it is in use. `None` where there is no ledger, or no getting at it.
     pub(super) fn join(&self) -> io::Result<Option<(Arc<Opened>, usize)>> {
+        self.join_within(A_MOMENT)
+    }
+
+    /// The same for who writes.
+    pub(super) fn join_to_write(&self) -> io::Result<Option<(Arc<Opened>, usize)>> {
+        self.join_within(A_WHILE)
+    }
+
+    fn join_within(&self, patience: Duration) -> io::Result<Option<(Arc<Opened>, usize)>> {
         let opened = self.disk.opened()?;
         // Whoever is at it for longer waits for another process: that one is enough.
-        let Some(mut joined) = self.joined.try_lock_for(A_MOMENT) else { return Ok(None) };
+        let Some(mut joined) = self.joined.try_lock_for(patience) else { return Ok(None) };
         if let Some((known, slot)) = &*joined {
             if Arc::ptr_eq(known, &opened) {
                 return Ok(Some((opened, *slot)));

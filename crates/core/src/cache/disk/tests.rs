@@ -362,9 +362,10 @@ fn what_it_holds_is_told_without_waiting_for_who_has_the_ledger() {
     let before = set.disk.stats();
     let opened = set.disk.opened.lock().clone();
     let page = opened.ledger.as_ref().expect("a ledger").lock().expect("reads").expect("nobody else");
+    // Whoever waits for the ledger does so for a tenth of a second.
     let began = Instant::now();
-    assert_eq!(set.disk.stats(), before);
-    assert!(began.elapsed() < Duration::from_millis(50), "{:?}", began.elapsed());
+    (0..100).for_each(|_| assert_eq!(set.disk.stats(), before));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!((before.entries, before.bytes), (3, page.bytes()));
 }
 

@@ -79,7 +79,7 @@ impl Set {
     }
 
     fn write(&self, place: &Path, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<bool> {
-        let Some((opened, slot)) = self.join()? else { return Ok(false) };
+        let Some((opened, slot)) = self.join_to_write()? else { return Ok(false) };
         let Some(ledger) = &opened.ledger else { return Ok(false) };
         let takes = footprint((head.len() + record.len()) as u64);
         if !self.take_allowance(&opened, ledger, slot, place, takes)? {
