@@ -111,8 +111,7 @@ fn every_kind_of_data_gains_what_its_bytes_allow_for() {
 }
 
 /// As one was written once: files of it stay readable.
-const SPARSE_BLOCK: &[u8] =
-    b"\x03\x03\0\0\0\x0e\0\0\0(\xb5/\xfd\x20\x05)\0\0\x20\0\x04\x80\0\0\x05\x07\x12\x07\x1f\x07";
+const SPARSE_BLOCK: &[u8] = b"\x03\x03\0\0\0\x0e\0\0\0(\xb5/\xfd\x20\x05)\0\0\x20\0\x04\x80\0\x0e\0\0\0(\xb5/\xfd\x20\x05)\0\0\x08\x02A\0\x08\0\x05\x07\x12\x07\x1f\x07";
 
 #[test]
 fn blocks_that_are_mostly_zero_take_what_their_flags_and_other_elements_do() {
@@ -129,7 +128,25 @@ fn blocks_that_are_mostly_zero_take_what_their_flags_and_other_elements_do() {
     assert!(took < 1.03 * (flags + left), "{took} bytes per element instead of {}", flags + left);
     assert!(decoded(&blocks, 4, strewn.len()) == strewn);
 
-    let small: Vec<u8> = (0..40_u16).flat_map(|at| if at % 13 == 5 { [at as u8, 7] } else { [0, 0] }).collect();
+    // As masks leave it that were multiplied with: zeros of either sign.
+    let masked: Vec<u8> = strewn
+        .chunks_exact(4)
+        .zip(&noise)
+        .flat_map(
+            |(four, &noise)| {
+                if four == [0; 4] { [0, 0, 0, noise & 0x80] } else { [four[0], four[1], four[2], four[3]] }
+            },
+        )
+        .collect();
+    let blocks = coded(&masked, 4);
+    let took = blocks.iter().map(Vec::len).sum::<usize>() as f64 / f64::from(1 << 18);
+    let signs = (1.0 - 26.0 / 256.0) / 8.0;
+    assert!(took < 1.03 * (flags + left + signs), "{took} bytes per element instead of {}", flags + left + signs);
+    assert!(decoded(&blocks, 4, masked.len()) == masked);
+
+    let small: Vec<u8> = (0..40_u16)
+        .flat_map(|at| if at % 13 == 5 { [at as u8, 7] } else { [0, if at % 7 == 3 { 0x80 } else { 0 }] })
+        .collect();
     let mut now = Vec::new();
     encode_block(&small, 2, &Plan { is_sparse: true, ..Plan::default() }, &mut now).expect("coded");
     let mut out = vec![1; small.len()];

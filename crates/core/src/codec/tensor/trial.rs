@@ -77,7 +77,7 @@ impl Plan {
     }
 }
 
-/// What a bit per element and the planes of those that are not zero would take.
+/// What a bit per element, the signs of zeros and the planes of what is not zero would take.
 fn sparse_len(bytes: &[u8], item: usize) -> f64 {
     let elements = bytes.len() / item;
     let dense: Vec<u8> = bytes.chunks_exact(item).filter(|element| !is_zero(element)).flatten().copied().collect();
@@ -86,17 +86,30 @@ fn sparse_len(bytes: &[u8], item: usize) -> f64 {
     if share > MOST_OF_SPARSE || left < 64 {
         return f64::INFINITY;
     }
-    let flags = -share * share.log2() - (1.0 - share) * (1.0 - share).log2();
+    let zeros = (elements - left) as f64;
+    let negative = bytes.chunks_exact(item).filter(|element| is_zero(element) && is_negative(element)).count() as f64;
     // A frame of eight flags a byte comes near to that.
-    let flags = 1.05 * flags * elements as f64 / 8.0;
+    let flags = 1.05 * (bits_of(share) * elements as f64 + bits_of(negative / zeros) * zeros) / 8.0;
     let mut memory = vec![0; dense.len()];
     let mut planes: Vec<&mut [u8]> = memory.chunks_exact_mut(left).collect();
     split(&dense, &mut planes);
     flags + planes.iter().map(|plane| bits_per_byte(plane) / 8.0 * left as f64).sum::<f64>()
 }
 
+/// Bits that a flag takes which is set so often.
+fn bits_of(share: f64) -> f64 {
+    let part = |share: f64| if share > 0.0 { -share * share.log2() } else { 0.0 };
+    part(share) + part(1.0 - share)
+}
+
+/// Whether no bit is set but the highest.
 pub(super) fn is_zero(element: &[u8]) -> bool {
-    element.iter().all(|&byte| byte == 0)
+    element.split_last().is_none_or(|(last, others)| last & 0x7f == 0 && others.iter().all(|&byte| byte == 0))
+}
+
+/// Whether the highest bit is set.
+pub(super) fn is_negative(element: &[u8]) -> bool {
+    element.last().is_some_and(|last| last >> 7 == 1)
 }
 
 fn coded_len(bytes: &[u8], coded: &mut Vec<u8>) -> Result<f64> {
