@@ -70,12 +70,12 @@ pub(super) fn decode(
 ) -> Result<()> {
     let early = || damaged("it ends early");
     let mut rest = block;
-    let mut number = |rest: &mut &[u8]| {
+    let number = |rest: &mut &[u8]| {
         let (number, after) = rest.split_first_chunk().ok_or_else(early)?;
         *rest = after;
         Ok::<_, Error>(u32::from_le_bytes(*number) as usize)
     };
-    let mut frame = |rest: &mut _| {
+    let frame = |rest: &mut _| {
         let len = number(rest)?;
         let (frame, after) = rest.split_at_checked(len).ok_or_else(early)?;
         *rest = after;
@@ -137,7 +137,7 @@ fn take_apart<const ITEM: usize>(block: &[u8], flags: &mut Vec<u8>, signs: &mut 
             *flags |= (is_left as u8) << number;
             left[count] = *element;
             count += is_left;
-            let sign = is_negative(element) as u8 & (1 - is_left as u8);
+            let sign = u8::from(is_negative(element)) & (1 - is_left as u8);
             signs[zeros / 8] |= sign << (zeros % 8);
             any |= sign;
             zeros += 1 - is_left;

@@ -104,7 +104,7 @@ fn bits_of(share: f64) -> f64 {
 
 /// Whether no bit is set but the highest.
 pub(super) fn is_zero(element: &[u8]) -> bool {
-    element.split_last().is_none_or(|(last, others)| last & 0x7f == 0 && others.iter().all(|&byte| byte == 0))
+    element.split_last().is_none_or(|(last, others)| last << 1 == 0 && others.iter().all(|&byte| byte == 0))
 }
 
 /// Whether the highest bit is set.
