@@ -128,6 +128,7 @@ target/servers/$(AZURITE):
 lint: build $(BIN)/.dev ## format, clippy, ruff, mypy, stubs, spelling, documentation
 	cargo fmt --all --check
 	$(AS_MATURIN) cargo clippy --workspace --all-targets --release --locked -- -D warnings
+	cargo check --release --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir target
 # Module documentation is the design: it may link to private items.
 	$(AS_MATURIN) RUSTDOCFLAGS='-Dwarnings -Arustdoc::private_intra_doc_links' cargo doc --workspace --lib --no-deps --document-private-items --release --locked --quiet
 	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; fi
