@@ -85,6 +85,7 @@ class Event:
 def streams(monkeypatch: pytest.MonkeyPatch, pinning: None) -> Iterator[Streams]:
     made = Streams()
     monkeypatch.setattr(placing, "_module_of", lambda device: made)
+    monkeypatch.setattr(placing, "_WITH_STREAMS", ("meta",))
     monkeypatch.setattr(placing, "_record", lambda tensor, stream: made.log.append(f"keep for {stream.name}"))
     placing.side_stream.cache_clear()
     yield made

@@ -107,7 +107,7 @@ class Loader:
 
 @final
 class Behind:
-    def hand_out(self) -> None: ...
+    def hand_out(self, waited: float) -> None: ...
 
 @final
 class Batches:

@@ -7,8 +7,11 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from headwater._headwater import Batches, Behind
 
@@ -21,7 +24,8 @@ class Ahead(Iterator[Any]):
     """Batches of one pass, placed ahead of the consumer: on its own thread, a little at every step.
 
     A batch counts as handed out when it is, and an error is raised where its batch would have come. Nothing is taken ahead that
-    is not ready: this waits for the batch that is asked for and for no other.
+    is not ready: this waits for the batch that is asked for and for no other. What a user's function makes is not taken ahead
+    at all: when it is called must not depend on how fast sources are.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Ahead(Iterator[Any]):
         # Also so that the dataset's functions are there while batches are.
         self._dataset = dataset
         self._batches, self._finish, self._placing = batches, finish, placing
+        self._most_ahead = placing.ahead if finish is None else 0
         self._taken: collections.deque[_Taken] = collections.deque()
         self._lock = threading.RLock()
         self._owner = os.getpid()
@@ -40,29 +45,45 @@ class Ahead(Iterator[Any]):
             # Of a lock that another thread held at the fork nobody will ever let go; this says whose the batches are.
             self._batches.take(True)
             raise StopIteration
-        with self._lock:
+        # Batches that are taken ahead are for steps of other modes.
+        with self._lock, torch.inference_mode(False) if self._finish is None else contextlib.nullcontext():
             if not self._taken:
                 self._take(wait=True)
-            while self._taken and len(self._taken) <= self._placing.ahead and self._take(wait=False):
+            while self._taken and len(self._taken) <= self._most_ahead and self._take(wait=False):
                 pass
-            if not self._taken:
+            if self._is_closed or not self._taken:
+                self._taken.clear()
                 raise StopIteration
             first, *others = self._taken
+            began = time.perf_counter()
             first.send()
-            # What fails here is raised when it is that batch's turn.
-            with contextlib.suppress(Exception):
+            # Out of memory, say: that is tried again, and raised, when it is that batch's turn.
+            with contextlib.suppress(RuntimeError):
+                for other in others:
+                    other.place()
                 for other in itertools.takewhile(lambda taken: taken.is_copied, others):
                     other.send()
-            self._taken.popleft()
-            return first.hand_over()
+            waited = time.perf_counter() - began
+            if self._is_closed:
+                self._taken.clear()
+                raise StopIteration
+            try:
+                return first.hand_over(waited)
+            finally:
+                # What could not be handed over is tried again. A signal handler may have closed everything meanwhile.
+                if first.is_over and self._taken:
+                    self._taken.popleft()
 
     def close(self) -> None:
         """Cancels what is under way."""
+        self._is_closed = True
         self._batches.close()
-        if os.getpid() == self._owner:
-            with self._lock:
-                self._is_closed = True
+        # Whoever is in a step meanwhile, be it the thread that a signal handler calls this on, sees to what was taken.
+        if os.getpid() == self._owner and self._lock.acquire(blocking=False):
+            try:
                 self._taken.clear()
+            finally:
+                self._lock.release()
 
     def _take(self, wait: bool) -> bool:
         try:
@@ -70,40 +91,59 @@ class Ahead(Iterator[Any]):
         except Exception as error:
             if wait:
                 raise
-            self._taken.append(_Taken(None, error))
+            self._taken.append(_Taken(self._placing, None, None, error))
             return False
         if taken is None:
             return False
-        batch, behind = taken
-        placed: Placed | Exception
-        try:
-            value = batch if self._finish is None else self._finish(batch)
-            placed = self._placing.begin(value, is_ours=self._finish is None)
-        except Exception as error:
-            placed = error
+        value, behind = taken
         if self._is_closed:
             return False
-        self._taken.append(_Taken(behind, placed))
+        self._taken.append(_Taken(self._placing, value, behind, None, self._finish))
         return True
 
 
 class _Taken:
     """A batch that was taken, or the error in its place."""
 
-    def __init__(self, behind: Behind | None, placed: Placed | Exception) -> None:
-        self._behind, self._placed = behind, placed
+    def __init__(
+        self,
+        placing: Placing,
+        value: Any,
+        behind: Behind | None,
+        error: Exception | None,
+        finish: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._placing, self._value, self._behind, self._error, self._finish = placing, value, behind, error, finish
+        self._placed: Placed | None = None
+        self.is_over = False
 
     @property
     def is_copied(self) -> bool:
-        return isinstance(self._placed, Exception) or self._placed.is_copied
+        return self._error is not None or (self._placed is not None and self._placed.is_copied)
+
+    def place(self) -> None:
+        """Begins to copy it to where it is sent from."""
+        if self._error is None and self._placed is None:
+            try:
+                value = self._value if self._finish is None else self._finish(self._value)
+            except Exception as error:
+                self._error = error
+                return
+            self._placed = self._placing.begin(value, is_ours=self._finish is None)
+            self._value = None
 
     def send(self) -> None:
-        if not isinstance(self._placed, Exception):
+        """Goes on as far as is possible without the consumer."""
+        self.place()
+        if self._placed is not None:
             self._placed.send()
 
-    def hand_over(self) -> Any:
+    def hand_over(self, waited: float) -> Any:
+        """The batch, which counts as handed out from now on."""
+        value = None if self._placed is None else self._placed.hand_over()
+        self.is_over = True
         if self._behind is not None:
-            self._behind.hand_out()
-        if isinstance(self._placed, Exception):
-            raise self._placed
-        return self._placed.hand_over()
+            self._behind.hand_out(waited)
+        if self._error is not None:
+            raise self._error
+        return value

@@ -21,6 +21,8 @@ from headwater.errors import ConfigError
 
 # Batches that may be on their way to the device at once; more would only take page-locked memory.
 _MOST_SENT = 3
+# Devices whose streams torch has the same calls for.
+_WITH_STREAMS = ("cuda", "xpu")
 
 
 class Placement:
@@ -39,7 +41,7 @@ class Placement:
         self.device = None if device is None else _device(device)
         if self.device is not None and self.device.type == "cpu":
             self.device = None
-        self.has_streams = self.device is not None and hasattr(_module_of(self.device), "Stream")
+        self.has_streams = self.device is not None and self.device.type in _WITH_STREAMS
         self.pins = self.has_streams
         if pin_memory and not self.pins:
             self.pins = _pins()
@@ -75,13 +77,21 @@ class Placing:
             return Placed(self, value, None)
         pieces: list[tuple[int, int, int]] = []
         owners: list[torch.Tensor] = []
+        has_own = False
 
         def pin(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.device.type != "cpu" or (not is_ours and _is_pinned(tensor)):
+            nonlocal has_own
+            if tensor.device.type != "cpu":
+                return tensor
+            if not is_ours and _is_pinned(tensor):
+                has_own = True
                 return tensor
             if not _is_plain(tensor) or not tensor.is_contiguous():
-                return tensor.pin_memory()
+                return _pinned_by_torch(tensor)
             pinned = _pinned_like(tensor)
+            if tensor.nbytes and not (tensor.data_ptr() and pinned.data_ptr()):
+                # One of those that are no memory at all.
+                return _pinned_by_torch(tensor)
             pieces.append((tensor.data_ptr(), pinned.data_ptr(), tensor.nbytes))
             owners.extend((tensor, pinned))
             return pinned
@@ -90,7 +100,7 @@ class Placing:
         copies = Copies(pieces, owners)
         if not is_ours:
             copies.wait()
-        return Placed(self, value, copies)
+        return Placed(self, value, copies, has_own)
 
     def send(self, value: Any, device: torch.device) -> Sent:
         """Begins to copy a batch to a device, on the stream beside the consumer's."""
@@ -124,8 +134,10 @@ class Placing:
 class Placed:
     """A batch on its way."""
 
-    def __init__(self, placing: Placing, value: Any, copies: Copies | None) -> None:
+    def __init__(self, placing: Placing, value: Any, copies: Copies | None, has_own: bool = False) -> None:
         self._placing, self._value, self._copies = placing, value, copies
+        # Whether the user may write to what is sent as soon as the batch is handed over.
+        self._has_own = has_own
         self._sent: Sent | None = None
 
     @property
@@ -146,6 +158,8 @@ class Placed:
         """The batch, for work on the current stream."""
         self.send()
         if self._sent is not None:
+            if self._has_own:
+                self._sent.event.synchronize()
             return self._sent.hand_over()
         device = self._placing.device
         return self._value if device is None else mapped(self._value, lambda it: it.to(device), lambda it: _moved(it, device))
@@ -204,7 +218,8 @@ def _refilled(value: Any, items: Any, is_mutable: bool) -> Any:
         if isinstance(items, dict):
             made.update(items)
         else:
-            made[:] = items
+            for at, item in enumerate(items):
+                made[at] = item
     except TypeError:
         return items
     return made
@@ -219,7 +234,7 @@ def side_stream(device: torch.device) -> Any:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(int(name)) if name.isdigit() else torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, OverflowError) as error:
         raise ConfigError(f"cannot use device={name!r}: give what torch.device takes, such as 'cuda' or 'cuda:1'") from error
     if device.type in ("cpu", "meta"):
         return device
@@ -255,11 +270,20 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         type(tensor) is torch.Tensor
         and tensor.layout == torch.strided
         and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
+        and not (tensor.is_nested or tensor.is_quantized)
     )
 
 
 def _is_pinned(tensor: torch.Tensor) -> bool:
     return tensor.layout == torch.strided and tensor.is_pinned()
+
+
+def _pinned_by_torch(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that is torch's affair. What it has no way to copy so is left as it is."""
+    try:
+        return tensor.pin_memory()
+    except (RuntimeError, NotImplementedError):
+        return tensor
 
 
 def _pinned_like(tensor: torch.Tensor) -> torch.Tensor:

@@ -79,17 +79,17 @@ impl Dataset {
 
     /// Every metric by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, &self.inner.snapshot())
+        to_dict(py, &py.detach(|| self.inner.snapshot()))
     }
 
     /// Begins to count anew.
-    fn reset_metrics(&self) {
-        self.inner.reset_metrics();
+    fn reset_metrics(&self, py: Python<'_>) {
+        py.detach(|| self.inner.reset_metrics());
     }
 
     /// Empties the cache.
-    fn clear_cache(&self) {
-        self.inner.clear_cache();
+    fn clear_cache(&self, py: Python<'_>) {
+        py.detach(|| self.inner.clear_cache());
     }
 
     #[getter]

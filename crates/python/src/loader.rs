@@ -1,12 +1,13 @@
 //! The loader classes.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use headwater::config::{DatasetConfig, LoaderConfig};
 use headwater::engine::Interrupt;
-use headwater::loader::{Batch, Batches as CoreBatches, Content};
+use headwater::loader::{Batch, Batches as CoreBatches, Behind as CoreBehind, Content};
 use headwater::state::State;
 use headwater::value::{DType, Tensor};
 use headwater::world::ProcessStamp;
@@ -40,7 +41,7 @@ impl Loader {
     #[new]
     fn new(py: Python<'_>, dataset: &Dataset, config: &str) -> PyResult<Self> {
         let config = LoaderConfig::from_json(config);
-        let inner = checked(py, config.and_then(|config| Core::new(&dataset.inner, config)))?;
+        let inner = checked(py, config.and_then(|config| py.detach(|| Core::new(&dataset.inner, config))))?;
         Ok(Self { inner, framework: dataset.framework.clone_ref(py) })
     }
 
@@ -74,7 +75,15 @@ impl Loader {
         let (loader, framework) = (self.inner.clone(), self.framework.clone_ref(py));
         let close = Box::new(batches.closer());
         let owner = ProcessStamp::current();
-        Ok(Batches { inner: Mutex::new(Some(batches)), close, owner, loader, framework })
+        Ok(Batches {
+            inner: Mutex::new(Some(batches)),
+            kept: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+            close,
+            owner,
+            loader,
+            framework,
+        })
     }
 
     fn set_epoch(&self, epoch: u64) {
@@ -93,7 +102,7 @@ impl Loader {
 
     /// Every metric and timing by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, &self.inner.snapshot())
+        to_dict(py, &py.detach(|| self.inner.snapshot()))
     }
 
     /// Bytes for cache, window and idle buffers.
@@ -107,6 +116,9 @@ impl Loader {
 #[pyclass(frozen, module = "headwater._headwater")]
 pub(crate) struct Batches {
     inner: Mutex<Option<CoreBatches>>,
+    /// A batch that a signal came in the way of.
+    kept: Mutex<Option<Taken>>,
+    is_closed: AtomicBool,
     /// Ends the pass without the lock, which a waiting thread holds.
     close: Box<dyn Fn() + Send + Sync>,
     owner: ProcessStamp,
@@ -114,39 +126,75 @@ pub(crate) struct Batches {
     framework: Py<Framework>,
 }
 
+/// A batch, and what counts it as handed out.
+type Taken = (Py<PyAny>, CoreBehind);
+
 #[pymethods]
 impl Batches {
     /// Waits for the next batch: a dict of fields or a list of samples; `None` when the pass is over or was closed.
-    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let next = detached(py, |interrupt| {
-            let mut inner = self.locked(interrupt)?;
-            inner.as_mut().and_then(|batches| batches.next_batch(interrupt)).transpose()
-        });
-        next?.map(|batch| self.to_python(py, batch)).transpose()
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let taken = self.taken(py, true)?;
+        Ok(taken.map(|(batch, behind)| {
+            behind.hand_out(Duration::ZERO);
+            batch
+        }))
     }
 
     /// Takes the next batch without counting it as handed out, with what counts it. `None` when the pass is over or was
     /// closed and, without `wait`, when the next batch is not there yet.
-    fn take<'py>(&self, py: Python<'py>, wait: bool) -> PyResult<Option<(Bound<'py, PyAny>, Behind)>> {
-        let next = detached(py, |interrupt| {
-            let mut inner = self.locked(interrupt)?;
-            let batches = inner.as_mut().filter(|batches| wait || batches.is_ready());
-            batches.and_then(|batches| batches.take_next(interrupt)).transpose()
-        });
-        next?.map(|(batch, behind)| Ok((self.to_python(py, batch)?, Behind(behind)))).transpose()
+    fn take(&self, py: Python<'_>, wait: bool) -> PyResult<Option<(Py<PyAny>, Behind)>> {
+        Ok(self.taken(py, wait)?.map(|(batch, behind)| (batch, Behind(behind))))
     }
 
-    /// Cancels what is under way.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        detached(py, |interrupt| {
+    /// Cancels what is under way. Whoever waits for a batch meanwhile gets none, be it the thread that a signal handler calls this on.
+    fn close(&self, py: Python<'_>) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        py.detach(|| {
             (self.close)();
-            drop(self.locked(interrupt)?.take());
-            Ok(())
-        })
+            let inner = match self.inner.try_lock() {
+                Ok(mut inner) => inner.take(),
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            drop(inner);
+        });
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(kept);
     }
 }
 
 impl Batches {
+    /// The next batch. Signals are looked at before it leaves: what a handler raises must not cost a batch.
+    fn taken(&self, py: Python<'_>, wait: bool) -> PyResult<Option<Taken>> {
+        let is_own = self.owner.is_current();
+        let kept = if is_own { self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        let taken = if let Some(taken) = kept {
+            taken
+        } else {
+            let next = detached(py, |interrupt| {
+                let mut inner = self.locked(interrupt)?;
+                let batches = inner.as_mut().filter(|batches| wait || batches.is_ready());
+                let next = batches.and_then(|batches| batches.take_next(interrupt)).transpose();
+                if is_own && self.is_closed.load(Ordering::SeqCst) {
+                    drop(inner.take());
+                }
+                next
+            });
+            let Some((batch, behind)) = next? else { return Ok(None) };
+            (self.to_python(py, batch)?.unbind(), behind)
+        };
+        let checked = py.check_signals();
+        if self.is_closed.load(Ordering::SeqCst) {
+            checked?;
+            return Ok(None);
+        }
+        if let Err(raised) = checked {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
+            return Err(raised);
+        }
+        Ok(Some(taken))
+    }
+
     /// Waits for whoever is in `next`, looking for signals meanwhile.
     fn locked(&self, interrupt: Interrupt<'_>) -> headwater::Result<MutexGuard<'_, Option<CoreBatches>>> {
         loop {

@@ -191,7 +191,7 @@ impl Inner {
                 if let Some(flight) = asks.flight {
                     // Others wait for its record, and must not have to wait for what this process waits for.
                     let loaded = Loaded::from((read.clone(), true));
-                    read.is_offered = self.offer_behind(kept, unit, loaded, flight, workers);
+                    read.is_offered = self.offer_behind(kept, unit, loaded, flight);
                 }
                 Ok(read)
             }

@@ -34,6 +34,8 @@ const READS: usize = 32;
 const WRITES: usize = 2;
 /// Units that this process fetches for all at once: twice what a source is asked for at once, so that none waits for this.
 const ERRANDS: usize = 512;
+/// Records packed at once of those that others wait for: as fast as two writers, and the cores are for batches.
+const PACKS: usize = 2;
 /// Renewals at once: each is as short as the question before it was long.
 const RENEWALS: usize = 8;
 /// How often is looked whether another process has brought a unit.
@@ -58,6 +60,7 @@ pub(crate) struct OnDisk {
     reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
     errands: Arc<Semaphore>,
+    pub(super) packing: Arc<Semaphore>,
     renewing: Arc<Semaphore>,
     /// Bytes of records that wait to be written.
     backlog: Arc<AtomicUsize>,
@@ -100,11 +103,11 @@ impl OnDisk {
     pub(super) fn open(config: &CacheConfig, clock: &Clock) -> Option<Self> {
         let root = config.disk.as_ref()?;
         let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
-        let [reading, writing, renewing, errands] =
-            [READS, WRITES, RENEWALS, ERRANDS].map(|turns| Arc::new(Semaphore::new(turns)));
+        let [reading, writing, renewing, errands, packing] =
+            [READS, WRITES, RENEWALS, ERRANDS, PACKS].map(|turns| Arc::new(Semaphore::new(turns)));
         let (disk, policy, opened, opened_at) = (Arc::new(disk), config.policy, clock.now(), clock.wall());
         let (sets, backlog) = (OnceLock::new(), Arc::default());
-        Some(Self { disk, policy, sets, opened, opened_at, reading, writing, errands, renewing, backlog })
+        Some(Self { disk, policy, sets, opened, opened_at, reading, writing, errands, packing, renewing, backlog })
     }
 
     /// The folder.

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::task::spawn_blocking;
+
 use super::load::{Loaded, Origin};
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
 use crate::cache::disk::Flight;
 use crate::cache::{Item, UnitId};
-use crate::engine::{Engine, Workers};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::format::record::{self, Compression};
 use crate::metrics::Metric;
@@ -115,25 +117,25 @@ impl Inner {
 
     /// Has a value that the disk wants packed at once, beside whoever asked for it, whom that may cost a copy of it. Returns whether
     /// it will be.
-    pub(super) fn offer_behind(
-        self: &Arc<Self>,
-        kept: &Kept,
-        unit: UnitId,
-        loaded: Loaded,
-        flight: Flight,
-        workers: &Workers,
-    ) -> bool {
+    pub(super) fn offer_behind(self: &Arc<Self>, kept: &Kept, unit: UnitId, loaded: Loaded, flight: Flight) -> bool {
         if !kept.disk_wants(unit, &loaded.origin, Packed::bytes_for(&loaded.value)) {
             return false;
         }
         let Ok(engine) = Engine::current() else { return false };
         let bytes = loaded.value.tensor_bytes();
         let Some(waiting) = self.wait(kept, bytes, 1, true) else { return false };
-        workers.spawn(move || {
-            if let Ok(kept) = waiting.dataset.kept() {
-                waiting.dataset.offer(kept, unit, &loaded, engine.buffers(), Some(flight));
-            }
-        });
+        let Some(tier) = &kept.on_disk else { return false };
+        let packing = tier.packing.clone();
+        // Not on the workers, whose next jobs the batch may wait for.
+        drop(engine.spawn(async move {
+            let Ok(_turn) = packing.acquire_owned().await else { return };
+            let packed = spawn_blocking(move || {
+                if let Ok(kept) = waiting.dataset.kept() {
+                    waiting.dataset.offer(kept, unit, &loaded, engine.buffers(), Some(flight));
+                }
+            });
+            let _ = packed.await;
+        }));
         true
     }
 

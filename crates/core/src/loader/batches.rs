@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -30,12 +30,19 @@ pub struct Behind {
     loader: Arc<Inner>,
     pass: u64,
     position: usize,
+    samples: u64,
 }
 
 impl Behind {
-    /// Counts the batch as handed out: the loader's state is behind it from now on. Batches are counted in the order they were taken in.
-    pub fn hand_out(&self) {
+    /// Counts the batch as handed out: the loader's state is behind it from now on. Batches are counted in the order they were taken
+    /// in. The consumer had to wait for it for so long once it was taken.
+    pub fn hand_out(&self, waited: Duration) {
         self.loader.advance(self.pass, self.position);
+        self.loader.dataset.inner.metrics.record(&[
+            (Metric::Batches, 1),
+            (Metric::SamplesRead, self.samples),
+            (Metric::StallPlacing, waited.as_nanos() as u64),
+        ]);
     }
 }
 
@@ -74,7 +81,7 @@ impl Batches {
     pub fn next_batch(&mut self, interrupt: Interrupt<'_>) -> Option<Result<Batch>> {
         let taken = self.take_next(interrupt)?;
         Some(taken.map(|(batch, behind)| {
-            behind.hand_out();
+            behind.hand_out(Duration::ZERO);
             batch
         }))
     }
@@ -111,13 +118,17 @@ impl Batches {
             }
             None => {
                 self.is_over = true;
-                self.loader.end_pass(self.pass);
+                // Whoever closed it left off somewhere.
+                if !self.prefetcher.is_cancelled() {
+                    self.loader.end_pass(self.pass);
+                }
                 return None;
             }
         };
         self.record(&handed, asked);
         let (batch, next) = handed.batch;
-        Some(Ok((batch, Behind { loader: self.loader.clone(), pass: self.pass, position: next })))
+        let samples = batch.len() as u64;
+        Some(Ok((batch, Behind { loader: self.loader.clone(), pass: self.pass, position: next, samples })))
     }
 
     /// Something to call from any thread, also while another waits for a batch: ends the pass.
@@ -132,8 +143,6 @@ impl Batches {
         metrics.set(Metric::WindowSamples, window_samples as u64);
         metrics.set(Metric::WindowBytes, window_bytes as u64);
         metrics.record(&[
-            (Metric::Batches, 1),
-            (Metric::SamplesRead, handed.batch.0.len() as u64),
             (Metric::UnitsAsked, progress.units() as u64),
             (Metric::UnitsReady, handed.ready_units as u64),
             (Metric::UnitsReused, progress.reused_units() as u64),

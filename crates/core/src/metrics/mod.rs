@@ -105,6 +105,7 @@ metrics! {
     StallSource "loader_stall_source_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for sources.";
     StallDecode "loader_stall_decode_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for decoding.";
     StallCollate "loader_stall_collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for batches to be assembled.";
+    StallPlacing "loader_stall_placing_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for batches to be in page-locked memory or on their way to a device.";
     CollateBytes "collated_bytes_total" Counter "bytes" / 1 "Tensor bytes of assembled batches.";
     CollateSeconds "collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent assembling, summed over batches.";
     PackBytes "cache_pack_bytes_total" Counter "bytes" / 1 "Bytes of tensors that were packed for the cache.";

@@ -167,6 +167,11 @@ impl<P: Preparation> Prefetcher<P> {
         }
     }
 
+    /// Whether somebody cancelled it: what has not come will not.
+    pub fn is_cancelled(&self) -> bool {
+        self.shared.cancelled.load(Ordering::Relaxed)
+    }
+
     /// Whether the next batch, or the error in its place, is there: `next` would not wait.
     pub fn is_ready(&self) -> bool {
         let state = self.shared.state.lock();

@@ -180,7 +180,7 @@ fn a_taken_batch_counts_once_it_is_handed_out_and_readiness_is_known_without_wai
     }
     for (behind, position) in taken.iter().zip([0, 4, 8]) {
         assert_eq!(loader.state().position, position);
-        behind.hand_out();
+        behind.hand_out(Duration::ZERO);
     }
     assert_eq!(loader.state().position, 10);
     assert!(!batches.is_ready(), "the end is no batch");

@@ -24,17 +24,20 @@ impl Access {
         Ok(Self { mode: OWNERS | others | others << 1 })
     }
 
-    /// How to make a file.
+    /// How to make a file. What a link leads to is not ours, and what is no file keeps nobody waiting.
     pub(super) fn options(self) -> OpenOptions {
         let mut options = File::options();
-        options.mode(self.mode);
+        options.mode(self.mode).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         options
     }
 
     /// Lets those use a file that was made whom this process keeps out of what it makes (its umask).
     pub(super) fn grant(self, file: &File) {
         if self.mode != OWNERS {
-            // Whose file it is not may not, and need not.
+            // Whose file it is not may not, and need not. One with another name is somebody's else.
+            if file.metadata().is_ok_and(|meta| !meta.is_file() || meta.nlink() > 1) {
+                return;
+            }
             let _ = file.set_permissions(Permissions::from_mode(self.mode));
         }
     }

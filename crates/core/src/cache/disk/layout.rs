@@ -134,6 +134,12 @@ pub(super) fn parse(beginning: &[u8], len: u64) -> Option<Head> {
     Some(Head { key: String::from_utf8(key.to_vec()).ok()?, version: decode(version)?, is_read_so, record_at })
 }
 
+/// Whether what stands before a record may not have ended with this beginning of its file.
+pub(super) fn may_be_longer(beginning: &[u8]) -> bool {
+    let number = |at: usize| u32::from_le_bytes([at, at + 1, at + 2, at + 3].map(|at| beginning[at])) as usize;
+    beginning[..4] == MAGIC && HEAD_BYTES + number(4) + number(8) > beginning.len()
+}
+
 /// Whether a whole file is what was written.
 pub(super) fn is_whole(file: &[u8], record_at: usize) -> bool {
     let Some((head, record)) = file.split_at_checked(record_at) else { return false };

@@ -362,7 +362,10 @@ fn writer_of(entry: &fs::DirEntry) -> Option<usize> {
 /// Our files in a shard. One that is not there has none; a folder is none, whatever its name.
 pub(super) fn files_in(shard: &Path) -> io::Result<Vec<(PathBuf, fs::Metadata)>> {
     let entries = match fs::read_dir(shard) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // Something that is none of ours may have taken its place.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         entries => entries?,
     };
     let ours = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(layout::is_file_name));

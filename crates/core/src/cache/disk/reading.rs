@@ -120,12 +120,10 @@ impl Set {
         if !meta.is_file() {
             return Ok(Look::Missing);
         }
-        // Nothing that was let in is larger.
+        // Another process may let in more than this one would.
         if self.disk.known_capacity().is_some_and(|capacity| meta.len() > capacity) {
-            self.quarantine(path, &"it is damaged");
             return Ok(Look::Missing);
         }
-        let mut buffer = buffers.take(meta.len() as usize);
         let known = meta.modified()?;
         let age = now.duration_since(known);
         // What comes from the future was noted by a clock that was wrong: nobody knows how old it is.
@@ -137,11 +135,19 @@ impl Set {
                     || wanted.or_younger.is_some_and(|limit| known >= limit.since && age <= limit.than))
         };
         // Of another version nothing else matters, not even whether it is whole.
-        let beginning = buffer.len().min(BEGINNING);
-        let mut filled = fill(&mut file, &mut buffer[..beginning])?;
-        if layout::parse(&buffer[..filled], meta.len()).is_some_and(|said| !is_wanted(&said)) {
-            return Ok(Look::Outdated);
+        let mut beginning = [0; BEGINNING];
+        let mut filled = fill(&mut file, &mut beginning[..BEGINNING.min(meta.len() as usize)])?;
+        match layout::parse(&beginning[..filled], meta.len()) {
+            Some(said) if !is_wanted(&said) => return Ok(Look::Outdated),
+            // Nor how long it is, unless its head says the same.
+            None if filled == BEGINNING && !layout::may_be_longer(&beginning) => {
+                self.quarantine(path, &"it is damaged");
+                return Ok(Look::Missing);
+            }
+            _ => {}
         }
+        let mut buffer = buffers.take(meta.len() as usize);
+        buffer[..filled].copy_from_slice(&beginning[..filled]);
         filled += fill(&mut file, &mut buffer[filled..])?;
         let said = layout::parse(&buffer, filled as u64).filter(|said| layout::is_whole(&buffer, said.record_at));
         let Some(said) = said else {

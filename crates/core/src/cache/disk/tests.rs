@@ -738,3 +738,92 @@ fn a_folder_that_another_one_takes_the_place_of_is_left_alone() {
     assert!(bytes_in(&root) <= 100 * SMALL, "{}", bytes_in(&root));
     assert!(bytes_in(&dir.path().join("aside")) == 50 * SMALL);
 }
+
+#[test]
+fn a_process_with_a_smaller_capacity_leaves_the_records_of_others_alone() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 30).set("s3://bucket/run", None, false);
+    assert!((0..10).all(|number| put(&set, &format!("{number}.pt"), &vec![7; 100_000])));
+    let small = disk(dir.path(), 64 << 10).set("s3://bucket/run", None, false);
+    for number in 0..10 {
+        let _ = get(&small, &format!("{number}.pt"), &tag("1"));
+    }
+    let there = (0..10).filter(|number| get(&set, &format!("{number}.pt"), &tag("1")).is_some()).count();
+    assert_eq!((there, small.disk.stats().quarantined), (10, 0), "sound records were put aside");
+}
+
+#[test]
+fn a_file_in_the_place_of_a_shard_stops_nobody() {
+    for replaces in [false, true] {
+        let dir = folder();
+        let set = disk(dir.path(), 64 * SMALL).set("s3://bucket/run", None, replaces);
+        assert!(put(&set, "0.pt", b"x"));
+        let free = layout::shards(&set.folder).find(|shard| !shard.exists()).expect("one");
+        fs::write(&free, "somebody's").expect("written");
+        for number in 1..200 {
+            *set.declined_at.lock() = None;
+            put(&set, &format!("{number}.pt"), b"x");
+        }
+        let stats = set.disk.stats();
+        let care = Care::of(dir.path()).expect("ours");
+        assert!(care.verify(|_| Ok(())).is_ok());
+        let gc = care.gc(HOUR, None, |_| Ok(()));
+        let clear = care.clear(None, |_| Ok(()));
+        assert!(free.is_file());
+        assert_eq!(stats.failures, 0, "one stray file turns the tier off");
+        assert!(gc.is_ok() && clear.is_ok());
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_a_set_stops_nobody() {
+    let dir = folder();
+    let root = dir.path().join("cache");
+    drop(disk(&root, 1 << 20));
+    fs::write(root.join(layout::SETS).join(format!("{:032x}", 77)), "somebody's").expect("written");
+    let first = Arc::new(Disk::open(&root, Some(1 << 20)).expect("opens"));
+    let care = Care::of(&root).expect("ours");
+    assert!(!first.stats().is_off, "off because of one file: {:?}", first.stats());
+    assert!(care.gc(HOUR, None, |_| Ok(())).is_ok());
+}
+
+#[test]
+fn a_failure_is_over_once_the_disk_answers_though_the_folder_is_full() {
+    let dir = folder();
+    let mut disk = Disk::open(dir.path(), Some(64 * SMALL)).expect("opens");
+    disk.writing = Health::resting(Duration::from_millis(50));
+    let disk = Arc::new(disk);
+    let set = disk.set("s3://bucket/run", None, false);
+    for number in 0..100 {
+        put(&set, &format!("{number}.pt"), b"x");
+    }
+    set.writing_hangs();
+    std::thread::sleep(Duration::from_millis(120));
+    *set.declined_at.lock() = None;
+    assert!(!put(&set, "new.pt", b"x"), "full");
+    std::thread::sleep(Duration::from_millis(120));
+    *set.declined_at.lock() = None;
+    let turn = disk.writing.begin();
+    assert!(turn.is_some());
+    assert!(disk.writing.begin().is_some(), "one at a time for ever: it answered, and is not taken for well");
+}
+
+#[test]
+fn links_in_the_place_of_ledger_and_lock_lead_nowhere() {
+    for name in [layout::LEDGER, layout::LOCK] {
+        let dir = folder();
+        let thesis = dir.path().join("thesis.txt");
+        fs::write(&thesis, "years of work").expect("written");
+        fs::set_permissions(&thesis, fs::Permissions::from_mode(0o600)).expect("set");
+        let root = dir.path().join("cache");
+        fs::create_dir(&root).expect("made");
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).expect("set");
+        fs::write(root.join(layout::MARKER), layout::MARKER_TEXT).expect("written");
+        std::os::unix::fs::symlink(&thesis, root.join(name)).expect("made");
+        let set = disk(&root, 1 << 20).set("s3://bucket/run", None, false);
+        let _ = put(&set, "a.pt", b"x");
+        let mode = fs::metadata(&thesis).expect("there").permissions().mode() & 0o777;
+        let text = fs::read(&thesis).expect("read");
+        assert!(text == b"years of work" && mode == 0o600, "{name}: {} bytes, mode {mode:o}", text.len());
+    }
+}

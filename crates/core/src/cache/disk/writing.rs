@@ -53,6 +53,10 @@ impl Set {
                 true
             }
             Ok(false) => {
+                if self.was_declined() {
+                    // There is no room: that is an answer.
+                    self.disk.writing.worked(&self.disk.root);
+                }
                 self.decline();
                 false
             }
