@@ -1,4 +1,4 @@
-"""Batches taken from a pass before they are asked for, to be placed meanwhile."""
+"""Batches taken from a pass before they are asked for, to be placed meanwhile. Imports torch."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from headwater import _headwater
-from headwater.ahead import Ahead
 from headwater.config import Size, Span, as_json
 from headwater.dataset import StreamingDataset
 from headwater.distributed import rank_and_world_size
@@ -20,6 +19,7 @@ from headwater.frameworks import FrameworkName, default_collate, framework_of
 if TYPE_CHECKING:
     import torch
 
+    from headwater.ahead import Ahead
     from headwater.device import Placement
 
 Collate = Literal["stack", "list", "pad"]
@@ -145,6 +145,9 @@ class StreamingDataLoader:
         if self._placement is None:
             made = _Pass(self._native.batches(), self.dataset, self._finish)
         else:
+            # Both import torch.
+            from headwater.ahead import Ahead
+
             placing = self._placement.of_pass()
             made = Ahead(self._native.batches(), self.dataset, self._finish, placing)
         self._passes.add(made)
