@@ -350,6 +350,23 @@ def test_open_gives_a_loader_as_the_file_says(folder: Path) -> None:
     assert "10 batches of 5" in repr(made)
 
 
+def test_open_gives_each_rank_its_own_unless_the_file_names_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folder / "headwater.toml"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    walked = []
+    try:
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            file.write_text(TOML)
+            walked.append(indices(hw.open(file)))
+            file.write_text(TOML + "rank = 2\nworld_size = 3\n")
+            assert indices(hw.open(file)) == indices(loader(folder, 5, rank=2, world_size=3))
+    finally:
+        file.unlink()
+    assert walked == [indices(loader(folder, 5, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert walked[0] != walked[1]
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 0}, "a batch holds at least one sample"),
     ({"batch_size": 60, "drop_last": True}, "make no full batch of 60"),

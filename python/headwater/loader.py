@@ -121,11 +121,19 @@ class StreamingDataLoader:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, framework: FrameworkName | None = None) -> StreamingDataLoader:
-        """Opens the dataset that a ``headwater.toml`` describes, and a loader as its ``[loader]`` table says."""
+        """Opens the dataset that a ``headwater.toml`` describes, and a loader as its ``[loader]`` table says.
+
+        Rank and world size are found out as for a loader that is given none, unless the table names them.
+        """
         name, made = framework_of(framework)
         loader = cls.__new__(cls)
-        native = _headwater.Loader.open_file(os.fspath(path), rank_and_world_size(None, None)[0], made)
-        loader._begin_life(StreamingDataset._around(native.dataset, name, None), native, None)
+        rank, world_size = rank_and_world_size(None, None)
+        native = _headwater.Loader.open_file(os.fspath(path), rank, world_size, made)
+        dataset = StreamingDataset._around(native.dataset, name, None)
+        config = json.loads(native.config)
+        if world_size > 1 and (config["rank"], config["world_size"]) == (rank, world_size):
+            dataset._compare_with_first_rank()
+        loader._begin_life(dataset, native, None)
         return loader
 
     def __len__(self) -> int:

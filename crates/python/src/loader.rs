@@ -45,10 +45,22 @@ impl Loader {
         Ok(Self { inner, framework: dataset.framework.clone_ref(py) })
     }
 
-    /// Opens a dataset and a loader from a TOML file.
+    /// Opens a dataset and a loader from a TOML file. They are of this rank, unless the file names another.
     #[staticmethod]
-    fn open_file(py: Python<'_>, path: PathBuf, rank: usize, framework: Py<Framework>) -> PyResult<Self> {
-        let config = checked(py, DatasetConfig::from_toml_file(&path))?.of_rank(rank);
+    fn open_file(
+        py: Python<'_>,
+        path: PathBuf,
+        rank: usize,
+        world_size: usize,
+        framework: Py<Framework>,
+    ) -> PyResult<Self> {
+        let mut config = checked(py, DatasetConfig::from_toml_file(&path))?;
+        let loader = config.loader.get_or_insert_default();
+        if (loader.rank, loader.world_size) == (0, 1) {
+            (loader.rank, loader.world_size) = (rank, world_size);
+        }
+        let rank = loader.rank;
+        let config = config.of_rank(rank);
         let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
         Ok(Self { inner, framework })
     }
