@@ -138,8 +138,8 @@ def rows_of(name: str, item: int, data: bytes) -> list[Row]:
         alone.append(ours(item, path, 1))
         both.append(ours(item, path, 2))
         for other, (encode, decode) in coders(item).items():
-            encoding, coded = timed(lambda encode=encode: encode(data))  # type: ignore[misc]
-            decoding, back = timed(lambda decode=decode, coded=coded: decode(coded))  # type: ignore[misc]
+            encoding, coded = timed(lambda encode=encode: encode(data))  # type: ignore[misc] # a lambda with defaults
+            decoding, back = timed(lambda decode=decode, coded=coded: decode(coded))  # type: ignore[misc] # the same
             if bytes(back) != data:
                 raise SystemExit(f"{other} did not give {name} back")
             others.setdefault(other, []).append(

@@ -106,7 +106,7 @@ class Training:
             noisy = torch.lerp(clean, noise, time.unsqueeze(1))
             predicted = self.model(noisy, time, conditions["prompt_embeds"], conditions["prompt_attention_mask"])
             loss = functional.mse_loss(predicted.float(), noise - clean)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -192,8 +192,8 @@ def throughput_rows(mine: dict[str, Any], theirs: dict[str, Any]) -> list[Row]:
             there.copy_(pinned, non_blocking=True)
 
     calls: dict[str, tuple[Callable[[], None], float]] = {"limit": (copies, 2 * count)}
-    calls |= {name: (lambda batches=batches: walk(batches, 4), 4.0 * count) for name, batches in mine.items()}  # type: ignore[misc]
-    calls |= {name: (lambda batches=batches: walk(batches, 1), 1.0 * count) for name, batches in theirs.items()}  # type: ignore[misc]
+    calls |= {name: (lambda batches=batches: walk(batches, 4), 4.0 * count) for name, batches in mine.items()}  # type: ignore[misc] # a lambda with defaults
+    calls |= {name: (lambda batches=batches: walk(batches, 1), 1.0 * count) for name, batches in theirs.items()}  # type: ignore[misc] # the same
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for call, _ in calls.values():
         call()

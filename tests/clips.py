@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +49,17 @@ def write_clips(root: Path) -> Path:
         torch.save(value(number), root / f"a/{number:04}.pt")
         torch.save(torch.full((5,), number, dtype=torch.int16), root / f"b/{number:04}.pt")
     return root
+
+
+def closed_while_two_wait(made: hw.StreamingDataLoader) -> list[Any]:
+    """What two threads get that wait for a batch while their loader is closed."""
+    batches = iter(made)
+    ended: list[Any] = []
+    threads = [threading.Thread(target=lambda: ended.append(next(batches, None))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    made.close()
+    for thread in threads:
+        thread.join(10)
+    return ended

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import headwater as hw
-from clips import check, indices, loader, value, write_clips
+from clips import check, closed_while_two_wait, indices, loader, value, write_clips
 from forks import in_child
 from headwater import device as placing
 from same import assert_same
@@ -316,16 +316,7 @@ def test_leaving_and_closing_begin_anew(folder: Path, ahead: Callable[..., Any])
 
 def test_closing_ends_a_wait_of_another_thread(ahead: Callable[..., Any]) -> None:
     made = ahead(fetch=hw.FetchConfig(throttle=hw.Throttle(first_byte="1h")))
-    batches = iter(made)
-    ended: list[Any] = []
-    threads = [threading.Thread(target=lambda: ended.append(next(batches, None))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.1)
-    made.close()
-    for thread in threads:
-        thread.join(10)
-    assert ended == [None, None]
+    assert closed_while_two_wait(made) == [None, None]
 
 
 def test_a_damaged_object_is_named_when_its_batch_would_have_come(tmp_path: Path, ahead: Callable[..., Any]) -> None:

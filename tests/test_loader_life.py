@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ import torch
 import zstandard
 
 import headwater as hw
-from clips import SAMPLES, check, indices, loader, value, write_clips
+from clips import SAMPLES, check, closed_while_two_wait, indices, loader, value, write_clips
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +74,7 @@ def test_closing_ends_passes_and_the_loader_can_be_used_again(folder: Path) -> N
 
 def test_closing_ends_a_wait_of_another_thread(folder: Path) -> None:
     made = loader(folder, fetch=hw.FetchConfig(throttle=hw.Throttle(first_byte="1h")))
-    batches = iter(made)
-    ended: list[Any] = []
-    threads = [threading.Thread(target=lambda: ended.append(next(batches, None))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.1)
-    made.close()
-    for thread in threads:
-        thread.join(10)
-    assert ended == [None, None]
+    assert closed_while_two_wait(made) == [None, None]
 
 
 def test_loaders_of_one_dataset_share_its_cache_and_the_largest_share_holds(folder: Path) -> None:

@@ -282,7 +282,7 @@ def _pinned_by_torch(tensor: torch.Tensor) -> torch.Tensor:
     """A copy that is torch's affair. What it has no way to copy so is left as it is."""
     try:
         return tensor.pin_memory()
-    except (RuntimeError, NotImplementedError):
+    except NotImplementedError:
         return tensor
 
 
