@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from headwater import _headwater
 from headwater.config import CacheConfig, FetchConfig, as_json, given
-from headwater.credentials import CredentialsFunction, Named, named, renamed
+from headwater.credentials import named_credentials
 from headwater.distributed import Facts, compare_with_first_rank, rank_and_world_size
 from headwater.errors import ConfigError, IndexOutOfRangeError
 from headwater.frameworks import FrameworkName, framework_of
+from headwater.functions import Named, renamed
+from headwater.on_error import ErrorFunction, Verdict, setting
 from headwater.source import Option, Source
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ class StreamingDataset(_MapStyle):
         rename: field name → what it is called in samples, such as ``{"latents": "latent_conditions"}``.
         transform: called with each sample; what it returns is the sample.
         on_missing: ``"error"``, or ``"skip"`` to leave out samples that lack an object.
+        on_error: what becomes of a sample of a batch that cannot be read or decoded: ``"raise"``; ``"skip"`` leaves it out of
+            its batch; ``"substitute"`` takes another in its place, always the same; or a function of its key and its error that
+            returns one of the three, called on a thread of its own. A hundred in a row are raised.
         on_changed: ``"error"``, or ``"reload"`` to read objects that were replaced since they were listed.
         manifest_max_age: how long a listing of a remote source is reused: ``"90s"``, ``"1h"``, or seconds.
         manifest: a published manifest to open the dataset by, instead of listing: the path or URI of a file, which the first
@@ -75,6 +80,7 @@ class StreamingDataset(_MapStyle):
         transform: Callable[[Sample], Any] | None = None,
         on_missing: Literal["error", "skip"] = "error",
         on_changed: Literal["error", "reload"] = "error",
+        on_error: Verdict | ErrorFunction = "raise",
         manifest_max_age: str | float = "1h",
         manifest: str | os.PathLike[str] | None = None,
         manifest_timeout: str | float | None = None,
@@ -92,7 +98,8 @@ class StreamingDataset(_MapStyle):
             config["manifest"] = os.fspath(manifest)
         if manifest_timeout is not None:
             config["manifest_timeout"] = manifest_timeout
-        self._functions = tuple(_credentials_in(config))
+        config["on_error"], on_error_name = setting(on_error)
+        self._functions = tuple(_credentials_in(config)) + ((on_error_name,) if on_error_name else ())
         self._framework, made = framework_of(framework)
         self._transform = transform
         self._native = _headwater.Dataset.open(as_json(config), rank_and_world_size(None, None)[0], made)
@@ -146,11 +153,11 @@ class StreamingDataset(_MapStyle):
             return self._finish(self._native.get(index))
         if hasattr(index, "__index__") and not getattr(index, "ndim", None):
             return self._finish(self._native.get(self._index(index)))
-        return self.__getitems__(_sequence(index))
+        return [self._finish(sample) for sample in self._native.get_many(self._indices(_sequence(index)))]
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
-        """Reads several samples concurrently, in the order given. ``DataLoader`` calls this with a batch's indices."""
-        return [self._finish(sample) for sample in self._native.get_many([self._index(index) for index in indices])]
+        """Reads the samples of a batch concurrently, in the order given, as ``on_error`` says. ``DataLoader`` calls this."""
+        return [self._finish(sample) for sample in self._native.get_batch(self._indices(indices))]
 
     def __iter__(self) -> Iterator[Any]:
         """Reads one sample after the other, in the order of their keys."""
@@ -206,6 +213,9 @@ class StreamingDataset(_MapStyle):
         functions = {str(name): name.function for name in self._functions}
         return _reopen, (self._native.pinned(spawning), self._framework, self._transform, functions)
 
+    def _indices(self, indices: Sequence[SupportsIndex]) -> list[int]:
+        return [self._index(index) for index in indices]
+
     def _index(self, index: Any) -> int:
         if isinstance(index, bool):
             raise TypeError("cannot index a StreamingDataset with a bool")
@@ -222,7 +232,7 @@ def _reopen(
     pinned: str,
     framework: FrameworkName,
     transform: Callable[[Sample], Any] | None,
-    functions: dict[str, CredentialsFunction],
+    functions: dict[str, Callable[..., Any]],
 ) -> StreamingDataset:
     names = renamed(functions)
     native = _headwater.Dataset.reopen(pinned, framework_of(framework)[1])
@@ -233,7 +243,10 @@ def _reopen(
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with a function that gives credentials named as the core asks for it."""
-    return {name: named(value) if name == "credentials" and callable(value) else value for name, value in options.items()}
+    return {
+        name: named_credentials(value) if name == "credentials" and callable(value) else value
+        for name, value in options.items()
+    }
 
 
 def _credentials_in(config: Any) -> set[Named]:

@@ -43,3 +43,18 @@ class UnavailableError(HeadwaterError, ConnectionError):
 
 class StorageError(HeadwaterError, OSError):
     """The operating system refused local I/O."""
+
+
+# By the core's names for them.
+BY_KIND: dict[str, type[HeadwaterError]] = {
+    "NotFound": NotFoundError,
+    "Denied": AccessDeniedError,
+    "Invalid": ConfigError,
+    "OutOfRange": IndexOutOfRangeError,
+    "Corrupt": CorruptDataError,
+    "Unsupported": UnsupportedError,
+    "Changed": ObjectChangedError,
+    "Timeout": DeadlineError,
+    "Unavailable": UnavailableError,
+    "Io": StorageError,
+}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from headwater import _headwater
-from headwater.credentials import CredentialsFunction, named
+from headwater.credentials import CredentialsFunction, named_credentials
 from headwater.errors import ConfigError
 
 Option: TypeAlias = str | bool | int | float
@@ -62,7 +62,7 @@ class Source:
         return self
 
     def _config(self) -> dict[str, Option]:
-        given = {} if self.credentials is None else {"credentials": named(self.credentials)}
+        given = {} if self.credentials is None else {"credentials": named_credentials(self.credentials)}
         return {"uri": self.uri, **self.options, **given}
 
 

@@ -2,6 +2,8 @@
 
 use headwater::config::{DatasetConfig, Secrets};
 use headwater::dataset::Dataset as Core;
+use headwater::engine::Interrupt;
+use headwater::sample::Sample;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -61,11 +63,12 @@ impl Dataset {
 
     /// Reads several samples concurrently.
     fn get_many<'py>(&self, py: Python<'py>, indices: Vec<i64>) -> PyResult<Bound<'py, PyList>> {
-        let resolved: headwater::Result<Vec<_>> = indices.into_iter().map(|index| self.inner.resolve(index)).collect();
-        let resolved = checked(py, resolved)?;
-        let read = detached(py, |interrupt| self.inner.get_many(&resolved, interrupt))?;
-        let samples = read.iter().map(|read| sample(py, read, self.framework.get())).collect::<PyResult<Vec<_>>>()?;
-        PyList::new(py, samples)
+        self.read(py, indices, Core::get_many)
+    }
+
+    /// Reads several samples concurrently, those that fail as the dataset's `on_error` says.
+    fn get_batch<'py>(&self, py: Python<'py>, indices: Vec<i64>) -> PyResult<Bound<'py, PyList>> {
+        self.read(py, indices, Core::get_batch)
     }
 
     fn key(&self, py: Python<'_>, index: i64) -> PyResult<String> {
@@ -115,5 +118,17 @@ impl Dataset {
     #[getter]
     fn has_entity_tags(&self) -> bool {
         self.inner.has_entity_tags()
+    }
+}
+
+type Read = fn(&Core, &[usize], Interrupt<'_>) -> headwater::Result<Vec<Sample>>;
+
+impl Dataset {
+    fn read<'py>(&self, py: Python<'py>, indices: Vec<i64>, read: Read) -> PyResult<Bound<'py, PyList>> {
+        let resolved: headwater::Result<Vec<_>> = indices.into_iter().map(|index| self.inner.resolve(index)).collect();
+        let resolved = checked(py, resolved)?;
+        let read = detached(py, |interrupt| read(&self.inner, &resolved, interrupt))?;
+        let samples = read.iter().map(|read| sample(py, read, self.framework.get())).collect::<PyResult<Vec<_>>>()?;
+        PyList::new(py, samples)
     }
 }

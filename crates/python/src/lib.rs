@@ -7,12 +7,12 @@
 
 mod behind;
 mod copies;
-mod credentials;
 mod dataset;
 mod dlpack;
 mod error;
 mod framework;
 mod from_python;
+mod functions;
 mod interrupt;
 mod keys;
 mod loader;
@@ -38,11 +38,11 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<behind::Behind>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
-    module.add_function(wrap_pyfunction!(credentials::register_credentials, module)?)?;
-    module.add_function(wrap_pyfunction!(credentials::release_credentials, module)?)?;
-    module.add_function(wrap_pyfunction!(credentials::next_question, module)?)?;
-    module.add_function(wrap_pyfunction!(credentials::answer_question, module)?)?;
-    module.add_function(wrap_pyfunction!(credentials::close_questions, module)?)?;
+    module.add_function(wrap_pyfunction!(functions::register_credentials, module)?)?;
+    module.add_function(wrap_pyfunction!(functions::release_credentials, module)?)?;
+    module.add_function(wrap_pyfunction!(functions::next_question, module)?)?;
+    module.add_function(wrap_pyfunction!(functions::answer_question, module)?)?;
+    module.add_function(wrap_pyfunction!(functions::close_questions, module)?)?;
     module.add_function(wrap_pyfunction!(object::load, module)?)?;
     module.add_function(wrap_pyfunction!(object::loads, module)?)?;
     module.add_function(wrap_pyfunction!(object::save, module)?)?;

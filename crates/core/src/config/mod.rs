@@ -9,6 +9,7 @@ mod fetch;
 mod home;
 mod host;
 mod loader;
+mod on_error;
 mod replicas;
 mod size;
 
@@ -29,6 +30,7 @@ pub use fetch::{FetchConfig, ThrottleConfig, Verify};
 pub use home::home;
 pub use host::memory_limit;
 pub use loader::LoaderConfig;
+pub use on_error::OnError;
 pub use replicas::Replicas;
 pub use size::ByteSize;
 
@@ -75,6 +77,8 @@ pub struct DatasetConfig {
     pub on_missing: OnMissing,
     /// When an object is not the listed version any more. Default: `error`.
     pub on_changed: OnChanged,
+    /// When a sample of a batch cannot be read or decoded. Default: `raise`.
+    pub on_error: OnError,
     /// How old a kept manifest of a remote dataset may be to be used without listing; local ones are always listed.
     /// Default: one hour. Raise it when the data does not change and listing takes long.
     pub manifest_max_age: Span,
@@ -106,6 +110,7 @@ impl Default for DatasetConfig {
             rename: IndexMap::new(),
             on_missing: OnMissing::default(),
             on_changed: OnChanged::default(),
+            on_error: OnError::default(),
             manifest_max_age: Span(Duration::from_hours(1)),
             manifest: None,
             follow: false,

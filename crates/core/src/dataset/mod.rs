@@ -9,6 +9,7 @@
 //! sample of two fields; reading costs one request per field, each a single copy from the socket or page cache.
 
 mod expansion;
+mod failing;
 mod indexing;
 mod kept;
 mod load;
@@ -37,6 +38,8 @@ use crate::sample::Sample;
 use crate::source::Source;
 
 use expansion::{Expansion, Stored};
+use failing::Failures;
+pub(crate) use failing::Verdict;
 pub(crate) use kept::{Claim, Kept};
 pub(crate) use load::{Loaded, Sources};
 
@@ -58,6 +61,7 @@ pub(crate) struct Inner {
     stored: OnceLock<Stored>,
     clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) failures: Failures,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     kept: PerProcess<Kept>,
 }
@@ -179,6 +183,15 @@ impl Dataset {
     /// The first of those of [`Dataset::get`]; what was not yet begun is then left out.
     pub fn get_many(&self, indices: &[usize], interrupt: Interrupt<'_>) -> Result<Vec<Sample>> {
         read::read_many(&self.inner, indices, interrupt)
+    }
+
+    /// Reads the samples of a batch, in the order asked for, as the dataset's [`OnError`](crate::config::OnError) says: fewer than
+    /// were asked for where some are skipped, but at least one; others in the place of those that are substituted.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::get_many`].
+    pub fn get_batch(&self, indices: &[usize], interrupt: Interrupt<'_>) -> Result<Vec<Sample>> {
+        read::read_batch(&self.inner, indices, interrupt)
     }
 
     /// Reads one sample after the other, in an order.

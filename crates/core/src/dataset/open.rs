@@ -62,7 +62,20 @@ pub(super) fn assemble(
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
     let (limits, expansion, stored, kept) =
         (Limits::default(), Expansion::default(), OnceLock::new(), PerProcess::new());
-    let inner = Inner { config, manifest, names, is_spread, limits, expansion, stored, clock, metrics, sources, kept };
+    let inner = Inner {
+        config,
+        manifest,
+        names,
+        is_spread,
+        limits,
+        expansion,
+        stored,
+        clock,
+        metrics,
+        failures: super::Failures::default(),
+        sources,
+        kept,
+    };
     Dataset { inner: Arc::new(inner) }
 }
 

@@ -11,11 +11,13 @@ use tokio::task::JoinSet;
 
 use super::load::Sources;
 use super::open::UNNAMED;
-use super::{Inner, Kept};
+use super::{Inner, Kept, Verdict};
 use crate::cache::{Lease, UnitId};
+use crate::config::OnError;
 use crate::engine::{Engine, Interrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metric;
+use crate::order::substitute;
 use crate::sample::Sample;
 use crate::source::Source;
 use crate::value::{Packed, Value};
@@ -24,7 +26,7 @@ use crate::value::{Packed, Value};
 const SHARED_READ_BYTES: u64 = 1 << 20;
 
 pub(super) fn read_many(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Result<Vec<Sample>> {
-    let samples = read(inner, indices, interrupt);
+    let samples = read(inner, indices, false, interrupt).and_then(|read| read.into_iter().collect::<Result<Vec<_>>>());
     match &samples {
         Ok(samples) => inner.metrics.record(&[(Metric::SamplesRead, samples.len() as u64)]),
         Err(_) => inner.metrics.record(&[(Metric::SampleErrors, 1)]),
@@ -32,10 +34,59 @@ pub(super) fn read_many(inner: &Arc<Inner>, indices: &[usize], interrupt: Interr
     samples
 }
 
-fn read(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Result<Vec<Sample>> {
+/// One of a batch's samples, or what is tried in its place.
+struct Place {
+    wanted: usize,
+    tried: usize,
+    attempts: u64,
+    sample: Option<Sample>,
+}
+
+/// Reads the samples of a batch as the dataset's `on_error` says. There is no epoch here: which sample stands in for another
+/// depends on that one alone.
+pub(super) fn read_batch(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Result<Vec<Sample>> {
+    if inner.config.on_error == OnError::Raise || indices.is_empty() {
+        return read_many(inner, indices, interrupt);
+    }
+    let engine = Engine::current()?;
+    let place = |&wanted: &usize| Place { wanted, tried: wanted, attempts: 0, sample: None };
+    let mut places: Vec<_> = indices.iter().map(place).collect();
+    loop {
+        let tried: Vec<usize> = places.iter().filter(|place| place.sample.is_none()).map(|place| place.tried).collect();
+        let others_are_read = tried.len() < places.len();
+        let mut read = read(inner, &tried, true, interrupt)?.into_iter();
+        let outcomes: Vec<_> = tried.into_iter().zip(read.by_ref()).collect();
+        let failed: Vec<_> = outcomes.iter().map(|(tried, read)| (*tried, read.as_ref().err().cloned())).collect();
+        let judge = {
+            let inner = inner.clone();
+            async move { inner.judge(failed.iter().map(|(tried, error)| (*tried, error.as_ref())), others_are_read).await }
+        };
+        let mut verdicts = engine.block_on("deciding about samples", judge, interrupt)??.into_iter();
+        let mut outcomes = outcomes.into_iter().map(|(_, read)| read);
+        places.retain_mut(|place| {
+            if place.sample.is_some() {
+                return true;
+            }
+            place.sample = outcomes.next().and_then(Result::ok);
+            if place.sample.is_some() {
+                return true;
+            }
+            place.tried = substitute(inner.manifest.len(), 0, 0, place.wanted as u64, place.attempts);
+            place.attempts += 1;
+            verdicts.next() == Some(Verdict::Substitute)
+        });
+        if places.iter().all(|place| place.sample.is_some()) {
+            inner.metrics.record(&[(Metric::SamplesRead, places.len() as u64)]);
+            return Ok(places.into_iter().filter_map(|place| place.sample).collect());
+        }
+    }
+}
+
+/// Reads samples; with `spares`, errors that `on_error` is about stand in their places.
+fn read(inner: &Arc<Inner>, indices: &[usize], spares: bool, interrupt: Interrupt<'_>) -> Result<Vec<Result<Sample>>> {
     let engine = Engine::current()?;
     let sources = inner.sources(engine, interrupt)?;
-    let units = inner.units_of(indices);
+    let units = inner.units_of(indices.iter().copied());
     let mut leases = Vec::with_capacity(units.len());
     let cache = &*inner.kept()?.cache;
     if cache.is_open() {
@@ -46,31 +97,38 @@ fn read(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Resu
     let stale = inner.kept()?.take_stale(sources, &units, &mut leases, false);
     let stale_at = move |at: usize| stale.get(at).and_then(Clone::clone);
     let are_local = sources.iter().all(|source| source.is_local());
-    let values = match indices {
+    let values: Vec<Result<Value>> = match indices {
         [index] if are_local && inner.stored_bytes(*index)? < SHARED_READ_BYTES => {
             let kept = inner.kept()?;
             let pairs = units.into_iter().zip(leases).enumerate();
             pairs
                 .map(|(at, (unit, lease))| take_now(engine, inner, kept, sources, unit, lease.as_ref(), stale_at(at)))
+                .map(|value| inner.or_raised(value, spares))
                 .collect::<Result<_>>()?
         }
         _ if are_local => {
             let (shared, sources): (_, Sources) = (inner.clone(), sources.into());
             let job = move |number: usize| {
                 let lease = leases[number].as_ref();
-                take_now(engine, &shared, shared.kept()?, &sources, units[number], lease, stale_at(number))
+                let value = take_now(engine, &shared, shared.kept()?, &sources, units[number], lease, stale_at(number));
+                shared.or_raised(value, spares)
             };
             engine.run_all("reading samples", indices.len() * inner.names.len(), job, interrupt)?
         }
         _ => {
             let wanted =
                 units.into_iter().zip(leases).enumerate().map(|(at, (unit, lease))| (unit, lease, stale_at(at)));
-            let read = take_all(engine, inner.clone(), sources.into(), wanted.collect());
+            let read = take_all(engine, inner.clone(), sources.into(), wanted.collect(), spares);
             engine.block_on("reading samples", read, interrupt)??
         }
     };
     let mut values = values.into_iter();
-    indices.iter().map(|&index| inner.arrange(index, values.by_ref().take(inner.names.len()).collect())).collect()
+    let sample = |&index: &usize| {
+        // All of them, also after one that failed: what comes next is the next sample's.
+        let of_sample: Vec<_> = values.by_ref().take(inner.names.len()).collect();
+        inner.arrange(index, of_sample.into_iter().collect::<Result<_>>()?)
+    };
+    Ok(indices.iter().map(sample).collect())
 }
 
 /// A unit's value in memory of its own, from the cache or a local source.
@@ -95,21 +153,16 @@ async fn take_all(
     inner: Arc<Inner>,
     sources: Sources,
     wanted: Vec<(UnitId, Option<Lease>, Option<Lease>)>,
-) -> Result<Vec<Value>> {
+    spares: bool,
+) -> Result<Vec<Result<Value>>> {
     // A set rather than loose tasks: dropping it cancels what is still under way.
     let mut tasks = JoinSet::new();
-    let mut values: Vec<Option<Value>> = wanted.iter().map(|_| None).collect();
+    let mut values: Vec<Option<Result<Value>>> = wanted.iter().map(|_| None).collect();
     for (at, (unit, lease, stale)) in wanted.into_iter().enumerate() {
         let (inner, sources) = (inner.clone(), sources.clone());
         tasks.spawn(async move {
-            let workers = engine.workers();
-            let value = if let Some(lease) = lease {
-                workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value())).await
-            } else {
-                let loaded = inner.load(inner.kept()?, &sources, unit, stale, workers, |_| ()).await?;
-                workers.run(move || inner.hand_out(engine, inner.kept()?, unit, loaded)).await
-            };
-            Ok::<_, Error>((at, value?))
+            let value = take(engine, inner.clone(), &sources, unit, lease, stale).await;
+            Ok::<_, Error>((at, inner.or_raised(value, spares)?))
         });
     }
     while let Some(joined) = tasks.join_next().await {
@@ -120,11 +173,35 @@ async fn take_all(
     Ok(values.into_iter().flatten().collect())
 }
 
+async fn take(
+    engine: &'static Engine,
+    inner: Arc<Inner>,
+    sources: &Sources,
+    unit: UnitId,
+    lease: Option<Lease>,
+    stale: Option<Lease>,
+) -> Result<Value> {
+    let workers = engine.workers();
+    if let Some(lease) = lease {
+        return workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value())).await;
+    }
+    let loaded = inner.load(inner.kept()?, sources, unit, stale, workers, |_| ()).await?;
+    workers.run(move || inner.hand_out(engine, inner.kept()?, unit, loaded)).await
+}
+
 impl Inner {
+    /// An error on its own where it ends everything; otherwise it stands in a value's place.
+    fn or_raised(&self, value: Result<Value>, spares: bool) -> Result<Result<Value>> {
+        match value {
+            Err(error) if !spares || self.is_raised(&error) => Err(error),
+            outcome => Ok(outcome),
+        }
+    }
+
     /// The units of samples, field by field.
-    pub(crate) fn units_of(&self, indices: &[usize]) -> Vec<UnitId> {
+    pub(crate) fn units_of(&self, indices: impl IntoIterator<Item = usize>) -> Vec<UnitId> {
         let fields = self.names.len();
-        indices.iter().flat_map(|&sample| (0..fields).map(move |field| UnitId { sample, field })).collect()
+        indices.into_iter().flat_map(|sample| (0..fields).map(move |field| UnitId { sample, field })).collect()
     }
 
     pub(crate) fn stored_bytes(&self, index: usize) -> Result<u64> {

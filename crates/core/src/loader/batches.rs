@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::prepare::{Prepare, Step};
+use super::prepare::{Prepare, Row, Step};
 use super::{Batch, Cursor, Inner};
 use crate::engine::{Engine, Interrupt, uninterrupted};
 use crate::error::{Error, ErrorKind, Result};
@@ -58,6 +58,7 @@ impl Batches {
             engine,
             dataset: dataset.clone(),
             sources: sources.into(),
+            seed: loader.config.seed,
             are_local: sources.iter().all(|source| source.is_local()),
             workers: held.workers.clone(),
             collation: loader.config.collate,
@@ -198,10 +199,15 @@ impl Inner {
         std::iter::from_fn(move || {
             let step = partition.step(samples, from)?;
             from = step.next;
-            let pads = (!partition.drops_last()).then(|| step.positions.clone().map(|at| at >= samples).collect());
-            let indices =
-                step.positions.map(|at| order.index_at(if at < samples { at } else { (at - samples) % samples }));
-            Some(Step { epoch, indices: indices.collect(), pads, next: step.next })
+            let row = |position: usize| Row {
+                index: order.index_at(if position < samples { position } else { (position - samples) % samples }),
+                position,
+                is_pad: position >= samples,
+                attempts: 0,
+                is_read: false,
+            };
+            let rows = step.positions.map(row).collect();
+            Some(Step { epoch, rows, has_pads: !partition.drops_last(), next: step.next })
         })
     }
 }

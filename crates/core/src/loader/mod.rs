@@ -25,6 +25,7 @@
 mod batch;
 mod batches;
 mod budget;
+mod mending;
 mod prepare;
 
 use std::sync::Arc;

@@ -26,10 +26,29 @@ const MIN_JOB_BYTES: u64 = 256 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) epoch: u64,
-    pub(super) indices: Vec<usize>,
-    pub(super) pads: Option<Vec<bool>>,
+    pub(super) rows: Vec<Row>,
+    /// Whether rows may be pads, which the batch then says.
+    pub(super) has_pads: bool,
     /// Positions of the epoch that are handed out with it, over all ranks.
     pub(super) next: usize,
+}
+
+/// A sample of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) index: usize,
+    pub(super) position: usize,
+    pub(super) is_pad: bool,
+    /// Samples that could not be read in this place.
+    pub(super) attempts: u64,
+    /// Whether its parts are there, while others are got again.
+    pub(super) is_read: bool,
+}
+
+impl Step {
+    fn indices(&self) -> impl Iterator<Item = usize> {
+        self.rows.iter().map(|row| row.index)
+    }
 }
 
 /// How the steps of one pass are prepared.
@@ -37,6 +56,8 @@ pub(super) struct Prepare {
     pub(super) engine: &'static Engine,
     pub(super) dataset: Arc<Inner>,
     pub(super) sources: Sources,
+    /// What substitutes are drawn from.
+    pub(super) seed: u64,
     pub(super) are_local: bool,
     pub(super) workers: Workers,
     pub(super) collation: Collation,
@@ -47,7 +68,7 @@ pub(super) struct Prepare {
 }
 
 /// A unit of a step that is there.
-enum Part {
+pub(super) enum Part {
     Cached(Lease),
     Loaded(Box<Loaded>),
 }
@@ -63,12 +84,14 @@ impl Part {
 
 /// A step whose units are arriving.
 pub(super) struct UnderWay {
-    prepare: Arc<Prepare>,
-    step: Step,
+    pub(super) prepare: Arc<Prepare>,
+    pub(super) step: Step,
     units: Vec<UnitId>,
     /// What the cache has of units, too old to be used without asking.
     stale: Mutex<Vec<Option<Lease>>>,
     parts: Mutex<Vec<Option<Part>>>,
+    /// What came instead of a unit, by its place.
+    failed: Mutex<Vec<(usize, Error)>>,
     missing: AtomicUsize,
     ticket: Mutex<Option<Ticket<Prepare>>>,
 }
@@ -78,12 +101,12 @@ impl Preparation for Prepare {
     type Batch = (Batch, usize);
 
     fn samples_of(&self, step: &Step) -> usize {
-        step.indices.len()
+        step.rows.len()
     }
 
     fn bytes_of(&self, step: &Step) -> usize {
         let (mut reading, mut values) = (0, 0);
-        for &index in &step.indices {
+        for index in step.indices() {
             let (more, others) = self.dataset.memory_of(index).unwrap_or_default();
             reading += more;
             values += others;
@@ -93,26 +116,42 @@ impl Preparation for Prepare {
     }
 
     fn begin(self: Arc<Self>, step: Step, ticket: Ticket<Self>) {
-        let units = self.dataset.units_of(&step.indices);
-        let mut leases = Vec::with_capacity(units.len());
-        match self.dataset.kept() {
-            Ok(kept) => kept.cache.get_many(&units, &mut leases),
+        let parts = (0..step.rows.len() * self.dataset.names.len()).map(|_| None).collect();
+        self.gather(step, parts, ticket);
+    }
+
+    fn describe(&self, ahead: usize) -> String {
+        let under_way = self.under_way.lock();
+        let waiting = under_way.iter().filter_map(std::sync::Weak::upgrade).nth(ahead);
+        waiting.map_or_else(|| "no step is under way".to_owned(), |step| step.describe())
+    }
+}
+
+impl Prepare {
+    /// Gets the parts of a step that are not there yet.
+    pub(super) fn gather(self: Arc<Self>, step: Step, mut parts: Vec<Option<Part>>, ticket: Ticket<Self>) {
+        let units = self.dataset.units_of(step.indices());
+        let wanted: Vec<usize> = (0..units.len()).filter(|&at| parts[at].is_none()).collect();
+        let stale = match self.look_up(&units, &wanted, &mut parts) {
+            Ok(stale) => stale,
             Err(error) => return ticket.complete(Err(error)),
-        }
-        let stale = match self.dataset.kept() {
-            Ok(kept) => kept.take_stale(&self.sources, &units, &mut leases, true),
-            Err(_) => Vec::new(),
         };
-        let missing: Vec<usize> = (0..units.len()).filter(|&at| leases[at].is_none()).collect();
-        let parts: Vec<_> = leases.into_iter().map(|lease| lease.map(Part::Cached)).collect();
-        let reused = self.count_reused(&step, &parts);
-        ticket.progress().begin(units.len(), reused, if self.are_local { 0 } else { missing.len() });
+        let fields = self.dataset.names.len();
+        let is_reused = |at: &&usize| parts[**at].is_some() && !step.rows[*at / fields].is_pad;
+        let reused = wanted.iter().filter(is_reused).count();
+        let missing: Vec<usize> = wanted.into_iter().filter(|&at| parts[at].is_none()).collect();
+        let remote = if self.are_local { 0 } else { missing.len() };
+        match ticket.progress().units() {
+            0 => ticket.progress().begin(units.len(), reused, remote),
+            _ => ticket.progress().go_on(remote),
+        }
         let under_way = Arc::new(UnderWay {
             prepare: self.clone(),
             step,
             units,
             stale: Mutex::new(stale),
             parts: Mutex::new(parts),
+            failed: Mutex::default(),
             missing: AtomicUsize::new(missing.len()),
             ticket: Mutex::new(Some(ticket)),
         });
@@ -124,18 +163,24 @@ impl Preparation for Prepare {
         }
     }
 
-    fn describe(&self, ahead: usize) -> String {
-        let under_way = self.under_way.lock();
-        let waiting = under_way.iter().filter_map(std::sync::Weak::upgrade).nth(ahead);
-        waiting.map_or_else(|| "no step is under way".to_owned(), |step| step.describe())
-    }
-}
-
-impl Prepare {
-    fn count_reused(&self, step: &Step, parts: &[Option<Part>]) -> usize {
-        let fields = self.dataset.names.len();
-        let is_pad = |at: usize| step.pads.as_ref().is_some_and(|pads| pads[at / fields]);
-        parts.iter().enumerate().filter(|(at, part)| part.is_some() && !is_pad(*at)).count()
+    /// Takes what the cache has of the units wanted; returns, by their places, what it has that is too old.
+    fn look_up(&self, units: &[UnitId], wanted: &[usize], parts: &mut [Option<Part>]) -> Result<Vec<Option<Lease>>> {
+        let kept = self.dataset.kept()?;
+        let asked: Vec<UnitId> = wanted.iter().map(|&at| units[at]).collect();
+        let mut leases = Vec::with_capacity(asked.len());
+        kept.cache.get_many(&asked, &mut leases);
+        let taken = kept.take_stale(&self.sources, &asked, &mut leases, true);
+        for (&at, lease) in wanted.iter().zip(leases) {
+            parts[at] = lease.map(Part::Cached);
+        }
+        if taken.is_empty() {
+            return Ok(taken);
+        }
+        let mut stale: Vec<Option<Lease>> = units.iter().map(|_| None).collect();
+        for (&at, lease) in wanted.iter().zip(taken) {
+            stale[at] = lease;
+        }
+        Ok(stale)
     }
 
     fn remember(&self, step: &Arc<UnderWay>) {
@@ -197,8 +242,11 @@ impl Prepare {
 
 impl UnderWay {
     fn is_pad(&self, at: usize) -> bool {
-        let fields = self.prepare.dataset.names.len();
-        self.step.pads.as_ref().is_some_and(|pads| pads[at / fields])
+        self.step.rows[self.row_of(at)].is_pad
+    }
+
+    pub(super) fn row_of(&self, at: usize) -> usize {
+        at / self.prepare.dataset.names.len()
     }
 
     fn take_stale(&self, at: usize) -> Option<Lease> {
@@ -231,6 +279,7 @@ impl UnderWay {
     fn arrived(self: &Arc<Self>, at: usize, loaded: Result<Loaded>) -> Option<Arc<Self>> {
         match loaded {
             Ok(loaded) => self.parts.lock()[at] = Some(Part::Loaded(Box::new(loaded))),
+            Err(error) if !self.prepare.dataset.is_raised(&error) => self.failed.lock().push((at, error)),
             Err(error) => {
                 self.complete(Err(error));
                 return None;
@@ -240,17 +289,25 @@ impl UnderWay {
     }
 
     fn complete(&self, outcome: Result<(Batch, usize)>) {
-        let ticket = self.ticket.lock().take();
-        if let Some(ticket) = ticket {
+        if let Some(ticket) = self.take_ticket() {
             ticket.complete(outcome);
         }
     }
 
+    pub(super) fn take_ticket(&self) -> Option<Ticket<Prepare>> {
+        self.ticket.lock().take()
+    }
+
     fn assemble(self: Arc<Self>) {
         let parts: Vec<_> = std::mem::take(&mut *self.parts.lock());
+        let failed = std::mem::take(&mut *self.failed.lock());
+        if !failed.is_empty() {
+            return self.mend(parts, failed);
+        }
         let Some(parts) = parts.into_iter().collect::<Option<Vec<_>>>() else { return };
         let began = Instant::now();
         let dataset = &self.prepare.dataset;
+        dataset.all_were_read();
         let was_cached = parts.iter().all(|part| matches!(part, Part::Cached(_)));
         let (content, left) = match self.prepare.collation {
             Collation::Samples => (self.samples(parts), Vec::new()),
@@ -265,8 +322,10 @@ impl UnderWay {
         }
         // Leases end before the batch is handed over: what the consumer then clears is free at once.
         let loaded = self.loaded_of(left);
-        let Step { epoch, indices, pads, next } = self.step.clone();
-        self.complete(content.map(|content| (Batch { epoch, indices, pads, content }, next)));
+        let Step { epoch, rows, has_pads, next } = &self.step;
+        let indices = self.step.indices().collect();
+        let pads = has_pads.then(|| rows.iter().map(|row| row.is_pad).collect());
+        self.complete(content.map(|content| (Batch { epoch: *epoch, indices, pads, content }, *next)));
         self.pack_behind(loaded);
     }
 
@@ -281,7 +340,7 @@ impl UnderWay {
                 rows: parts.iter().skip(field).step_by(dataset.names.len()).map(Part::value).collect(),
             })
             .collect();
-        let key_of = |row: usize| dataset.manifest.key(self.step.indices[row]).unwrap_or_default().to_owned();
+        let key_of = |row: usize| dataset.manifest.key(self.step.rows[row].index).unwrap_or_default().to_owned();
         let fields = collate(&columns, self.prepare.collation, self.prepare.engine.buffers(), &key_of)?;
         Ok(Content::Fields(dataset.spread(fields)))
     }
@@ -295,8 +354,8 @@ impl UnderWay {
             Part::Loaded(loaded) => dataset.hand_out(self.prepare.engine, kept, unit, *loaded),
         });
         let fields = dataset.names.len();
-        let arrange = |&index: &usize| dataset.arrange(index, values.by_ref().take(fields).collect::<Result<_>>()?);
-        self.step.indices.iter().map(arrange).collect::<Result<_>>().map(Content::Samples)
+        let arrange = |index: usize| dataset.arrange(index, values.by_ref().take(fields).collect::<Result<_>>()?);
+        self.step.indices().map(arrange).collect::<Result<_>>().map(Content::Samples)
     }
 
     fn loaded_of(&self, parts: Vec<Part>) -> Vec<(UnitId, Loaded)> {

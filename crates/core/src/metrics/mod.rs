@@ -55,6 +55,8 @@ macro_rules! metrics {
 metrics! {
     SamplesRead "samples_read_total" Counter "samples" / 1 "Samples handed to the user.";
     SampleErrors "sample_errors_total" Counter "samples" / 1 "Samples that failed to read or decode.";
+    SamplesSkipped "samples_skipped_total" Counter "samples" / 1 "Those that were left out of their batch.";
+    SamplesSubstituted "samples_substituted_total" Counter "samples" / 1 "Those in whose place another one was taken.";
     SourceRequests "source_requests_total" Counter "requests" / 1 "Objects or ranges asked of a source.";
     SourceErrors "source_errors_total" Counter "requests" / 1 "Requests to a source that failed.";
     SourceBytes "source_read_bytes_total" Counter "bytes" / 1 "Bytes read from sources, as stored.";

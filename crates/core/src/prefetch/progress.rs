@@ -62,6 +62,11 @@ impl Progress {
         self.remote_pending.store(remote, Ordering::Relaxed);
     }
 
+    /// Tells that everything came that could, and that so many units are now got from a remote source instead of others.
+    pub fn go_on(&self, remote: usize) {
+        self.remote_pending.store(remote, Ordering::Relaxed);
+    }
+
     /// Tells that a unit's bytes came, from a remote source or not.
     pub fn mark_fetched(&self, from_remote: bool) {
         self.fetched.fetch_max(self.now(), Ordering::Relaxed);

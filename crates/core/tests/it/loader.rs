@@ -14,7 +14,7 @@ use headwater::{ErrorKind, Loader, object};
 use tempfile::TempDir;
 
 /// `count` samples of two fields; what is in them follows from their number.
-fn folder(count: usize) -> TempDir {
+pub(crate) fn folder(count: usize) -> TempDir {
     let folder = tempfile::tempdir().expect("folder");
     for field in ["a", "b"] {
         std::fs::create_dir(folder.path().join(field)).expect("folder");
@@ -31,29 +31,29 @@ fn folder(count: usize) -> TempDir {
     folder
 }
 
-fn open(folder: &Path, more: &str) -> Dataset {
+pub(crate) fn open(folder: &Path, more: &str) -> Dataset {
     let uri = folder.to_str().expect("UTF-8");
     let config = DatasetConfig::from_json(&format!(r#"{{"source": "{uri}"{more}}}"#)).expect("configuration");
     Dataset::open(&config, uninterrupted()).expect("opens")
 }
 
-const REMOTE: &str = r#", "fetch": {"throttle": {"first_byte": "2ms", "stream_rate": "50MB"}}"#;
-const NO_CACHE: &str = r#", "cache": {"memory": 0}"#;
+pub(crate) const REMOTE: &str = r#", "fetch": {"throttle": {"first_byte": "2ms", "stream_rate": "50MB"}}"#;
+pub(crate) const NO_CACHE: &str = r#", "cache": {"memory": 0}"#;
 
-fn config(batch_size: usize) -> LoaderConfig {
+pub(crate) fn config(batch_size: usize) -> LoaderConfig {
     LoaderConfig { batch_size, shuffle: true, seed: 3, ..LoaderConfig::default() }
 }
 
-fn pass(loader: &Loader) -> Vec<Batch> {
+pub(crate) fn pass(loader: &Loader) -> Vec<Batch> {
     loader.batches(uninterrupted()).expect("begins").map(|batch| batch.expect("batch")).collect()
 }
 
-fn indices(batches: &[Batch]) -> Vec<Vec<usize>> {
+pub(crate) fn indices(batches: &[Batch]) -> Vec<Vec<usize>> {
     batches.iter().map(|batch| batch.indices.clone()).collect()
 }
 
 /// The batch that reading its samples one by one makes.
-fn check(dataset: &Dataset, batch: &Batch) {
+pub(crate) fn check(dataset: &Dataset, batch: &Batch) {
     for (row, &index) in batch.indices.iter().enumerate() {
         let sample = dataset.get(index, uninterrupted()).expect("sample");
         for (name, value) in &sample.fields {

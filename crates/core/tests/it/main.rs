@@ -3,6 +3,7 @@
 
 mod decoders;
 mod expiry;
+mod failing;
 mod faults;
 mod hanging;
 mod interleavings;

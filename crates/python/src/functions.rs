@@ -1,4 +1,4 @@
-//! Functions of the user's that give credentials, asked through threads of Python's.
+//! Functions of the user's, asked through threads of Python's.
 
 use std::time::Duration;
 
@@ -37,20 +37,21 @@ pub(crate) fn next_question(py: Python<'_>, seconds: f64) -> PyResult<Option<(u6
     checked(py, next)
 }
 
-/// Answers a question with JSON, or with why there is none and whether asking again may help.
+/// Answers a question with JSON, or says whose failure it is that there is no answer, why, and whether asking again may help.
 #[pyfunction]
-#[pyo3(signature = (number, answer, failure=None, may_pass=false))]
+#[pyo3(signature = (number, answer, subject="", failure=None, may_pass=false))]
 pub(crate) fn answer_question(
     py: Python<'_>,
     number: u64,
     answer: String,
+    subject: &str,
     failure: Option<String>,
     may_pass: bool,
 ) -> PyResult<()> {
     let kind = if may_pass { ErrorKind::Unavailable } else { ErrorKind::Denied };
     let answer = match failure {
         None => Ok(answer),
-        Some(words) => Err(Error::new(kind, "get credentials from", "the source's function").because(words)),
+        Some(words) => Err(Error::new(kind, "call", subject).because(words)),
     };
     checked(py, Questions::current().map(|questions| questions.answer(number, answer)))
 }

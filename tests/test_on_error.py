@@ -1,0 +1,141 @@
+"""Samples that cannot be read, as `on_error` says: under the loader and under torch's own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import headwater as hw
+from clips import SAMPLES, THROTTLE, check, indices, write_clips
+from forks import in_child
+
+BAD = (3, 4, 17, 29)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_clips(tmp_path_factory.mktemp("set"))
+    for number in BAD:
+        (root / f"b/{number:04}.pt").write_bytes(b"no tensor at all")
+    return root
+
+
+def opened(folder: Path, on_error: Any, **arguments: Any) -> hw.StreamingDataset:
+    return hw.StreamingDataset(folder, on_error=on_error, **arguments)
+
+
+def loader(folder: Path, on_error: Any, batch_size: int = 5, **arguments: Any) -> hw.StreamingDataLoader:
+    return hw.StreamingDataLoader(opened(folder, on_error), batch_size, **{"shuffle": True, "seed": 5, **arguments})
+
+
+def counted(dataset: hw.StreamingDataset) -> list[int | float]:
+    return [dataset.stats()[f"{name}_total"] for name in ("sample_errors", "samples_skipped", "samples_substituted")]
+
+
+def test_skipping_leaves_samples_out_and_says_so_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "headwater"):
+        made = loader(folder, "skip")
+        batches = list(made)
+    for batch in batches:
+        check(batch)
+    assert len(batches) == len(made) == 10
+    assert sorted(index for batch in indices(batches) for index in batch) == [n for n in range(SAMPLES) if n not in BAD]
+    assert counted(made.dataset) == [4, 4, 0]
+    [warning] = [record.message for record in caplog.records]
+    assert "cannot read sample `00" in warning
+    assert "leaving it out" in warning
+
+
+@pytest.mark.parametrize("arguments", [{}, {"collate_fn": list}], ids=["stacked", "apart"])
+def test_substitutes_are_the_same_in_every_run(folder: Path, arguments: Any) -> None:
+    def walked() -> list[list[int]]:
+        made = loader(folder, "substitute", **arguments)
+        if arguments:
+            return [[sample["__index__"] for sample in batch] for batch in made]
+        return indices(made)
+
+    first = walked()
+    assert all(len(batch) == 5 for batch in first)
+    assert not {index for batch in first for index in batch} & set(BAD)
+    assert walked() == first == indices(loader(folder, "substitute"))
+
+
+def test_a_function_decides_about_each(folder: Path) -> None:
+    asked: list[tuple[str, Exception]] = []
+
+    def decide(key: str, error: hw.HeadwaterError) -> Any:
+        asked.append((key, error))
+        assert threading.current_thread() is not threading.main_thread()
+        return "substitute" if key == "0017" else "skip"
+
+    made = loader(folder, decide)
+    for batch in made:
+        check(batch)
+    assert sorted(key for key, _ in asked) == ["0003", "0004", "0017", "0029"]
+    assert all(isinstance(error, hw.CorruptDataError) and f"b/{key}.pt" in str(error) for key, error in asked)
+    assert counted(made.dataset) == [4, 3, 1]
+
+
+def raising(key: str, error: hw.HeadwaterError) -> Any:
+    raise ValueError(f"no {key}")
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(raising, "it raised ValueError: no 00"), (lambda *_: "keep", "not 'keep'"), (lambda *_: "raise", "no tensor|not a")],
+)
+def test_a_function_that_does_not_decide_raises_the_samples_error(folder: Path, function: Any, words: str) -> None:
+    with pytest.raises(hw.CorruptDataError, match=r"b/00\d\d\.pt") as raised:
+        list(loader(folder, function))
+    if words != "no tensor|not a":
+        assert words in str(raised.value)
+
+
+def skip(key: str, _: hw.HeadwaterError) -> Any:
+    return "skip"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_error", ["skip", "substitute", skip], ids=["skip", "substitute", "function"])
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork"), (1, "spawn")])
+def test_batches_of_torchs_loader_are_spared_too(folder: Path, on_error: Any, workers: int, context: Any) -> None:
+    dataset = opened(folder, on_error, fetch=THROTTLE)
+    walked = torch.utils.data.DataLoader(dataset, 5, num_workers=workers, multiprocessing_context=context)
+    for _ in range(2):
+        seen = []
+        for batch in walked:
+            check(batch)
+            seen += batch["__index__"].tolist()
+        if on_error == "substitute":
+            assert len(seen) == SAMPLES
+        else:
+            assert seen == [number for number in range(SAMPLES) if number not in BAD]
+
+
+def test_what_is_asked_for_by_index_is_raised(folder: Path) -> None:
+    dataset = opened(folder, "skip")
+    for index in (3, [2, 3]):
+        with pytest.raises(hw.CorruptDataError):
+            dataset[index]
+    assert [sample["__index__"] for sample in dataset.__getitems__([2, 3])] == [2]
+
+
+def test_a_function_decides_in_a_forked_child_too(folder: Path) -> None:
+    made = loader(folder, skip)
+    assert len(list(made)) == 10
+
+    def work() -> None:
+        made.set_epoch(0)
+        assert sum(len(batch["__index__"]) for batch in made) == SAMPLES - 4
+
+    in_child(work)
+
+
+def test_nothing_else_is_understood(folder: Path) -> None:
+    with pytest.raises(hw.ConfigError, match="give one of"):
+        opened(folder, "ignore")
