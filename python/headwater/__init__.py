@@ -7,7 +7,7 @@ for batch in hw.StreamingDataLoader(dataset, batch_size=8, shuffle=True): ...
 """
 
 from headwater._headwater import __version__
-from headwater.config import CacheConfig, FetchConfig, Throttle
+from headwater.config import CacheConfig, FetchConfig, PrefetchConfig, Throttle
 from headwater.dataset import StreamingDataset
 from headwater.errors import (
     AccessDeniedError,
@@ -24,6 +24,7 @@ from headwater.errors import (
 )
 from headwater.loader import StreamingDataLoader, open  # noqa: A004 - the name that users of `hw.open` expect
 from headwater.object import load, loads, save
+from headwater.sampler import Sampler
 from headwater.source import Source
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "IndexOutOfRangeError",
     "NotFoundError",
     "ObjectChangedError",
+    "PrefetchConfig",
+    "Sampler",
     "Source",
     "StorageError",
     "StreamingDataLoader",

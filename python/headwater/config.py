@@ -42,6 +42,21 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrefetchConfig:
+    """The queue of samples that are fetched because :meth:`StreamingDataset.prefetch` or a :class:`Sampler` asks for it.
+
+    Args:
+        queue: samples that may wait; what comes when so many do is dropped and counted.
+        memory: of what is under way and of what nobody has read yet, in bytes or like ``"1GB"``; by default the smaller of
+            1 GB and a sixteenth of the memory this process may use.
+
+    """
+
+    queue: int = 1024
+    memory: Size | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Throttle:
     """A remote to emulate, for demonstrations and benchmarks; announced in the log.
 
@@ -119,7 +134,7 @@ def _plain(name: str, value: Any, depth: int = 0) -> Any:
     return value
 
 
-def given(config: CacheConfig | FetchConfig | None) -> dict[str, Any]:
+def given(config: CacheConfig | FetchConfig | PrefetchConfig | None) -> dict[str, Any]:
     """The settings that were given, as the core reads them."""
     return {} if config is None else _without_none(asdict(config))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing.context
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from headwater import _headwater
-from headwater.config import CacheConfig, FetchConfig, as_json, given
+from headwater.config import CacheConfig, FetchConfig, PrefetchConfig, as_json, given
 from headwater.credentials import named_credentials
 from headwater.distributed import Facts, compare_with_first_rank, rank_and_world_size
 from headwater.errors import ConfigError, IndexOutOfRangeError
@@ -43,6 +43,7 @@ class StreamingDataset(_MapStyle):
         storage_options: options by field name or URI scheme, used where a source does not give them itself.
         cache: what is kept of what was read.
         fetch: how sources are asked.
+        prefetch: what :meth:`prefetch` may take; a loader's own window is its own affair.
         pairs: field name → pattern of its file names with one ``*`` for the key, such as ``"latent_*"``.
         rename: field name → what it is called in samples, such as ``{"latents": "latent_conditions"}``.
         transform: called with each sample; what it returns is the sample.
@@ -75,6 +76,7 @@ class StreamingDataset(_MapStyle):
         storage_options: Mapping[str, Mapping[str, Option]] | None = None,
         cache: CacheConfig | None = None,
         fetch: FetchConfig | None = None,
+        prefetch: PrefetchConfig | None = None,
         pairs: Mapping[str, str] | None = None,
         rename: Mapping[str, str] | None = None,
         transform: Callable[[Sample], Any] | None = None,
@@ -92,7 +94,7 @@ class StreamingDataset(_MapStyle):
         else:
             config["source"] = _places(fields)
         config["pairs"], config["rename"] = dict(pairs or {}), dict(rename or {})
-        config["cache"], config["fetch"] = given(cache), given(fetch)
+        config["cache"], config["fetch"], config["prefetch"] = given(cache), given(fetch), given(prefetch)
         config["storage_options"] = {name: _options(options) for name, options in (storage_options or {}).items()}
         if manifest is not None:
             config["manifest"] = os.fspath(manifest)
@@ -166,6 +168,39 @@ class StreamingDataset(_MapStyle):
     def key(self, index: SupportsIndex) -> str:
         """Name that the objects of a sample share."""
         return self._native.key(self._index(index))
+
+    def index_of(self, key: str) -> int:
+        """Index of the sample with that key.
+
+        Raises:
+            NotFoundError: there is none.
+
+        """
+        return self._native.index_of(key)
+
+    def prefetch(self, samples: Iterable[str | SupportsIndex]) -> int:
+        """Has samples fetched for whoever reads them next, in this order, and returns at once.
+
+        What is cached is not fetched, what is queued already not again; one that fails stops no other, and is raised when it is
+        read. Nothing is fetched beyond what ``PrefetchConfig`` allows until something is read; what nobody reads within a
+        minute gives way.
+
+        Args:
+            samples: keys or indices.
+
+        Returns:
+            How many the queue took; the others it had no room for, and dropped.
+
+        Raises:
+            NotFoundError, IndexOutOfRangeError: there is no such sample; nothing is queued then.
+
+        """
+        indices = [self._native.index_of(sample) if isinstance(sample, str) else self._index(sample) for sample in samples]
+        return self._native.prefetch(indices)
+
+    def stop_prefetch(self) -> None:
+        """Empties the queue of :meth:`prefetch`, cancels what is under way and lets go of what nobody has read."""
+        self._native.stop_prefetch()
 
     @property
     def fields(self) -> list[str]:

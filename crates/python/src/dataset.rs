@@ -71,6 +71,22 @@ impl Dataset {
         self.read(py, indices, Core::get_batch)
     }
 
+    /// Has samples fetched for whoever reads them next; how many the queue took.
+    fn prefetch(&self, py: Python<'_>, indices: Vec<i64>) -> PyResult<usize> {
+        let resolved: headwater::Result<Vec<_>> = indices.into_iter().map(|index| self.inner.resolve(index)).collect();
+        let resolved = checked(py, resolved)?;
+        detached(py, |interrupt| self.inner.prefetch(&resolved, interrupt))
+    }
+
+    /// Ends all of that.
+    fn stop_prefetch(&self, py: Python<'_>) {
+        py.detach(|| self.inner.stop_prefetch());
+    }
+
+    fn index_of(&self, py: Python<'_>, key: &str) -> PyResult<usize> {
+        checked(py, self.inner.index_of(key))
+    }
+
     fn key(&self, py: Python<'_>, index: i64) -> PyResult<String> {
         checked(py, self.inner.resolve(index).and_then(|index| self.inner.key(index)))
     }

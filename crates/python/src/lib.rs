@@ -20,6 +20,7 @@ mod log;
 mod object;
 mod raw_tensor;
 mod run;
+mod sampler;
 mod source;
 mod stats;
 mod to_python;
@@ -38,6 +39,8 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<behind::Behind>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
+    module.add_class::<sampler::Sampler>()?;
+    module.add_class::<sampler::Walk>()?;
     module.add_function(wrap_pyfunction!(functions::register_credentials, module)?)?;
     module.add_function(wrap_pyfunction!(functions::release_credentials, module)?)?;
     module.add_function(wrap_pyfunction!(functions::next_question, module)?)?;

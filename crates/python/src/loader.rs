@@ -98,6 +98,11 @@ impl Loader {
         })
     }
 
+    /// Whether something was handed out of the youngest pass.
+    fn is_used(&self) -> bool {
+        self.inner.is_used()
+    }
+
     fn set_epoch(&self, epoch: u64) {
         self.inner.set_epoch(epoch);
     }

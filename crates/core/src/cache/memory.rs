@@ -29,6 +29,10 @@ impl Cache for Memory {
         self.table.get_many(units, found);
     }
 
+    fn contains(&self, unit: UnitId) -> bool {
+        self.table.contains(unit)
+    }
+
     fn may_admit(&self, bytes: usize) -> bool {
         self.table.may_admit(bytes)
     }

@@ -128,6 +128,9 @@ pub trait Cache: Debug + Send + Sync {
     /// Looks for several units at once; appends one answer each to `found`.
     fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Lease>>);
 
+    /// Whether it has a unit. Counts as no use.
+    fn contains(&self, unit: UnitId) -> bool;
+
     /// Whether a value of so many bytes would be let in now. Nothing is promised.
     fn may_admit(&self, bytes: usize) -> bool;
 

@@ -15,6 +15,10 @@ impl Cache for None {
         found.extend(units.iter().map(|_| Option::None));
     }
 
+    fn contains(&self, _: UnitId) -> bool {
+        false
+    }
+
     fn may_admit(&self, _: usize) -> bool {
         false
     }

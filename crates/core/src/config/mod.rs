@@ -10,6 +10,7 @@ mod home;
 mod host;
 mod loader;
 mod on_error;
+mod prefetch;
 mod replicas;
 mod size;
 
@@ -31,6 +32,7 @@ pub use home::home;
 pub use host::memory_limit;
 pub use loader::LoaderConfig;
 pub use on_error::OnError;
+pub use prefetch::PrefetchConfig;
 pub use replicas::Replicas;
 pub use size::ByteSize;
 
@@ -93,6 +95,8 @@ pub struct DatasetConfig {
     pub manifest_timeout: Span,
     /// What is kept of what was read.
     pub cache: CacheConfig,
+    /// How samples are fetched that the user asks for ahead of their use.
+    pub prefetch: PrefetchConfig,
     /// How sources are asked.
     pub fetch: FetchConfig,
     /// How a loader walks the dataset; what [`crate::loader::Loader::open`] uses.
@@ -116,6 +120,7 @@ impl Default for DatasetConfig {
             follow: false,
             manifest_timeout: Span(Duration::from_mins(10)),
             cache: CacheConfig::default(),
+            prefetch: PrefetchConfig::default(),
             fetch: FetchConfig::default(),
             loader: None,
         }

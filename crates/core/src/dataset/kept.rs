@@ -11,9 +11,10 @@ use super::Inner;
 use super::load::Read;
 use super::on_disk::OnDisk;
 use super::packing::Backlog;
+use super::requests::Requests;
 use crate::cache::{self, Cache, Flights, Lease, UnitId};
 use crate::clock::Clock;
-use crate::config::{CacheConfig, Compression};
+use crate::config::{CacheConfig, Compression, PrefetchConfig};
 use crate::error::Result;
 use crate::format::record;
 use crate::metrics::{Metric, Metrics};
@@ -41,11 +42,13 @@ pub(crate) struct Kept {
     is_ordered: AtomicBool,
     pub(super) flights: Arc<Flights<Result<Read>>>,
     pub(crate) backlog: Backlog,
+    /// What the user asked to have fetched.
+    pub(super) requests: Requests,
     claims: Mutex<Claims>,
 }
 
 impl Kept {
-    pub(super) fn new(config: &CacheConfig, clock: Clock) -> Self {
+    pub(super) fn new(config: &CacheConfig, prefetch: &PrefetchConfig, clock: Clock) -> Self {
         let cache: Box<dyn Cache> = match config.memory {
             Some(size) if size.0 == 0 => Box::new(cache::None),
             // Without a size, a loader gives it one when it begins to walk.
@@ -67,6 +70,7 @@ impl Kept {
             is_ordered: AtomicBool::new(false),
             flights: Arc::default(),
             backlog: Backlog::default(),
+            requests: Requests::new(prefetch),
             claims: Mutex::default(),
         }
     }
@@ -121,6 +125,9 @@ impl Kept {
         ] {
             metrics.set(metric, value);
         }
+        let (waiting, held) = self.requests.figures();
+        metrics.set(Metric::PrefetchWaiting, waiting);
+        metrics.set(Metric::PrefetchHeld, held);
         let Some(tier) = &self.on_disk else { return };
         let stats = tier.disk().stats();
         for (metric, value) in [

@@ -81,6 +81,20 @@ impl From<(Read, bool)> for Loaded {
 }
 
 impl Loaded {
+    /// Whether others asked for it while it was loaded, and have it.
+    pub(super) fn was_followed(&self) -> bool {
+        self.is_shared && !self.is_offered && matches!(self.origin, Origin::Source(_))
+    }
+
+    /// How long ago it was known to be right.
+    pub(super) fn age(&self, now: Duration) -> Duration {
+        match &self.origin {
+            Origin::Source(brought) => now.saturating_sub(brought.asked),
+            Origin::Disk(_, age) => *age,
+            Origin::Memory => Duration::ZERO,
+        }
+    }
+
     /// The value in memory that nobody else sees.
     pub(crate) fn into_own(self, buffers: &BufferPool) -> Result<Value> {
         if self.is_shared { Ok(Packed::new(&self.value, buffers)?.into_value()) } else { Ok(self.value) }
@@ -93,13 +107,16 @@ pub(crate) type Sources = Arc<[Arc<dyn Source>]>;
 impl Inner {
     /// Loads a unit of local sources on the calling thread.
     pub(crate) fn load_now(
-        &self,
+        self: &Arc<Self>,
         kept: &Kept,
         sources: &[Arc<dyn Source>],
         unit: UnitId,
         stale: Option<Lease>,
         buffers: &BufferPool,
     ) -> Result<Loaded> {
+        if let Some(requested) = self.requested(kept, unit) {
+            return Ok(requested);
+        }
         let is_stale = stale.is_some();
         drop(stale);
         loop {
@@ -140,6 +157,10 @@ impl Inner {
                 fetched(is_reused);
             }
         };
+        if let Some(requested) = self.requested(kept, unit) {
+            fetched(false);
+            return Ok(requested);
+        }
         loop {
             match kept.flights.join(unit) {
                 cache::Flight::Lead(leader) => {

@@ -20,6 +20,7 @@ mod packing;
 mod pinned;
 mod published;
 mod read;
+mod requests;
 
 use std::fmt::{self, Debug};
 use std::sync::atomic::AtomicU64;
@@ -194,6 +195,36 @@ impl Dataset {
         read::read_batch(&self.inner, indices, interrupt)
     }
 
+    /// Has samples fetched, in this order, for whoever reads them next: returns at once. What is cached is not fetched, what is queued
+    /// already not again, and what the queue has no room for is dropped: how many were not, is returned.
+    /// [`PrefetchConfig`](crate::config::PrefetchConfig) bounds it.
+    ///
+    /// # Errors
+    /// `OutOfRange`; those of connecting to the sources in this process. A sample that cannot be fetched is no error here: reading
+    /// it is.
+    pub fn prefetch(&self, indices: &[usize], interrupt: Interrupt<'_>) -> Result<usize> {
+        for &index in indices {
+            self.inner.manifest.key(index)?;
+        }
+        self.inner.prefetch(indices, interrupt)
+    }
+
+    /// Ends all of [`Dataset::prefetch`]: empties the queue, cancels what is under way, and lets go of what nobody has read.
+    pub fn stop_prefetch(&self) {
+        self.inner.stop_prefetch();
+    }
+
+    /// Index of the sample with a key.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn index_of(&self, key: &str) -> Result<usize> {
+        self.inner.manifest.index_of(key).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "find sample", key)
+                .because(format_args!("none of the dataset's {} samples has that key", self.len()))
+        })
+    }
+
     /// Reads one sample after the other, in an order.
     pub fn samples<'a>(
         &'a self,
@@ -291,7 +322,7 @@ impl Debug for Inner {
 impl Inner {
     /// Cache and loads of this process.
     pub(crate) fn kept(&self) -> Result<&Kept> {
-        self.kept.get_or_try_init(|| Ok(Kept::new(&self.config.cache, self.clock.clone())))
+        self.kept.get_or_try_init(|| Ok(Kept::new(&self.config.cache, &self.config.prefetch, self.clock.clone())))
     }
 
     /// One source per field, connected in this process.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::prepare::{Prepare, Row, Step};
-use super::{Batch, Cursor, Inner};
+use super::prepare::Prepare;
+use super::{Batch, Inner};
 use crate::engine::{Engine, Interrupt, uninterrupted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Metric, Timing};
@@ -37,7 +37,7 @@ impl Behind {
     /// Counts the batch as handed out: the loader's state is behind it from now on. Batches are counted in the order they were taken
     /// in. The consumer had to wait for it for so long once it was taken.
     pub fn hand_out(&self, waited: Duration) {
-        self.loader.advance(self.pass, self.position);
+        self.loader.sampler.advance(self.pass, self.position);
         self.loader.dataset.inner.metrics.record(&[
             (Metric::Batches, 1),
             (Metric::SamplesRead, self.samples),
@@ -53,7 +53,8 @@ impl Batches {
         let sources = dataset.sources(engine, interrupt)?;
         let held = loader.held(engine)?;
         dataset.kept()?.backlog.set_budget(loader.budget.backlog_bytes, loader.budget.disk_backlog_bytes);
-        let Cursor { epoch, position, pass, .. } = loader.begin_pass();
+        let mut walk = loader.sampler.begin();
+        let pass = walk.pass();
         let prepare = Prepare {
             engine,
             dataset: dataset.clone(),
@@ -70,7 +71,7 @@ impl Batches {
             samples: loader.config.window_samples,
             bytes: loader.budget.in_window() as usize,
         };
-        let steps = loader.steps(epoch, position);
+        let steps = std::iter::from_fn(move || walk.next_step());
         let prefetcher = Prefetcher::new(Arc::new(prepare), steps, limits, held.workers.clone());
         Ok(Self { loader: loader.clone(), prefetcher, pass, owner: ProcessStamp::current(), is_over: false })
     }
@@ -121,7 +122,7 @@ impl Batches {
                 self.is_over = true;
                 // Whoever closed it left off somewhere.
                 if !self.prefetcher.is_cancelled() {
-                    self.loader.end_pass(self.pass);
+                    self.loader.sampler.end_pass(self.pass);
                 }
                 return None;
             }
@@ -163,51 +164,5 @@ impl Iterator for Batches {
 
     fn next(&mut self) -> Option<Result<Batch>> {
         self.next_batch(uninterrupted())
-    }
-}
-
-impl Inner {
-    fn begin_pass(&self) -> Cursor {
-        let mut cursor = self.cursor.lock();
-        if cursor.is_begun {
-            cursor.epoch = cursor.epoch.saturating_add(1);
-            cursor.position = 0;
-        }
-        cursor.is_begun = true;
-        cursor.pass += 1;
-        *cursor
-    }
-
-    fn advance(&self, pass: u64, position: usize) {
-        let mut cursor = self.cursor.lock();
-        if cursor.pass == pass {
-            cursor.position = position;
-        }
-    }
-
-    fn end_pass(&self, pass: u64) {
-        let mut cursor = self.cursor.lock();
-        if cursor.pass == pass {
-            *cursor = Cursor { epoch: cursor.epoch.saturating_add(1), position: 0, is_begun: false, pass };
-        }
-    }
-
-    /// This rank's steps of an epoch, from a position on.
-    fn steps(&self, epoch: u64, position: usize) -> impl Iterator<Item = Step> + Send + 'static {
-        let (order, partition, samples) = (self.order(epoch), self.partition, self.dataset.len());
-        let mut from = position;
-        std::iter::from_fn(move || {
-            let step = partition.step(samples, from)?;
-            from = step.next;
-            let row = |position: usize| Row {
-                index: order.index_at(if position < samples { position } else { (position - samples) % samples }),
-                position,
-                is_pad: position >= samples,
-                attempts: 0,
-                is_read: false,
-            };
-            let rows = step.positions.map(row).collect();
-            Some(Step { epoch, rows, has_pads: !partition.drops_last(), next: step.next })
-        })
     }
 }

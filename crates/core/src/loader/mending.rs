@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::prepare::{Part, Row, Step, UnderWay};
+use super::prepare::{Part, UnderWay};
+use super::sampler::{Row, Step};
 use crate::dataset::Verdict;
 use crate::error::{Error, Result};
 use crate::order::substitute;

@@ -27,24 +27,23 @@ mod batches;
 mod budget;
 mod mending;
 mod prepare;
+mod sampler;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::buffer::PoolShare;
-use crate::config::{DatasetConfig, LoaderConfig, OnChanged, memory_limit};
+use crate::config::{DatasetConfig, LoaderConfig, memory_limit};
 use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Snapshot;
-use crate::order::{Order, Partition, Sequential, Shuffled};
-use crate::state::{self, State};
+use crate::state::State;
 
 pub use batch::{Batch, Content};
 pub use batches::{Batches, Behind};
 pub use budget::Budget;
 use budget::Needs;
+pub use sampler::{Draw, Sampler, Walk};
 
 /// More threads than any machine has use for.
 const MAX_THREADS: usize = 1024;
@@ -59,9 +58,8 @@ pub struct Loader {
 struct Inner {
     dataset: Dataset,
     config: LoaderConfig,
-    partition: Partition,
+    sampler: Sampler,
     budget: Budget,
-    cursor: Mutex<Cursor>,
     /// Threads of its own, and its share of the buffer pool.
     held: PerProcess<Held>,
 }
@@ -73,24 +71,13 @@ struct Held {
     _share: PoolShare,
 }
 
-/// Where the loader stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cursor {
-    epoch: u64,
-    position: usize,
-    /// Whether this epoch's batches have been asked for: asking again begins the next one.
-    is_begun: bool,
-    /// Which of the loader's passes moves the cursor: the youngest.
-    pass: u64,
-}
-
 impl Loader {
     /// Prepares to walk a dataset.
     ///
     /// # Errors
     /// `Invalid` for numbers that cannot be meant, and for a memory budget that is too small, with the number that is needed.
     pub fn new(dataset: &Dataset, config: LoaderConfig) -> Result<Self> {
-        let partition = Partition::new(config.batch_size, config.rank, config.world_size, config.drop_last)?;
+        let sampler = Sampler::new(dataset, &config)?;
         let wrong = |name: &str| {
             Err(Error::new(ErrorKind::Invalid, "use", format_args!("{name} = 0")).because("it must be at least 1"))
         };
@@ -104,19 +91,10 @@ impl Loader {
         if config.window_samples == Some(0) {
             return wrong("window_samples");
         }
-        if partition.steps(dataset.len(), 0) == 0 {
-            return Err(Error::new(ErrorKind::Invalid, "use", "drop_last").because(format_args!(
-                "the dataset's {} samples make no full batch of {} on each of {} ranks",
-                dataset.len(),
-                config.batch_size,
-                config.world_size
-            )));
-        }
         let needs = needs(dataset, config.batch_size)?;
         let budget = Budget::new(&config, &dataset.config().cache, needs)?;
-        let cursor = Mutex::new(Cursor { epoch: 0, position: 0, is_begun: false, pass: 0 });
         let held = PerProcess::new();
-        Ok(Self { inner: Arc::new(Inner { dataset: dataset.clone(), config, partition, budget, cursor, held }) })
+        Ok(Self { inner: Arc::new(Inner { dataset: dataset.clone(), config, sampler, budget, held }) })
     }
 
     /// Opens the dataset that a configuration describes and a loader as its `loader` table says.
@@ -145,7 +123,7 @@ impl Loader {
 
     /// Batches of this rank in a whole epoch: the same number on every rank.
     pub fn len(&self) -> usize {
-        self.inner.partition.steps(self.inner.dataset.len(), 0)
+        self.inner.sampler.len()
     }
 
     /// Whether an epoch has no batch; it always has.
@@ -161,28 +139,19 @@ impl Loader {
         Batches::begin(&self.inner, interrupt)
     }
 
+    /// Whether something was handed out of the youngest pass.
+    pub fn is_used(&self) -> bool {
+        self.inner.sampler.is_used()
+    }
+
     /// Chooses the epoch of the next pass. A state restored for that very epoch stays where it is.
     pub fn set_epoch(&self, epoch: u64) {
-        let mut cursor = self.inner.cursor.lock();
-        if cursor.epoch != epoch || cursor.is_begun {
-            *cursor = Cursor { epoch, position: 0, is_begun: false, pass: cursor.pass + 1 };
-        }
+        self.inner.sampler.set_epoch(epoch);
     }
 
     /// Where the loader stands: the batches handed out so far, and no others, are behind it.
     pub fn state(&self) -> State {
-        let Cursor { epoch, position, .. } = *self.inner.cursor.lock();
-        let dataset = &self.inner.dataset;
-        State {
-            version: state::VERSION,
-            epoch,
-            position: position as u64,
-            seed: self.inner.config.seed,
-            shuffle: self.inner.config.shuffle,
-            samples: dataset.len() as u64,
-            order_fingerprint: dataset.order_fingerprint().to_owned(),
-            content_fingerprint: dataset.content_fingerprint().to_owned(),
-        }
+        self.inner.sampler.state()
     }
 
     /// Makes the next pass begin where `state` was taken, under any batch size, world size and number of threads.
@@ -191,20 +160,7 @@ impl Loader {
     /// `Invalid` when it was taken of other samples or another order, saying what differs; `Changed` when objects were replaced since
     /// and the dataset is to refuse that.
     pub fn restore(&self, state: &State) -> Result<()> {
-        let here = self.state();
-        state.check_order(&here)?;
-        if state.content_fingerprint != here.content_fingerprint {
-            let reason = "objects of the dataset were replaced since it was saved";
-            if self.inner.dataset.config().on_changed == OnChanged::Error {
-                return Err(Error::new(ErrorKind::Changed, "restore", "the loader's state")
-                    .because(format_args!("{reason}; on_changed = \"reload\" goes on with them as they are now")));
-            }
-            tracing::warn!("{reason}; going on with them as they are now");
-        }
-        let mut cursor = self.inner.cursor.lock();
-        let pass = cursor.pass + 1;
-        *cursor = Cursor { epoch: state.epoch, position: state.position as usize, is_begun: false, pass };
-        Ok(())
+        self.inner.sampler.restore(state)
     }
 
     /// What was counted so far, in this process, of the dataset and all its loaders.
@@ -236,14 +192,5 @@ impl Inner {
             self.dataset.inner.kept()?.order_is_known();
             Ok(Held { workers, _claim: claim, _share: engine.buffers().share(self.budget.total() as usize) })
         })
-    }
-
-    fn order(&self, epoch: u64) -> Box<dyn Order> {
-        let samples = self.dataset.len();
-        if self.config.shuffle {
-            Box::new(Shuffled::new(samples, self.config.seed, epoch))
-        } else {
-            Box::new(Sequential::new(samples))
-        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::sampler::Step;
 use super::{Batch, Content};
 use crate::cache::{Lease, UnitId};
 use crate::collate::{Collation, Column, collate};
@@ -21,35 +22,6 @@ use crate::value::{Packed, Value};
 
 /// A job on a worker reads at least so much: less is read faster than another thread is woken.
 const MIN_JOB_BYTES: u64 = 256 << 10;
-
-/// A step of a rank's epoch.
-#[derive(Debug, Clone)]
-pub(super) struct Step {
-    pub(super) epoch: u64,
-    pub(super) rows: Vec<Row>,
-    /// Whether rows may be pads, which the batch then says.
-    pub(super) has_pads: bool,
-    /// Positions of the epoch that are handed out with it, over all ranks.
-    pub(super) next: usize,
-}
-
-/// A sample of a step.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
-    pub(super) index: usize,
-    pub(super) position: usize,
-    pub(super) is_pad: bool,
-    /// Samples that could not be read in this place.
-    pub(super) attempts: u64,
-    /// Whether its parts are there, while others are got again.
-    pub(super) is_read: bool,
-}
-
-impl Step {
-    fn indices(&self) -> impl Iterator<Item = usize> {
-        self.rows.iter().map(|row| row.index)
-    }
-}
 
 /// How the steps of one pass are prepared.
 pub(super) struct Prepare {
@@ -322,10 +294,9 @@ impl UnderWay {
         }
         // Leases end before the batch is handed over: what the consumer then clears is free at once.
         let loaded = self.loaded_of(left);
-        let Step { epoch, rows, has_pads, next } = &self.step;
-        let indices = self.step.indices().collect();
-        let pads = has_pads.then(|| rows.iter().map(|row| row.is_pad).collect());
-        self.complete(content.map(|content| (Batch { epoch: *epoch, indices, pads, content }, *next)));
+        let (step, indices) = (&self.step, self.step.indices().collect());
+        let batch = |content| Batch { epoch: step.epoch, indices, pads: step.pads(), content };
+        self.complete(content.map(|content| (batch(content), step.next)));
         self.pack_behind(loaded);
     }
 

@@ -147,6 +147,20 @@ impl Manifest {
         })
     }
 
+    /// Index of the sample with a key.
+    pub fn index_of(&self, key: &str) -> Option<usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.keys.get(middle)?.cmp(key) {
+                std::cmp::Ordering::Equal => return Some(middle),
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
     /// The object that is field number `field` of sample `index`.
     ///
     /// # Errors

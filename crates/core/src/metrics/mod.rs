@@ -113,6 +113,14 @@ metrics! {
     PackBytes "cache_pack_bytes_total" Counter "bytes" / 1 "Bytes of tensors that were packed for the cache.";
     PackedBytes "cache_packed_bytes_total" Counter "bytes" / 1 "Bytes of the records that they were packed into.";
     PackSeconds "cache_pack_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent packing values for the cache.";
+    PrefetchQueued "prefetch_queued_total" Counter "samples" / 1 "Samples that the user asked to have fetched ahead.";
+    PrefetchDropped "prefetch_dropped_total" Counter "samples" / 1 "Those that the full queue dropped.";
+    PrefetchFetched "prefetch_fetched_total" Counter "units" / 1 "Units that were fetched so.";
+    PrefetchFailed "prefetch_failed_total" Counter "units" / 1 "Units that could not be.";
+    PrefetchUsed "prefetch_used_total" Counter "units" / 1 "Units that were there when they were read.";
+    PrefetchUnused "prefetch_unused_total" Counter "units" / 1 "Units that were given up or became too old before anybody read them.";
+    PrefetchWaiting "prefetch_waiting" Gauge "samples" / 1 "Samples in the queue at present.";
+    PrefetchHeld "prefetch_bytes" Gauge "bytes" / 1 "Memory of what is under way and waits to be read.";
     WindowSamples "loader_window_samples" Gauge "samples" / 1 "How far ahead of the consumer a loader may be at present.";
     WindowBytes "loader_window_bytes" Gauge "bytes" / 1 "Memory of what is under way and ready at present.";
     BufferBytes "buffer_lent_bytes" Gauge "bytes" / 1 "Memory of buffers in use in this process: by caches, windows, batches and the user's tensors.";

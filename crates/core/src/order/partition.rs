@@ -50,6 +50,11 @@ impl Partition {
         self.batch_size
     }
 
+    /// Positions of an epoch that a full step takes, over all ranks.
+    pub fn positions_per_step(&self) -> usize {
+        self.batch_size.saturating_mul(self.world_size)
+    }
+
     /// Whether an incomplete step at the end of an epoch is left out.
     pub fn drops_last(&self) -> bool {
         self.drop_last

@@ -1,0 +1,316 @@
+//! Which samples come, and where a run stands.
+//!
+//! A [`Sampler`] walks the epochs of a dataset without reading anything: [`order`](crate::order) says which sample comes at which
+//! position, a [`Walk`] cuts a pass into steps, and what was handed out is the [`State`]. It is what a loader goes by, and what a
+//! loader that is not ours can go by too.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::config::{LoaderConfig, OnChanged};
+use crate::dataset::Dataset;
+use crate::engine::Interrupt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::order::{Order, Partition, Sequential, Shuffled};
+use crate::state::{self, State};
+
+/// Walks the epochs of a dataset. A handle: clones share the position.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dataset: Dataset,
+    shuffle: bool,
+    seed: u64,
+    partition: Partition,
+    cursor: Mutex<Cursor>,
+}
+
+/// Where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cursor {
+    epoch: u64,
+    position: usize,
+    /// Whether anything of a pass through this epoch was handed out: beginning again then begins the next one.
+    is_used: bool,
+    /// Which of the passes moves the cursor: the youngest.
+    pass: u64,
+}
+
+/// A rank's steps of one pass.
+#[derive(Debug)]
+pub struct Walk {
+    sampler: Sampler,
+    epoch: u64,
+    pass: u64,
+    from: usize,
+    /// Up to where samples were asked to be fetched ahead.
+    asked_until: usize,
+    order: Box<dyn Order>,
+    /// Where the steps end that were drawn and not handed out yet.
+    drawn: VecDeque<usize>,
+}
+
+/// What a rank reads in one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draw {
+    /// The pass it belongs to.
+    pub epoch: u64,
+    /// Index of each sample in the manifest.
+    pub indices: Vec<usize>,
+    /// Which of them are pads; `None` with `drop_last`, where there are none.
+    pub pads: Option<Vec<bool>>,
+}
+
+/// A step of a rank's epoch.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) epoch: u64,
+    pub(super) rows: Vec<Row>,
+    /// Whether rows may be pads, which the batch then says.
+    pub(super) has_pads: bool,
+    /// Positions of the epoch that are handed out with it, over all ranks.
+    pub(super) next: usize,
+}
+
+/// A sample of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) index: usize,
+    pub(super) position: usize,
+    pub(super) is_pad: bool,
+    /// Samples that could not be read in this place.
+    pub(super) attempts: u64,
+    /// Whether its parts are there, while others are got again.
+    pub(super) is_read: bool,
+}
+
+impl Step {
+    pub(super) fn indices(&self) -> impl Iterator<Item = usize> {
+        self.rows.iter().map(|row| row.index)
+    }
+
+    pub(super) fn pads(&self) -> Option<Vec<bool>> {
+        self.has_pads.then(|| self.rows.iter().map(|row| row.is_pad).collect())
+    }
+}
+
+impl Sampler {
+    /// Walks as `config` says: its batch size, order, rank and world size.
+    ///
+    /// # Errors
+    /// `Invalid` for numbers that cannot be meant, and when there is no full batch for every rank and incomplete ones are dropped.
+    pub fn new(dataset: &Dataset, config: &LoaderConfig) -> Result<Self> {
+        let partition = Partition::new(config.batch_size, config.rank, config.world_size, config.drop_last)?;
+        if partition.steps(dataset.len(), 0) == 0 {
+            return Err(Error::new(ErrorKind::Invalid, "use", "drop_last").because(format_args!(
+                "the dataset's {} samples make no full batch of {} on each of {} ranks",
+                dataset.len(),
+                config.batch_size,
+                config.world_size
+            )));
+        }
+        let cursor = Mutex::new(Cursor { epoch: 0, position: 0, is_used: false, pass: 0 });
+        let (shuffle, seed) = (config.shuffle, config.seed);
+        Ok(Self { inner: Arc::new(Inner { dataset: dataset.clone(), shuffle, seed, partition, cursor }) })
+    }
+
+    /// Steps of this rank in a whole epoch: the same number on every rank.
+    pub fn len(&self) -> usize {
+        self.inner.partition.steps(self.inner.dataset.len(), 0)
+    }
+
+    /// Whether an epoch has no step; it always has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Begins a pass: from where a restored state or [`Sampler::set_epoch`] says, else the next epoch from its start. A pass that
+    /// nothing was taken of does not count: trainers try an iterator before they use one.
+    pub fn begin(&self) -> Walk {
+        let Cursor { epoch, position, pass, .. } = self.begin_pass();
+        Walk {
+            sampler: self.clone(),
+            epoch,
+            pass,
+            from: position,
+            asked_until: position,
+            order: self.order(epoch),
+            drawn: VecDeque::new(),
+        }
+    }
+
+    fn order(&self, epoch: u64) -> Box<dyn Order> {
+        let samples = self.inner.dataset.len();
+        match self.inner.shuffle {
+            true => Box::new(Shuffled::new(samples, self.inner.seed, epoch)),
+            false => Box::new(Sequential::new(samples)),
+        }
+    }
+
+    /// Whether something was taken of the youngest pass.
+    pub fn is_used(&self) -> bool {
+        self.inner.cursor.lock().is_used
+    }
+
+    /// Chooses the epoch of the next pass. A state restored for that very epoch stays where it is.
+    pub fn set_epoch(&self, epoch: u64) {
+        let mut cursor = self.inner.cursor.lock();
+        if cursor.epoch != epoch || cursor.is_used {
+            *cursor = Cursor { epoch, position: 0, is_used: false, pass: cursor.pass + 1 };
+        }
+    }
+
+    /// Where it stands: what was handed out so far, and nothing else, is behind it.
+    pub fn state(&self) -> State {
+        let Cursor { epoch, position, .. } = *self.inner.cursor.lock();
+        self.state_at(epoch, position)
+    }
+
+    fn state_at(&self, epoch: u64, position: usize) -> State {
+        let dataset = &self.inner.dataset;
+        State {
+            version: state::VERSION,
+            epoch,
+            position: position as u64,
+            seed: self.inner.seed,
+            shuffle: self.inner.shuffle,
+            samples: dataset.len() as u64,
+            order_fingerprint: dataset.order_fingerprint().to_owned(),
+            content_fingerprint: dataset.content_fingerprint().to_owned(),
+        }
+    }
+
+    /// Makes the next pass begin where `state` was taken, under any batch size, world size and number of threads.
+    ///
+    /// # Errors
+    /// `Invalid` when it was taken of other samples or another order, saying what differs; `Changed` when objects were replaced since
+    /// and the dataset is to refuse that.
+    pub fn restore(&self, state: &State) -> Result<()> {
+        let here = self.state();
+        state.check_order(&here)?;
+        if state.content_fingerprint != here.content_fingerprint {
+            let reason = "objects of the dataset were replaced since it was saved";
+            if self.inner.dataset.config().on_changed == OnChanged::Error {
+                return Err(Error::new(ErrorKind::Changed, "restore", "the loader's state")
+                    .because(format_args!("{reason}; on_changed = \"reload\" goes on with them as they are now")));
+            }
+            tracing::warn!("{reason}; going on with them as they are now");
+        }
+        let mut cursor = self.inner.cursor.lock();
+        let pass = cursor.pass + 1;
+        *cursor = Cursor { epoch: state.epoch, position: state.position as usize, is_used: false, pass };
+        Ok(())
+    }
+
+    fn begin_pass(&self) -> Cursor {
+        let mut cursor = self.inner.cursor.lock();
+        if cursor.is_used {
+            cursor.epoch = cursor.epoch.saturating_add(1);
+            cursor.position = 0;
+        }
+        cursor.is_used = false;
+        cursor.pass += 1;
+        *cursor
+    }
+
+    /// Counts as handed out what is before a position, unless another pass was begun since.
+    pub(super) fn advance(&self, pass: u64, position: usize) {
+        let mut cursor = self.inner.cursor.lock();
+        if cursor.pass == pass {
+            cursor.position = position;
+            cursor.is_used = true;
+        }
+    }
+
+    /// The youngest pass is no longer one that nothing was taken of.
+    fn use_pass(&self, pass: u64) {
+        let mut cursor = self.inner.cursor.lock();
+        cursor.is_used |= cursor.pass == pass;
+    }
+
+    pub(super) fn end_pass(&self, pass: u64) {
+        let mut cursor = self.inner.cursor.lock();
+        if cursor.pass == pass {
+            *cursor = Cursor { epoch: cursor.epoch.saturating_add(1), position: 0, is_used: false, pass };
+        }
+    }
+}
+
+impl Walk {
+    /// Which of the sampler's passes it is.
+    pub(super) fn pass(&self) -> u64 {
+        self.pass
+    }
+
+    pub(super) fn next_step(&mut self) -> Option<Step> {
+        let step = self.step_from(self.from)?;
+        self.from = step.next;
+        Some(step)
+    }
+
+    fn step_from(&self, from: usize) -> Option<Step> {
+        let (partition, samples) = (self.sampler.inner.partition, self.sampler.inner.dataset.len());
+        let step = partition.step(samples, from)?;
+        let row = |position: usize| Row {
+            index: self.order.index_at(if position < samples { position } else { (position - samples) % samples }),
+            position,
+            is_pad: position >= samples,
+            attempts: 0,
+            is_read: false,
+        };
+        let rows = step.positions.map(row).collect();
+        Some(Step { epoch: self.epoch, rows, has_pads: !partition.drops_last(), next: step.next })
+    }
+
+    /// Has the dataset fetch the samples of the coming `steps` steps ([`Dataset::prefetch`]), as far as it has not been asked to.
+    ///
+    /// # Errors
+    /// Those of connecting to the sources in this process.
+    pub fn look_ahead(&mut self, steps: usize, interrupt: Interrupt<'_>) -> Result<()> {
+        let per_step = self.sampler.inner.partition.positions_per_step();
+        let until = self.from.saturating_add(per_step.saturating_mul(steps));
+        self.asked_until = self.asked_until.max(self.from);
+        while self.asked_until < until
+            && let Some(step) = self.step_from(self.asked_until)
+        {
+            self.asked_until = step.next;
+            self.sampler.inner.dataset.prefetch(&step.indices().collect::<Vec<_>>(), interrupt)?;
+        }
+        Ok(())
+    }
+
+    /// Counts as handed out the first of the steps that were drawn and not handed out yet.
+    pub fn hand_out(&mut self) {
+        if let Some(position) = self.drawn.pop_front() {
+            self.sampler.advance(self.pass, position);
+        }
+    }
+
+    /// Tells that everything was handed out: the next pass is another epoch's.
+    pub fn end(&self) {
+        self.sampler.end_pass(self.pass);
+    }
+
+    /// Where the run stands once everything is handed out that was drawn.
+    pub fn state(&self) -> State {
+        self.sampler.state_at(self.epoch, self.from)
+    }
+}
+
+/// The steps, in order.
+impl Iterator for Walk {
+    type Item = Draw;
+
+    fn next(&mut self) -> Option<Draw> {
+        let step = self.next_step()?;
+        self.drawn.push_back(step.next);
+        self.sampler.use_pass(self.pass);
+        Some(Draw { epoch: step.epoch, indices: step.indices().collect(), pads: step.pads() })
+    }
+}
