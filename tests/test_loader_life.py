@@ -34,6 +34,37 @@ def test_leaving_early_begins_the_next_epoch(folder: Path) -> None:
     assert indices(made) == indices(other)
 
 
+def test_a_pass_that_handed_out_nothing_is_begun_again(folder: Path) -> None:
+    # As Lightning does, which tries whether a loader can be iterated.
+    first, second = indices(other := loader(folder)), indices(other)
+    made = loader(folder)
+    iter(made)
+    iter(made)
+    assert indices(made) == first
+    iter(made)
+    iter(made)
+    assert indices(made) == second
+    resumed = loader(folder)
+    batches = iter(resumed)
+    assert [next(batches)["__index__"].tolist() for _ in range(3)] == first[:3]
+    resumed.load_state_dict(resumed.state_dict())
+    iter(resumed)
+    assert indices(resumed) == first[3:]
+    iter(resumed)
+    resumed.set_epoch(0)
+    assert indices(resumed) == first
+
+
+def test_a_loader_made_before_its_process_had_a_rank_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    early, given = loader(folder), loader(folder, rank=0, world_size=1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(hw.ConfigError, match="made as rank 0 of 1, and this is rank 1 of 2"):
+        iter(early)
+    assert len(indices(given)) == 13
+    assert len(indices(loader(folder))) == 7
+
+
 def test_several_passes_and_loaders_at_once(folder: Path) -> None:
     made = [loader(folder, size, cache=hw.CacheConfig(memory="1MB")) for size in (2, 3, 5)]
     passes = [iter(one) for one in made for _ in range(2)]

@@ -109,12 +109,18 @@ class StreamingDataLoader:
             "device": None if device is None else str(device),
             "batch_deadline": batch_deadline,
         }
-        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn)
+        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn, is_given)
 
     def _begin_life(
-        self, dataset: StreamingDataset, native: _headwater.Loader, collate_fn: Callable[[list[Any]], Any] | None
+        self,
+        dataset: StreamingDataset,
+        native: _headwater.Loader,
+        collate_fn: Callable[[list[Any]], Any] | None,
+        is_rank_given: bool,
     ) -> None:
         self.dataset, self._native = dataset, native
+        self._found_rank = None if is_rank_given else rank_and_world_size(None, None)
+        self._began_at: str | None = None
         self._placement = _placement(dataset, json.loads(native.config))
         self._finish = _finish(dataset, collate_fn)
         self._passes: weakref.WeakSet[_Pass | Ahead] = weakref.WeakSet()
@@ -131,9 +137,10 @@ class StreamingDataLoader:
         native = _headwater.Loader.open_file(os.fspath(path), rank, world_size, made)
         dataset = StreamingDataset._around(native.dataset, name, None)
         config = json.loads(native.config)
-        if world_size > 1 and (config["rank"], config["world_size"]) == (rank, world_size):
+        is_found = (config["rank"], config["world_size"]) == (rank, world_size)
+        if world_size > 1 and is_found:
             dataset._compare_with_first_rank()
-        loader._begin_life(dataset, native, None)
+        loader._begin_life(dataset, native, None, not is_found)
         return loader
 
     def __len__(self) -> int:
@@ -143,12 +150,20 @@ class StreamingDataLoader:
     def __iter__(self) -> Iterator[Any]:
         """Begins a pass: where a restored state or :meth:`set_epoch` says, else the next epoch from its start.
 
+        A pass that has handed out nothing is begun again: trainers try an iterator before they use one.
+
+        Raises:
+            ConfigError: this process has become another rank than the loader was made for.
+
         Raises while iterating:
             CorruptDataError, UnsupportedError, NotFoundError, ObjectChangedError, UnavailableError, DeadlineError: reading or
                 decoding failed; the message names the object. The pass is over then.
             ConfigError: samples do not fit together; the message names field and samples, and says what to do.
 
         """
+        self._refuse_another_rank()
+        if self._began_at == self._native.state():
+            self._native.restore(self._began_at)
         made: _Pass | Ahead
         if self._placement is None:
             made = _Pass(self._native.batches(), self.dataset, self._finish)
@@ -158,8 +173,20 @@ class StreamingDataLoader:
 
             placing = self._placement.of_pass()
             made = Ahead(self._native.batches(), self.dataset, self._finish, placing)
+        self._began_at = self._native.state()
         self._passes.add(made)
         return made
+
+    def _refuse_another_rank(self) -> None:
+        # Made before its trainer began the job, a loader would read every sample on every rank.
+        now = rank_and_world_size(None, None)
+        if self._found_rank is None or now[1] == 1 or now == self._found_rank:
+            return
+        of = "rank {} of {}"
+        raise ConfigError(
+            f"cannot load: the loader was made as {of.format(*self._found_rank)}, and this is {of.format(*now)}; make it once "
+            "torch.distributed is up (with Lightning in `train_dataloader`), or give rank= and world_size="
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next pass; a state restored for that very epoch keeps its place in it."""
