@@ -1,0 +1,154 @@
+"""The examples, run as they are: every sample once per epoch, and a run that was killed ends as one that was not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+import headwater as hw
+from conftest import absent
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+PAIRS = {"latents": "latent_*", "conditions": "condition_*"}
+SAMPLES, BATCH, EPOCHS, SAVE_EVERY = 40, 4, 2, 3
+Steps = list[list[int]]
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "set"
+    command = [Path(sys.executable).with_name("headwater"), "demo", "--write", folder, "--small", "--samples", str(SAMPLES)]
+    subprocess.run(command, check=True, timeout=60)
+    return folder
+
+
+def needs(*modules: str) -> None:
+    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+        absent(f"not installed: {', '.join(missing)}; `make test-trainers` installs what the examples train with")
+
+
+@dataclass
+class Reference:
+    """The same training in this process, undisturbed, on batches of all ranks together."""
+
+    steps: Steps
+    model: torch.nn.Module
+
+    def assert_same_weights(self, found: dict[str, torch.Tensor]) -> None:
+        assert found.keys() == self.model.state_dict().keys()
+        for name, expected in self.model.state_dict().items():
+            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-6)
+
+
+def trained(folder: Path, ranks: int = 1) -> Reference:
+    dataset = hw.StreamingDataset(folder, pairs=PAIRS)
+    loader = hw.StreamingDataLoader(dataset, BATCH * ranks, shuffle=True, seed=0, drop_last=True)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(32, 32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    steps = []
+    for batch in (batch for _ in range(EPOCHS) for batch in loader):
+        rows = batch["latents"]["latents"]
+        optimizer.zero_grad()
+        mse_loss(model(rows[..., :-1, :]), rows[..., 1:, :]).backward()
+        optimizer.step()
+        steps.append(batch["__index__"].tolist())
+    return Reference(steps, model)
+
+
+@dataclass
+class Watch:
+    """Runs examples, and knows what their loaders handed out."""
+
+    folder: Path
+    kill: dict[str, int] | None = None
+
+    def run(self, *command: Any, timeout: float = 120, ends: int = 0, **environment: str) -> str:
+        """What the command prints."""
+        # Two ranks on few cores; and one alone computes as this process does.
+        told = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "watch"), "WATCH_FOLDER": str(self.folder)}
+        if self.kill:
+            told["WATCH_KILL"] = json.dumps({"rank": 0, "seconds": 0, **self.kill})
+        parts = [str(part) for part in (sys.executable, *command)]
+        done = subprocess.run(
+            parts, env={**os.environ, **told, **environment}, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        )
+        assert done.returncode == ends, done.stdout + done.stderr
+        return done.stdout
+
+    def lives(self) -> dict[int, list[Steps]]:
+        """By rank, what each of its processes was handed, in the order of their beginnings."""
+        found: dict[int, list[Steps]] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found.setdefault(lines[0]["rank"], []).append([line["indices"] for line in lines])
+        return found
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Callable[..., Watch]:
+    def make(**kill: int) -> Watch:
+        folder = tmp_path / "watch"
+        folder.mkdir()
+        return Watch(folder, kill or None)
+
+    return make
+
+
+def shares(steps: Steps, rank: int) -> Steps:
+    """A rank's part of the batches of all ranks together."""
+    return [step[rank * BATCH : (rank + 1) * BATCH] for step in steps]
+
+
+def assert_once_per_epoch(steps: Steps) -> None:
+    per_epoch = len(steps) // EPOCHS
+    for epoch in range(EPOCHS):
+        seen = [index for step in steps[epoch * per_epoch : (epoch + 1) * per_epoch] for index in step]
+        assert sorted(seen) == list(range(SAMPLES))
+
+
+def arguments(folder: Path, checkpoint: Path) -> list[Any]:
+    return [folder, "--checkpoint", checkpoint, "--epochs", EPOCHS, "--save-every", SAVE_EVERY]
+
+
+def test_a_plain_loop_goes_on_where_it_was_killed(small_set: Path, tmp_path: Path, watch: Callable[..., Watch]) -> None:
+    reference, watched = trained(small_set), watch(batch=14)
+    command = ["examples/plain.py", *arguments(small_set, tmp_path / "run.pt")]
+    watched.run(*command, ends=-signal.SIGKILL)
+    assert "loss" in watched.run(*command)
+    assert_once_per_epoch(reference.steps)
+    # It was killed in the second epoch, on its way from step 12 to the next save.
+    assert watched.lives() == {0: [reference.steps[:14], reference.steps[12:]]}
+    reference.assert_same_weights(torch.load(tmp_path / "run.pt", weights_only=True)["model"])
+
+
+def test_ranks_of_torchrun_go_on_together_after_one_was_killed(
+    small_set: Path, tmp_path: Path, watch: Callable[..., Watch]
+) -> None:
+    reference, watched = trained(small_set, ranks=2), watch(rank=1, batch=8)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    command = [*launch, "examples/torchrun.py", *arguments(small_set, tmp_path / "run.pt")]
+    # Not by --max-restarts: with gloo, ranks that torchrun starts anew find addresses of those before them, now and then.
+    watched.run(*command, ends=1)
+    watched.run(*command)
+    assert_once_per_epoch(reference.steps)
+    lives = watched.lives()
+    assert lives.keys() == {0, 1}
+    for rank, (first, second) in lives.items():
+        assert first[:7] == shares(reference.steps[:7], rank)
+        assert second == shares(reference.steps[6:], rank), "from the save at step 6, in the second epoch"
+    reference.assert_same_weights(torch.load(tmp_path / "run.pt", weights_only=True)["model"])

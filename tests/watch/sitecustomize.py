@@ -1,0 +1,53 @@
+"""What Python runs first in every process of an example under test, so that the example need not know that it is watched.
+
+Writes down which samples the loader of each rank hands out, and kills a process in the middle of its work, once, where told to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import headwater as hw
+
+FOLDER = Path(os.environ["WATCH_FOLDER"])
+# The rank to kill, after how many batches of one process, and for how many seconds it hangs before.
+KILL = json.loads(os.environ.get("WATCH_KILL", "null"))
+
+_begin = hw.StreamingDataLoader.__iter__
+_began = time.time_ns()
+_handed_out = 0
+
+
+class _Watched(Iterator[Any]):
+    def __init__(self, loader: hw.StreamingDataLoader) -> None:
+        self._pass = _begin(loader)
+        config = json.loads(loader._native.config)
+        self._rank, self._world_size = config["rank"], config["world_size"]
+
+    def __next__(self) -> Any:
+        global _handed_out  # noqa: PLW0603 - of the process, which may begin many passes
+        batch = next(self._pass)
+        _handed_out += 1
+        line = {"rank": self._rank, "world_size": self._world_size, "indices": batch["__index__"].tolist()}
+        with (FOLDER / f"{_began}-{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if KILL is not None and (self._rank, _handed_out) == (KILL["rank"], KILL["batch"]):
+            self._die_once()
+        return batch
+
+    def _die_once(self) -> None:
+        try:
+            (FOLDER / "killed").touch(exist_ok=False)
+        except FileExistsError:
+            return
+        time.sleep(KILL["seconds"])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+hw.StreamingDataLoader.__iter__ = lambda loader: _Watched(loader)  # type: ignore[assignment, method-assign]
