@@ -39,7 +39,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(32, 32).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    parts = {"model": model, "optimizer": optimizer, "loader": loader}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": loader}
     step = 0
     if args.checkpoint.exists():
         saved = torch.load(args.checkpoint, map_location=device, weights_only=True)

@@ -44,7 +44,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = DistributedDataParallel(torch.nn.Linear(32, 32).to(device))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    parts = {"model": model.module, "optimizer": optimizer, "loader": loader}
+    parts: dict[str, Any] = {"model": model.module, "optimizer": optimizer, "loader": loader}
     step = 0
     if args.checkpoint.exists():
         saved = torch.load(args.checkpoint, map_location=device, weights_only=True)

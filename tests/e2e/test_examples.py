@@ -84,9 +84,8 @@ class Watch:
         if self.kill:
             told["WATCH_KILL"] = json.dumps({"rank": 0, "seconds": 0, **self.kill})
         parts = [str(part) for part in (sys.executable, *command)]
-        done = subprocess.run(
-            parts, env={**os.environ, **told, **environment}, cwd=ROOT, capture_output=True, text=True, timeout=timeout
-        )
+        told = {**os.environ, **told, **environment}
+        done = subprocess.run(parts, check=False, env=told, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
         assert done.returncode == ends, done.stdout + done.stderr
         return done.stdout
 

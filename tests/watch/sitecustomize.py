@@ -50,4 +50,8 @@ class _Watched(Iterator[Any]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-hw.StreamingDataLoader.__iter__ = lambda loader: _Watched(loader)  # type: ignore[assignment, method-assign]
+def _watched(loader: hw.StreamingDataLoader) -> Iterator[Any]:
+    return _Watched(loader)
+
+
+hw.StreamingDataLoader.__iter__ = _watched  # type: ignore[method-assign]
