@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from headwater import _headwater
 from headwater.config import Size, Span, as_json
@@ -120,6 +120,8 @@ class StreamingDataLoader:
     ) -> None:
         self.dataset, self._native = dataset, native
         self._found_rank = None if is_rank_given else rank_and_world_size(None, None)
+        # The last pass, and where it began: a pass that has handed out nothing follows what is chosen after it.
+        self._last_pass: Callable[[], _Pass | Ahead | None] = lambda: None
         self._began_at: str | None = None
         self._placement = _placement(dataset, json.loads(native.config))
         self._finish = _finish(dataset, collate_fn)
@@ -150,7 +152,8 @@ class StreamingDataLoader:
     def __iter__(self) -> Iterator[Any]:
         """Begins a pass: where a restored state or :meth:`set_epoch` says, else the next epoch from its start.
 
-        A pass that has handed out nothing is begun again: trainers try an iterator before they use one.
+        A pass that has handed out nothing is begun again: trainers try an iterator before they use one. It also follows
+        :meth:`set_epoch` and :meth:`load_state_dict`.
 
         Raises:
             ConfigError: this process has become another rank than the loader was made for.
@@ -162,8 +165,8 @@ class StreamingDataLoader:
 
         """
         self._refuse_another_rank()
-        if self._began_at == self._native.state():
-            self._native.restore(self._began_at)
+        if self._is_unused():
+            self._native.restore(self._native.state())
         made: _Pass | Ahead
         if self._placement is None:
             made = _Pass(self._native.batches(), self.dataset, self._finish)
@@ -173,9 +176,21 @@ class StreamingDataLoader:
 
             placing = self._placement.of_pass()
             made = Ahead(self._native.batches(), self.dataset, self._finish, placing)
-        self._began_at = self._native.state()
+        self._last_pass, self._began_at = weakref.ref(made), self._native.state()
         self._passes.add(made)
         return made
+
+    def _is_unused(self) -> bool:
+        """Whether the last pass has handed out nothing."""
+        return self._began_at is not None and self._began_at == self._native.state()
+
+    def _move_unused(self, choose: Callable[[], None]) -> None:
+        """Chooses where the next pass begins, and moves the last one there while it is unused."""
+        made = self._last_pass() if self._is_unused() else None
+        choose()
+        if made is not None:
+            made.begin_anew(self._native.batches())
+            self._began_at = self._native.state()
 
     def _refuse_another_rank(self) -> None:
         # Made before its trainer began the job, a loader would read every sample on every rank.
@@ -192,7 +207,9 @@ class StreamingDataLoader:
         """Chooses the epoch of the next pass; a state restored for that very epoch keeps its place in it."""
         if not 0 <= epoch < 2**63:
             raise ConfigError(f"cannot use epoch {epoch}: epochs count from 0")
-        self._native.set_epoch(epoch)
+        # A pass that has begun would lose its place in the epoch.
+        if not (self._is_unused() and self.state_dict()["epoch"] == epoch):
+            self._move_unused(lambda: self._native.set_epoch(epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, as plain data: the batches handed out so far are behind it. The same on every rank."""
@@ -207,7 +224,13 @@ class StreamingDataLoader:
             ObjectChangedError: objects were replaced since, and the dataset has ``on_changed="error"``.
 
         """
-        self._native.restore(as_json(state_dict))
+        restored = as_json(state_dict)
+        self._move_unused(lambda: self._native.restore(restored))
+
+    @property
+    def batch_sampler(self) -> _BatchSampler:
+        """Where Lightning looks for whom to tell the epoch. There is no ``sampler`` that anything could put another around."""
+        return _BatchSampler(json.loads(self._native.config)["batch_size"], self)
 
     def stats(self) -> dict[str, int | float]:
         """What was counted so far in this process: metric name → number; durations, also their quantiles, in seconds."""
@@ -215,6 +238,7 @@ class StreamingDataLoader:
 
     def close(self) -> None:
         """Ends every pass and cancels what is under way. The loader can be iterated again."""
+        self._last_pass = lambda: None
         for made in list(self._passes):
             made.close()
 
@@ -227,6 +251,11 @@ class StreamingDataLoader:
     def __repr__(self) -> str:
         config = json.loads(self._native.config)
         return f"<StreamingDataLoader of {len(self)} batches of {config['batch_size']}, {self.dataset!r}>"
+
+
+class _BatchSampler(NamedTuple):
+    batch_size: int
+    sampler: StreamingDataLoader
 
 
 class _Pass:
@@ -250,6 +279,10 @@ class _Pass:
         if batch is None:
             raise StopIteration
         return batch if self._finish is None else self._finish(batch)
+
+    def begin_anew(self, batches: _headwater.Batches) -> None:
+        self._batches.close()
+        self._batches = batches
 
     def close(self) -> None:
         self._batches.close()
