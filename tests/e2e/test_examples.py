@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -77,7 +76,7 @@ class Watch:
     folder: Path
     kill: dict[str, int] | None = None
 
-    def run(self, *command: Any, timeout: float = 120, ends: int = 0, **environment: str) -> str:
+    def run(self, *command: Any, timeout: float = 120, dies: bool = False, **environment: str) -> str:
         """What the command prints."""
         # Two ranks on few cores; and one alone computes as this process does.
         told = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "watch"), "WATCH_FOLDER": str(self.folder)}
@@ -86,7 +85,8 @@ class Watch:
         parts = [str(part) for part in (sys.executable, *command)]
         told = {**os.environ, **told, **environment}
         done = subprocess.run(parts, check=False, env=told, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
-        assert done.returncode == ends, done.stdout + done.stderr
+        assert (done.returncode != 0) == dies, done.stdout + done.stderr
+        assert (self.folder / "killed").exists() == (self.kill is not None)
         return done.stdout
 
     def lives(self) -> dict[int, list[Steps]]:
@@ -120,14 +120,14 @@ def assert_once_per_epoch(steps: Steps) -> None:
         assert sorted(seen) == list(range(SAMPLES))
 
 
-def arguments(folder: Path, checkpoint: Path) -> list[Any]:
-    return [folder, "--checkpoint", checkpoint, "--epochs", EPOCHS, "--save-every", SAVE_EVERY]
+def arguments(folder: Path, checkpoint: Path, save_every: int = SAVE_EVERY) -> list[Any]:
+    return [folder, "--checkpoint", checkpoint, "--epochs", EPOCHS, "--save-every", save_every]
 
 
 def test_a_plain_loop_goes_on_where_it_was_killed(small_set: Path, tmp_path: Path, watch: Callable[..., Watch]) -> None:
     reference, watched = trained(small_set), watch(batch=14)
     command = ["examples/plain.py", *arguments(small_set, tmp_path / "run.pt")]
-    watched.run(*command, ends=-signal.SIGKILL)
+    watched.run(*command, dies=True)
     assert "loss" in watched.run(*command)
     assert_once_per_epoch(reference.steps)
     # It was killed in the second epoch, on its way from step 12 to the next save.
@@ -142,7 +142,7 @@ def test_ranks_of_torchrun_go_on_together_after_one_was_killed(
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     command = [*launch, "examples/torchrun.py", *arguments(small_set, tmp_path / "run.pt")]
     # Not by --max-restarts: with gloo, ranks that torchrun starts anew find addresses of those before them, now and then.
-    watched.run(*command, ends=1)
+    watched.run(*command, dies=True)
     watched.run(*command)
     assert_once_per_epoch(reference.steps)
     lives = watched.lives()
@@ -151,3 +151,24 @@ def test_ranks_of_torchrun_go_on_together_after_one_was_killed(
         assert first[:7] == shares(reference.steps[:7], rank)
         assert second == shares(reference.steps[6:], rank), "from the save at step 6, in the second epoch"
     reference.assert_same_weights(torch.load(tmp_path / "run.pt", weights_only=True)["model"])
+
+
+@pytest.mark.parametrize(("ranks", "save_every", "kill_at", "saved"), [(1, 4, 14, 12), (2, 5, 8, 5)])
+def test_lightning_goes_on_within_an_epoch_and_from_its_end(
+    ranks: int, save_every: int, kill_at: int, saved: int, small_set: Path, tmp_path: Path, watch: Callable[..., Watch]
+) -> None:
+    needs("lightning")
+    reference, watched = trained(small_set, ranks), watch(rank=ranks - 1, batch=kill_at)
+    command = ["examples/lightning_trainer.py", *arguments(small_set, tmp_path / "run", save_every), "--devices", ranks]
+    watched.run(*command, dies=True)
+    watched.run(*command)
+    assert_once_per_epoch(reference.steps)
+    lives = watched.lives()
+    assert lives.keys() == set(range(ranks))
+    for rank, (first, second) in lives.items():
+        assert first[: kill_at - 1] == shares(reference.steps[: kill_at - 1], rank)
+        assert second == shares(reference.steps[saved:], rank)
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    reference.assert_same_weights({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
+    [state] = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert (state["epoch"], state["position"]) == (EPOCHS - 1, SAMPLES)
