@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch.nn.functional import mse_loss
 
@@ -171,4 +172,24 @@ def test_lightning_goes_on_within_an_epoch_and_from_its_end(
     checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     reference.assert_same_weights({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
     [state] = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert (state["epoch"], state["position"]) == (EPOCHS - 1, SAMPLES)
+
+
+def test_processes_of_accelerate_go_on_together_after_one_was_killed(
+    small_set: Path, tmp_path: Path, watch: Callable[..., Watch]
+) -> None:
+    needs("accelerate")
+    reference, watched = trained(small_set, ranks=2), watch(rank=1, batch=8)
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", 2]
+    options = ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
+    command = [*launch, *options, "examples/accelerate_loop.py", *arguments(small_set, tmp_path / "run")]
+    watched.run(*command, dies=True)
+    watched.run(*command)
+    assert_once_per_epoch(reference.steps)
+    for rank, (first, second) in watched.lives().items():
+        assert first[:7] == shares(reference.steps[:7], rank)
+        assert second == shares(reference.steps[6:], rank)
+    last = tmp_path / "run" / "step-00000010"
+    reference.assert_same_weights(safetensors.torch.load_file(last / "model.safetensors"))
+    state = torch.load(last / "custom_checkpoint_0.pkl", weights_only=True)
     assert (state["epoch"], state["position"]) == (EPOCHS - 1, SAMPLES)
