@@ -193,3 +193,19 @@ def test_processes_of_accelerate_go_on_together_after_one_was_killed(
     reference.assert_same_weights(safetensors.torch.load_file(last / "model.safetensors"))
     state = torch.load(last / "custom_checkpoint_0.pkl", weights_only=True)
     assert (state["epoch"], state["position"]) == (EPOCHS - 1, SAMPLES)
+
+
+def test_workers_of_ray_go_on_together_when_one_is_killed(small_set: Path, tmp_path: Path, watch: Callable[..., Watch]) -> None:
+    needs("ray")
+    # It hangs for long enough that Ray has seen the report before.
+    reference, watched = trained(small_set, ranks=2), watch(rank=1, batch=8, seconds=5)
+    command = ["examples/ray_train.py", *arguments(small_set, tmp_path / "run")]
+    watched.run(*command, timeout=240)
+    assert_once_per_epoch(reference.steps)
+    for rank, (first, second) in watched.lives().items():
+        assert first[:7] == shares(reference.steps[:7], rank)
+        assert second == shares(reference.steps[6:], rank), "what Ray started anew went on from its last report"
+    *_, last = sorted((tmp_path / "run").glob("checkpoint_*/state.pt"))
+    saved = torch.load(last, weights_only=True)
+    reference.assert_same_weights(saved["model"])
+    assert (saved["loader"]["epoch"], saved["loader"]["position"]) == (EPOCHS - 1, SAMPLES)
