@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -209,3 +210,21 @@ def test_workers_of_ray_go_on_together_when_one_is_killed(small_set: Path, tmp_p
     saved = torch.load(last, weights_only=True)
     reference.assert_same_weights(saved["model"])
     assert (saved["loader"]["epoch"], saved["loader"]["position"]) == (EPOCHS - 1, SAMPLES)
+
+
+def test_jax_trains_without_torch_and_goes_on_where_it_was_killed(
+    small_set: Path, tmp_path: Path, watch: Callable[..., Watch]
+) -> None:
+    needs("jax")
+    reference, watched = trained(small_set), watch(batch=14)
+    for name, lives in [("killed", 2), ("undisturbed", 1)]:
+        command = ["examples/jax_numpy.py", *arguments(small_set, tmp_path / f"{name}.npz")]
+        for life in range(lives):
+            watched.run(*command, dies=lives - life == 2, WATCH_HIDDEN="torch")
+    with pytest.raises(AssertionError, match="No module named 'torch'"):
+        watched.run("-c", "import torch", WATCH_HIDDEN="torch")
+    assert watched.lives() == {0: [reference.steps[:14], reference.steps[12:], reference.steps]}
+    killed, undisturbed = (np.load(tmp_path / f"{name}.npz") for name in ("killed", "undisturbed"))
+    assert killed.files == undisturbed.files
+    for name in killed.files:
+        np.testing.assert_array_equal(killed[name], undisturbed[name])

@@ -1,6 +1,7 @@
 """What Python runs first in every process of an example under test, so that the example need not know that it is watched.
 
-Writes down which samples the loader of each rank hands out, and kills a process in the middle of its work, once, where told to.
+Writes down which samples the loader of each rank hands out, kills a process in the middle of its work, once, where told to, and
+hides a package as if it were not installed.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,8 @@ import headwater as hw
 FOLDER = Path(os.environ["WATCH_FOLDER"])
 # The rank to kill, after how many batches of one process, and for how many seconds it hangs before.
 KILL = json.loads(os.environ.get("WATCH_KILL", "null"))
+
+HIDDEN = os.environ.get("WATCH_HIDDEN")
 
 _begin = hw.StreamingDataLoader.__iter__
 _began = time.time_ns()
@@ -55,3 +59,20 @@ def _watched(loader: hw.StreamingDataLoader) -> Iterator[Any]:
 
 
 hw.StreamingDataLoader.__iter__ = _watched  # type: ignore[method-assign]
+
+
+class _Hiding:
+    """A finder of modules that does not find one package."""
+
+    def __init__(self, finder: Any) -> None:
+        self._finder = finder
+
+    def find_spec(self, name: str, *others: Any) -> Any:
+        return None if name.partition(".")[0] == HIDDEN else self._finder.find_spec(name, *others)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
+
+
+if HIDDEN is not None:
+    sys.meta_path[:] = [_Hiding(finder) for finder in sys.meta_path]
