@@ -228,3 +228,14 @@ def test_jax_trains_without_torch_and_goes_on_where_it_was_killed(
     assert killed.files == undisturbed.files
     for name in killed.files:
         np.testing.assert_array_equal(killed[name], undisturbed[name])
+
+
+def test_a_loop_beside_other_tasks_goes_on_where_it_was_killed(
+    small_set: Path, tmp_path: Path, watch: Callable[..., Watch]
+) -> None:
+    reference, watched = trained(small_set), watch(batch=14)
+    command = ["examples/async_loop.py", *arguments(small_set, tmp_path / "run.pt")]
+    watched.run(*command, dies=True)
+    watched.run(*command)
+    assert watched.lives() == {0: [reference.steps[:14], reference.steps[12:]]}
+    reference.assert_same_weights(torch.load(tmp_path / "run.pt", weights_only=True)["model"])
