@@ -1,0 +1,116 @@
+"""What trainers do to a loader that is not torch's: hand it back, or refuse it; nothing shards it a second time."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import headwater as hw
+from clips import SAMPLES, indices, loader, write_clips
+from conftest import absent
+
+pytestmark = [
+    pytest.mark.slow,  # to import
+    pytest.mark.filterwarnings("default"),  # theirs
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("set"))
+
+
+def trainer(name: str) -> Any:
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        absent(f"no {name}: `make test-trainers` installs it")
+    return importlib.import_module(name)
+
+
+def test_accelerate_hands_the_loader_back_and_shards_a_torch_loader_of_the_dataset(folder: Path) -> None:
+    accelerate = trainer("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    made, model = loader(folder), torch.nn.Linear(1, 1)
+    prepared, _ = accelerator.prepare(made, model)
+    assert prepared is made
+    assert accelerator.prepare(made) is made
+    assert indices(made) == indices(loader(folder))
+    # What is torch's is taken over as any other: with two processes each gets half.
+    dataset = hw.StreamingDataset(folder)
+    shard = accelerate.data_loader.prepare_data_loader
+    parts = [shard(DataLoader(dataset, 5), num_processes=2, process_index=rank, put_on_device=False) for rank in range(2)]
+    seen = [index for part in parts for batch in part for index in batch["__index__"].tolist()]
+    assert sorted(seen) == list(range(SAMPLES))
+
+
+def test_accelerate_refuses_to_shard_or_skip_in_the_loader(folder: Path) -> None:
+    accelerate = trainer("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    with pytest.raises(AttributeError, match="'StreamingDataLoader' object has no attribute 'sampler'"):
+        accelerator.prepare_data_loader(loader(folder))
+    with pytest.raises(AttributeError, match="'StreamingDataLoader' object has no attribute 'sampler'"):
+        accelerate.skip_first_batches(loader(folder), 2)
+
+
+def test_ray_refuses_to_shard_the_loader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    utilities = trainer("ray.train.torch.train_loop_utils")
+    monkeypatch.setattr(utilities.session, "get_world_size", lambda: 2)
+    monkeypatch.setattr(utilities.session, "get_world_rank", lambda: 1)
+    with pytest.raises(AttributeError, match="'StreamingDataLoader' object has no attribute 'sampler'"):
+        utilities._TorchAccelerator().prepare_data_loader(loader(folder))
+
+
+def test_fabric_refuses_the_loader_and_keeps_its_state(folder: Path, tmp_path: Path) -> None:
+    fabric = trainer("lightning").Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    made = loader(folder)
+    with pytest.raises(TypeError, match="Only PyTorch DataLoader"):
+        fabric.setup_dataloaders(made)
+    batches = iter(made)
+    for _ in range(3):
+        next(batches)
+    fabric.save(tmp_path / "run.ckpt", {"loader": made})
+    resumed = loader(folder)
+    fabric.load(tmp_path / "run.ckpt", {"loader": resumed})
+    assert indices(resumed) == indices(loader(folder))[3:]
+
+
+def test_lightning_walks_loaders_whole_also_to_validate_and_with_limits(folder: Path) -> None:
+    lightning = trainer("lightning")
+
+    class Noting(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.Linear(1, 1)
+            self.seen: dict[str, list[list[int]]] = {"train": [], "validate": []}
+
+        def training_step(self, batch: dict[str, Any]) -> torch.Tensor:
+            self.seen["train"].append(batch["__index__"].tolist())
+            return self.model(torch.ones(1)).sum()
+
+        def validation_step(self, batch: dict[str, Any]) -> None:
+            self.seen["validate"].append(batch["__index__"].tolist())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    module, validating = Noting(), loader(folder, shuffle=False)
+    chosen = {"accelerator": "cpu", "devices": 1, "max_epochs": 2, "num_sanity_val_steps": 1, **quiet}
+    lightning.Trainer(**chosen).fit(module, loader(folder), validating)
+    epochs = [indices(made) for made in [loader(folder)] for _ in range(2)]
+    assert module.seen["train"] == epochs[0] + epochs[1]
+    in_order = indices(loader(folder, shuffle=False))
+    assert module.seen["validate"] == in_order[:1] + in_order * 2
+
+    module = Noting()
+    lightning.Trainer(**chosen, limit_train_batches=3).fit(module, loader(folder))
+    assert module.seen["train"] == epochs[0][:3] + epochs[1][:3]
+    module = Noting()
+    lightning.Trainer(**chosen, overfit_batches=2).fit(module, loader(folder, shuffle=False))
+    assert module.seen["train"] == in_order[:2] * 2
