@@ -17,7 +17,7 @@ from conftest import absent
 
 pytestmark = [
     pytest.mark.slow,  # to import
-    pytest.mark.filterwarnings("default"),  # theirs
+    pytest.mark.filterwarnings("ignore"),  # theirs
 ]
 
 
@@ -80,16 +80,24 @@ def test_fabric_refuses_the_loader_and_keeps_its_state(folder: Path, tmp_path: P
     assert indices(resumed) == indices(loader(folder))[3:]
 
 
-def test_lightning_walks_loaders_whole_also_to_validate_and_with_limits(folder: Path) -> None:
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+ONE = {"accelerator": "cpu", "devices": 1, "max_epochs": 2, **QUIET}
+
+
+@pytest.fixture
+def noting() -> Any:
+    """A module that notes what it is given, and stops in front of a step that it is told."""
     lightning = trainer("lightning")
 
     class Noting(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
+        def __init__(self, steps: int | None = None) -> None:
             super().__init__()
-            self.model = torch.nn.Linear(1, 1)
+            self.model, self.steps = torch.nn.Linear(1, 1), steps
             self.seen: dict[str, list[list[int]]] = {"train": [], "validate": []}
 
         def training_step(self, batch: dict[str, Any]) -> torch.Tensor:
+            if len(self.seen["train"]) == self.steps:
+                raise ZeroDivisionError
             self.seen["train"].append(batch["__index__"].tolist())
             return self.model(torch.ones(1)).sum()
 
@@ -99,18 +107,55 @@ def test_lightning_walks_loaders_whole_also_to_validate_and_with_limits(folder: 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    module, validating = Noting(), loader(folder, shuffle=False)
-    chosen = {"accelerator": "cpu", "devices": 1, "max_epochs": 2, "num_sanity_val_steps": 1, **quiet}
-    lightning.Trainer(**chosen).fit(module, loader(folder), validating)
-    epochs = [indices(made) for made in [loader(folder)] for _ in range(2)]
-    assert module.seen["train"] == epochs[0] + epochs[1]
+    return Noting
+
+
+def test_lightning_walks_loaders_whole_also_to_validate_and_with_limits(folder: Path, noting: Any) -> None:
+    lightning = trainer("lightning")
+    chosen = {**ONE, "enable_checkpointing": False}
+    first, second = (indices(made) for made in [loader(folder)] for _ in range(2))
     in_order = indices(loader(folder, shuffle=False))
+
+    module = noting()
+    lightning.Trainer(**chosen, num_sanity_val_steps=1).fit(module, loader(folder), loader(folder, shuffle=False))
+    assert module.seen["train"] == first + second
     assert module.seen["validate"] == in_order[:1] + in_order * 2
 
-    module = Noting()
+    module = noting()
     lightning.Trainer(**chosen, limit_train_batches=3).fit(module, loader(folder))
-    assert module.seen["train"] == epochs[0][:3] + epochs[1][:3]
-    module = Noting()
+    assert module.seen["train"] == first[:3] + second[:3]
+
+    module = noting()
     lightning.Trainer(**chosen, overfit_batches=2).fit(module, loader(folder, shuffle=False))
     assert module.seen["train"] == in_order[:2] * 2
+
+
+# Of 13 batches an epoch, or 4: every case ends in the second epoch. The saves are in its middle, at the last batch of the first
+# one, and behind it.
+@pytest.mark.parametrize(
+    ("saving", "limit", "stop", "saved"),
+    [
+        ({"every_n_train_steps": 8}, None, 20, 16),
+        ({"every_n_train_steps": 13}, None, 20, 13),
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, None, 20, 13),
+        ({"every_n_train_steps": 4}, 4, 6, 4),
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, 4, 6, 4),
+    ],
+)
+def test_lightning_goes_on_at_the_next_batch_wherever_it_saved(
+    saving: dict[str, Any], limit: int | None, stop: int, saved: int, folder: Path, noting: Any, tmp_path: Path
+) -> None:
+    lightning = trainer("lightning")
+    first, second = (indices(made)[:limit] for made in [loader(folder)] for _ in range(2))
+
+    def fit(module: Any) -> Any:
+        keeping = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, save_last=True, **saving)
+        chosen = {**ONE, "callbacks": [keeping], "limit_train_batches": limit}
+        lightning.Trainer(**chosen).fit(module, loader(folder), ckpt_path="last")
+        return module
+
+    killed = noting(stop)
+    with pytest.raises(ZeroDivisionError):
+        fit(killed)
+    assert killed.seen["train"] == (first + second)[:stop]
+    assert fit(noting()).seen["train"] == (first + second)[saved:]

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,12 +93,13 @@ class Watch:
         assert (self.folder / "killed").exists() == (self.kill is not None)
         return done.stdout
 
-    def lives(self) -> dict[int, list[Steps]]:
+    def lives(self, ranks: int = 2) -> dict[int, list[Steps]]:
         """By rank, what each of its processes was handed, in the order of their beginnings."""
         found: dict[int, list[Steps]] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found.setdefault(lines[0]["rank"], []).append([line["indices"] for line in lines])
+        assert found.keys() == set(range(ranks))
         return found
 
 
@@ -134,7 +136,7 @@ def test_a_plain_loop_goes_on_where_it_was_killed(small_set: Path, tmp_path: Pat
     assert "loss" in watched.run(*command)
     assert_once_per_epoch(reference.steps)
     # It was killed in the second epoch, on its way from step 12 to the next save.
-    assert watched.lives() == {0: [reference.steps[:14], reference.steps[12:]]}
+    assert watched.lives(ranks=1) == {0: [reference.steps[:14], reference.steps[12:]]}
     reference.assert_same_weights(torch.load(tmp_path / "run.pt", weights_only=True)["model"])
 
 
@@ -148,29 +150,25 @@ def test_ranks_of_torchrun_go_on_together_after_one_was_killed(
     watched.run(*command, dies=True)
     watched.run(*command)
     assert_once_per_epoch(reference.steps)
-    lives = watched.lives()
-    assert lives.keys() == {0, 1}
-    for rank, (first, second) in lives.items():
+    for rank, (first, second) in watched.lives().items():
         assert first[:7] == shares(reference.steps[:7], rank)
         assert second == shares(reference.steps[6:], rank), "from the save at step 6, in the second epoch"
     reference.assert_same_weights(torch.load(tmp_path / "run.pt", weights_only=True)["model"])
 
 
-@pytest.mark.parametrize(("ranks", "save_every", "kill_at", "saved"), [(1, 4, 14, 12), (2, 5, 8, 5)])
-def test_lightning_goes_on_within_an_epoch_and_from_its_end(
-    ranks: int, save_every: int, kill_at: int, saved: int, small_set: Path, tmp_path: Path, watch: Callable[..., Watch]
+def test_processes_of_lightning_go_on_together_after_one_was_killed(
+    small_set: Path, tmp_path: Path, watch: Callable[..., Watch]
 ) -> None:
     needs("lightning")
-    reference, watched = trained(small_set, ranks), watch(rank=ranks - 1, batch=kill_at)
-    command = ["examples/lightning_trainer.py", *arguments(small_set, tmp_path / "run", save_every), "--devices", ranks]
+    # Saved at the end of each epoch; `test_trainers.py` has the other places.
+    reference, watched = trained(small_set, ranks=2), watch(rank=1, batch=8)
+    command = ["examples/lightning_trainer.py", *arguments(small_set, tmp_path / "run", save_every=5), "--devices", 2]
     watched.run(*command, dies=True)
     watched.run(*command)
     assert_once_per_epoch(reference.steps)
-    lives = watched.lives()
-    assert lives.keys() == set(range(ranks))
-    for rank, (first, second) in lives.items():
-        assert first[: kill_at - 1] == shares(reference.steps[: kill_at - 1], rank)
-        assert second == shares(reference.steps[saved:], rank)
+    for rank, (first, second) in watched.lives().items():
+        assert first[:7] == shares(reference.steps[:7], rank)
+        assert second == shares(reference.steps[5:], rank)
     checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     reference.assert_same_weights({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
     [state] = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
@@ -224,21 +222,17 @@ def test_jax_trains_without_torch_and_goes_on_where_it_was_killed(
             watched.run(*command, dies=lives - life == 2, WATCH_HIDDEN="torch")
     with pytest.raises(AssertionError, match="No module named 'torch'"):
         watched.run("-c", "import torch", WATCH_HIDDEN="torch")
-    assert watched.lives() == {0: [reference.steps[:14], reference.steps[12:], reference.steps]}
+    assert watched.lives(ranks=1) == {0: [reference.steps[:14], reference.steps[12:], reference.steps]}
     killed, undisturbed = (np.load(tmp_path / f"{name}.npz") for name in ("killed", "undisturbed"))
     assert killed.files == undisturbed.files
     for name in killed.files:
         np.testing.assert_array_equal(killed[name], undisturbed[name])
 
 
-def test_a_loop_beside_other_tasks_goes_on_where_it_was_killed(
-    small_set: Path, tmp_path: Path, watch: Callable[..., Watch]
-) -> None:
-    reference, watched = trained(small_set), watch(batch=14)
-    command = ["examples/async_loop.py", *arguments(small_set, tmp_path / "run.pt")]
-    watched.run(*command, dies=True)
-    watched.run(*command)
-    assert watched.lives() == {0: [reference.steps[:14], reference.steps[12:]]}
+def test_a_loop_beside_other_tasks_trains_the_same(small_set: Path, tmp_path: Path, watch: Callable[..., Watch]) -> None:
+    reference, watched = trained(small_set), watch()
+    watched.run("examples/async_loop.py", *arguments(small_set, tmp_path / "run.pt"))
+    assert watched.lives(ranks=1) == {0: [reference.steps]}
     reference.assert_same_weights(torch.load(tmp_path / "run.pt", weights_only=True)["model"])
 
 
@@ -265,3 +259,24 @@ def test_a_notebook_trains_and_its_cell_can_be_run_again(
     assert said[0] == f"<StreamingDataset of {SAMPLES} samples, fields conditions, latents>"
     assert [text.partition(",")[0] for text in said if "steps" in text] == ["10 steps", "10 steps"]
     assert said[-1] == "[3, 2]"
+
+
+def test_the_stop_button_ends_a_wait_of_a_cell(small_set: Path) -> None:
+    needs("ipykernel", "jupyter_client")
+    from jupyter_client.manager import start_new_kernel
+
+    never = "fetch=hw.FetchConfig(throttle=hw.Throttle(first_byte='1h'))"
+    manager, client = start_new_kernel()
+    try:
+        client.execute_interactive(
+            f"import headwater as hw\ndataset = hw.StreamingDataset({str(small_set / 'latents')!r}, {never}, framework='numpy')",
+            timeout=60,
+        )
+        stopping = threading.Timer(1.0, manager.interrupt_kernel)
+        stopping.start()
+        reply = client.execute_interactive("for batch in hw.StreamingDataLoader(dataset, 4): pass", timeout=30)
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        assert client.execute_interactive("1 + 1", timeout=30)["content"]["status"] == "ok"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
