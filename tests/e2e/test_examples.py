@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -263,20 +263,31 @@ def test_a_notebook_trains_and_its_cell_can_be_run_again(
 
 def test_the_stop_button_ends_a_wait_of_a_cell(small_set: Path) -> None:
     needs("ipykernel", "jupyter_client")
-    from jupyter_client.manager import start_new_kernel
+    from jupyter_client.manager import start_new_async_kernel
 
-    never = "fetch=hw.FetchConfig(throttle=hw.Throttle(first_byte='1h'))"
-    manager, client = start_new_kernel()
-    try:
-        client.execute_interactive(
-            f"import headwater as hw\ndataset = hw.StreamingDataset({str(small_set / 'latents')!r}, {never}, framework='numpy')",
-            timeout=60,
-        )
-        stopping = threading.Timer(1.0, manager.interrupt_kernel)
-        stopping.start()
-        reply = client.execute_interactive("for batch in hw.StreamingDataLoader(dataset, 4): pass", timeout=30)
-        assert reply["content"]["ename"] == "KeyboardInterrupt"
-        assert client.execute_interactive("1 + 1", timeout=30)["content"]["status"] == "ok"
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    opened = f"""
+import headwater as hw
+never = hw.FetchConfig(throttle=hw.Throttle(first_byte="1h"))
+dataset = hw.StreamingDataset({str(small_set / "latents")!r}, fetch=never, framework="numpy")
+"""
+
+    async def work() -> list[str]:
+        manager, client = await start_new_async_kernel()
+
+        async def stop() -> None:
+            await asyncio.sleep(1)
+            await manager.interrupt_kernel()
+
+        async def run(cell: str) -> str:
+            reply = await client.execute_interactive(cell, timeout=30)
+            return reply["content"].get("ename", "")
+
+        try:
+            done = await run(opened)
+            stopped, _ = await asyncio.gather(run("for batch in hw.StreamingDataLoader(dataset, 4): pass"), stop())
+            return [done, stopped, await run("1 + 1")]
+        finally:
+            client.stop_channels()
+            await manager.shutdown_kernel(now=True)
+
+    assert asyncio.run(work()) == ["", "KeyboardInterrupt", ""]
