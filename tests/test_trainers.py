@@ -27,8 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trainer(name: str) -> Any:
-    if importlib.util.find_spec(name.partition(".")[0]) is None:
-        absent(f"no {name}: `make test-trainers` installs it")
+    package = name.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        absent(f"{package} is not installed: `make test-trainers` does that")
     return importlib.import_module(name)
 
 
