@@ -38,7 +38,7 @@ NEXTEST := $(shell command -v cargo-nextest)
 RUST_TESTED := --workspace --exclude headwater-python
 CARGO_TEST := $(if $(NEXTEST),cargo nextest run --cargo-profile release $(if $(CI),--profile ci),cargo test --release) --locked
 
-.PHONY: help build wheel demo test test-quick test-rust test-python test-servers lint bench docs clean
+.PHONY: help build wheel demo test test-quick test-rust test-python test-servers test-trainers lint bench docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; do printf '  make %-13s %s\n' "$$name" "$$words"; done
@@ -87,9 +87,10 @@ endif
 # One stage: its name, the target, its seconds.
 stage = @printf '\n== %s\n' $(1); began=$$SECONDS; $(MAKE) --no-print-directory $(1); printf '== %s took %d s\n' $(1) $$((SECONDS - began))
 
-test: ## everything: lint, Rust, Python, training from a real S3 server (CI=true installs the servers)
+test: ## everything: lint, Rust, Python, training from a real S3 server (CI=true installs servers and trainers)
 ifeq ($(CI),true)
 	$(call stage,test-servers)
+	$(call stage,test-trainers)
 endif
 	$(call stage,build)
 	$(call stage,lint)
@@ -116,6 +117,13 @@ test-servers: $(BIN)/.servers target/servers/$(AZURITE) ## install the servers t
 
 $(BIN)/.servers: tests/servers/requirements.txt $(BIN)/.tools
 	$(UV) -r $<
+	touch $@
+
+test-trainers: $(BIN)/.trainers ## install what the examples train with: Lightning, Accelerate, Ray, JAX (pip, 0.8 GB)
+
+# With the others, whose versions must hold.
+$(BIN)/.trainers: tests/requirements-trainers.txt tests/servers/requirements.txt $(BIN)/.dev
+	$(UV) -r tests/requirements.txt -r tests/servers/requirements.txt -r $<
 	touch $@
 
 # Node is not ours to install: without it there is no Azure server.

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +34,62 @@ def test_leaving_early_begins_the_next_epoch(folder: Path) -> None:
         assert batch["__index__"].tolist() == first[0]
         break
     assert indices(made) == indices(other)
+
+
+def test_a_pass_that_handed_out_nothing_is_begun_again(folder: Path) -> None:
+    # As Lightning does, which tries whether a loader can be iterated.
+    first, second = indices(other := loader(folder)), indices(other)
+    made = loader(folder)
+    iter(made)
+    iter(made)
+    assert indices(made) == first
+    iter(made)
+    iter(made)
+    assert indices(made) == second
+    resumed = loader(folder)
+    batches = iter(resumed)
+    assert [next(batches)["__index__"].tolist() for _ in range(3)] == first[:3]
+    resumed.load_state_dict(resumed.state_dict())
+    iter(resumed)
+    assert indices(resumed) == first[3:]
+    iter(resumed)
+    resumed.set_epoch(0)
+    assert indices(resumed) == first
+
+
+@pytest.mark.parametrize("placed", [{}, {"device": "meta"}])
+def test_a_pass_that_handed_out_nothing_follows_what_is_chosen(folder: Path, placed: dict[str, str]) -> None:
+    def keys(batches: Iterable[Any]) -> list[list[str]]:
+        return [list(batch["__key__"]) for batch in batches]
+
+    epochs = [keys(other) for other in [loader(folder)] for _ in range(3)]
+    made = loader(folder, **placed)
+    batches = iter(made)
+    made.set_epoch(2)
+    assert keys(batches) == epochs[2]
+    # As Lightning goes on: it restores, takes an iterator, and then tells the epoch, through the sampler that it looks for.
+    state = {**made.state_dict(), "epoch": 1, "position": 8}
+    for place, epoch, expected in [(8, 1, epochs[1][2:]), (50, 1, []), (50, 2, epochs[2]), (8, 2, epochs[2])]:
+        made.load_state_dict({**state, "position": place})
+        batches = iter(made)
+        made.batch_sampler.sampler.set_epoch(epoch)
+        assert keys(batches) == expected
+    batches = iter(made)
+    made.load_state_dict(state)
+    assert [list(next(batches)["__key__"])] == epochs[1][2:3]
+    made.set_epoch(0)
+    assert keys(batches) == epochs[1][3:], "what has begun goes on"
+    assert keys(made) == epochs[0]
+
+
+def test_a_loader_made_before_its_process_had_a_rank_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    early, given = loader(folder), loader(folder, rank=0, world_size=1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(hw.ConfigError, match="made as rank 0 of 1, and this is rank 1 of 2"):
+        iter(early)
+    assert len(indices(given)) == 13
+    assert len(indices(loader(folder))) == 7
 
 
 def test_several_passes_and_loaders_at_once(folder: Path) -> None:

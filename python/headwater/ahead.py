@@ -74,6 +74,11 @@ class Ahead(Iterator[Any]):
                 if first.is_over and self._taken:
                     self._taken.popleft()
 
+    def begin_anew(self, batches: Batches) -> None:
+        """Goes through other batches instead; nothing was taken yet."""
+        self._batches.close()
+        self._batches = batches
+
     def close(self) -> None:
         """Cancels what is under way."""
         self._is_closed = True

@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from headwater import _headwater
 from headwater.config import Size, Span, as_json
@@ -109,12 +109,19 @@ class StreamingDataLoader:
             "device": None if device is None else str(device),
             "batch_deadline": batch_deadline,
         }
-        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn)
+        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn, is_given)
 
     def _begin_life(
-        self, dataset: StreamingDataset, native: _headwater.Loader, collate_fn: Callable[[list[Any]], Any] | None
+        self,
+        dataset: StreamingDataset,
+        native: _headwater.Loader,
+        collate_fn: Callable[[list[Any]], Any] | None,
+        is_rank_given: bool,
     ) -> None:
         self.dataset, self._native = dataset, native
+        self._found_rank = None if is_rank_given else rank_and_world_size(None, None)
+        # A pass that has handed out nothing follows what is chosen after it.
+        self._last_pass: Callable[[], _Pass | Ahead | None] = lambda: None
         self._placement = _placement(dataset, json.loads(native.config))
         self._finish = _finish(dataset, collate_fn)
         self._passes: weakref.WeakSet[_Pass | Ahead] = weakref.WeakSet()
@@ -131,9 +138,10 @@ class StreamingDataLoader:
         native = _headwater.Loader.open_file(os.fspath(path), rank, world_size, made)
         dataset = StreamingDataset._around(native.dataset, name, None)
         config = json.loads(native.config)
-        if world_size > 1 and (config["rank"], config["world_size"]) == (rank, world_size):
+        is_found = (config["rank"], config["world_size"]) == (rank, world_size)
+        if world_size > 1 and is_found:
             dataset._compare_with_first_rank()
-        loader._begin_life(dataset, native, None)
+        loader._begin_life(dataset, native, None, not is_found)
         return loader
 
     def __len__(self) -> int:
@@ -143,12 +151,19 @@ class StreamingDataLoader:
     def __iter__(self) -> Iterator[Any]:
         """Begins a pass: where a restored state or :meth:`set_epoch` says, else the next epoch from its start.
 
+        A pass that has handed out nothing is begun again: trainers try an iterator before they use one. It also follows
+        :meth:`set_epoch` and :meth:`load_state_dict`.
+
+        Raises:
+            ConfigError: this process has become another rank than the loader was made for.
+
         Raises while iterating:
             CorruptDataError, UnsupportedError, NotFoundError, ObjectChangedError, UnavailableError, DeadlineError: reading or
                 decoding failed; the message names the object. The pass is over then.
             ConfigError: samples do not fit together; the message names field and samples, and says what to do.
 
         """
+        self._refuse_another_rank()
         made: _Pass | Ahead
         if self._placement is None:
             made = _Pass(self._native.batches(), self.dataset, self._finish)
@@ -158,14 +173,34 @@ class StreamingDataLoader:
 
             placing = self._placement.of_pass()
             made = Ahead(self._native.batches(), self.dataset, self._finish, placing)
+        self._last_pass = weakref.ref(made)
         self._passes.add(made)
         return made
+
+    def _choose(self, choose: Callable[[], None]) -> None:
+        """Chooses where the next pass begins, and has the last one begin there while it has handed out nothing."""
+        made = None if self._native.is_used() else self._last_pass()
+        choose()
+        if made is not None:
+            made.begin_anew(self._native.batches())
+
+    def _refuse_another_rank(self) -> None:
+        # Made before its trainer began the job, a loader would read every sample on every rank.
+        now = rank_and_world_size(None, None)
+        if self._found_rank is None or now[1] == 1 or now == self._found_rank:
+            return
+        of = "rank {} of {}"
+        raise ConfigError(
+            f"cannot load: the loader was made as {of.format(*self._found_rank)}, and this is {of.format(*now)}; make it once "
+            "torch.distributed is up (with Lightning in `train_dataloader`), or give rank= and world_size="
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next pass; a state restored for that very epoch keeps its place in it."""
         if not 0 <= epoch < 2**63:
             raise ConfigError(f"cannot use epoch {epoch}: epochs count from 0")
-        self._native.set_epoch(epoch)
+        if self._native.is_used() or self.state_dict()["epoch"] != epoch:
+            self._choose(lambda: self._native.set_epoch(epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, as plain data: the batches handed out so far are behind it. The same on every rank."""
@@ -180,7 +215,13 @@ class StreamingDataLoader:
             ObjectChangedError: objects were replaced since, and the dataset has ``on_changed="error"``.
 
         """
-        self._native.restore(as_json(state_dict))
+        restored = as_json(state_dict)
+        self._choose(lambda: self._native.restore(restored))
+
+    @property
+    def batch_sampler(self) -> _BatchSampler:
+        """Where Lightning looks for whom to tell the epoch. There is no ``sampler`` that anything could put another around."""
+        return _BatchSampler(json.loads(self._native.config)["batch_size"], self)
 
     def stats(self) -> dict[str, int | float]:
         """What was counted so far in this process: metric name → number; durations, also their quantiles, in seconds."""
@@ -188,6 +229,7 @@ class StreamingDataLoader:
 
     def close(self) -> None:
         """Ends every pass and cancels what is under way. The loader can be iterated again."""
+        self._last_pass = lambda: None
         for made in list(self._passes):
             made.close()
 
@@ -200,6 +242,11 @@ class StreamingDataLoader:
     def __repr__(self) -> str:
         config = json.loads(self._native.config)
         return f"<StreamingDataLoader of {len(self)} batches of {config['batch_size']}, {self.dataset!r}>"
+
+
+class _BatchSampler(NamedTuple):
+    batch_size: int
+    sampler: StreamingDataLoader
 
 
 class _Pass:
@@ -223,6 +270,10 @@ class _Pass:
         if batch is None:
             raise StopIteration
         return batch if self._finish is None else self._finish(batch)
+
+    def begin_anew(self, batches: _headwater.Batches) -> None:
+        self._batches.close()
+        self._batches = batches
 
     def close(self) -> None:
         self._batches.close()
