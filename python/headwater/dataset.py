@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 from headwater import _headwater
 from headwater.config import CacheConfig, FetchConfig, as_json, given
 from headwater.credentials import CredentialsFunction, Named, named, renamed
-from headwater.distributed import Facts, compare_with_first_rank, rank_and_world_size
+from headwater.distributed import Facts, compare_with_first_rank, find_ranks, told
 from headwater.errors import ConfigError, IndexOutOfRangeError
 from headwater.frameworks import FrameworkName, framework_of
 from headwater.source import Option, Source
@@ -95,7 +95,7 @@ class StreamingDataset(_MapStyle):
         self._functions = tuple(_credentials_in(config))
         self._framework, made = framework_of(framework)
         self._transform = transform
-        self._native = _headwater.Dataset.open(as_json(config), rank_and_world_size(None, None)[0], made)
+        self._native = _headwater.Dataset.open(as_json(config), find_ranks().rank, made)
 
     @classmethod
     def _around(
@@ -122,9 +122,7 @@ class StreamingDataset(_MapStyle):
 
         """
         name, made = framework_of(framework)
-        return cls._around(
-            _headwater.Dataset.open_file(os.fspath(path), rank_and_world_size(None, None)[0], made), name, transform
-        )
+        return cls._around(_headwater.Dataset.open_file(os.fspath(path), told(), made), name, transform)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -187,7 +185,7 @@ class StreamingDataset(_MapStyle):
         """Empties the cache of this process."""
         self._native.clear_cache()
 
-    def _compare_with_first_rank(self) -> None:
+    def _compare_with_first_rank(self, first: int = 0) -> None:
         facts = Facts(
             origin=self._native.origin,
             samples=len(self),
@@ -195,7 +193,7 @@ class StreamingDataset(_MapStyle):
             size_fingerprint=self._native.size_fingerprint,
             content_fingerprint=self.content_fingerprint if self._native.has_entity_tags else None,
         )
-        compare_with_first_rank("/".join(self.fields), facts)
+        compare_with_first_rank("/".join(self.fields), facts, first)
 
     def __repr__(self) -> str:
         return f"<StreamingDataset of {len(self)} samples, fields {', '.join(self.fields)}>"

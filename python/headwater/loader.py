@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from headwater import _headwater
 from headwater.config import Size, Span, as_json
 from headwater.dataset import StreamingDataset
-from headwater.distributed import rank_and_world_size
+from headwater.distributed import Ranks, find_ranks, member, say_whose_ranks, told
 from headwater.errors import ConfigError
 from headwater.frameworks import FrameworkName, default_collate, framework_of
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
     from headwater.ahead import Ahead
     from headwater.device import Placement
@@ -43,11 +45,16 @@ class StreamingDataLoader:
         seed: what that order is drawn from; the same on all ranks.
         drop_last: leave out the samples at the end that make no full batch on every rank. Otherwise the last batch is
             shorter, and padded where ranks would differ.
-        rank, world_size: by default those of ``torch.distributed``, else ``RANK`` and ``WORLD_SIZE``, else a single process.
+        rank, world_size: which process of the run this is. By default as ``torch.distributed``, Ray Train, torchrun, ``mpirun``
+            or Slurm's ``srun`` says; else a single process.
+        replication: so many consecutive ranks get the same batches: those that hold parts of one model.
+        process_group: the ranks that get different batches: a ``ProcessGroup`` or ``DeviceMesh`` of torch, such as
+            ``mesh["dp"]``. Instead of ``rank`` and ``world_size``.
         num_threads: threads that decode and assemble; by default those that all loaders of the process share.
         window_samples: samples under way and ready ahead; by default follows the consumer.
         window_bytes: memory of those, in bytes or like ``"1GB"``.
-        memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it.
+        memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it. More than this
+            process's share of the machine, or container, is not granted, with a warning.
         collate: ``"stack"``; ``"list"`` leaves tensors of a batch apart; ``"pad"`` fills them up with zeros to the
             largest, with a mask ``"<name>__mask"`` beside each that broadcasts against it.
         collate_fn: called with the list of samples instead; runs on the consuming thread. Unless ``drop_last``, each sample
@@ -72,6 +79,8 @@ class StreamingDataLoader:
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
+        replication: int = 1,
+        process_group: ProcessGroup | DeviceMesh | None = None,
         num_threads: int | None = None,
         window_samples: int | None = None,
         window_bytes: Size | None = None,
@@ -89,17 +98,23 @@ class StreamingDataLoader:
         apart = collate_fn is not None or dataset._transform is not None
         if apart and collate != "stack":
             raise ConfigError(f"collate={collate!r} goes with neither collate_fn nor a dataset's transform")
-        is_given = rank is not None
-        rank, world_size = rank_and_world_size(rank, world_size)
-        if world_size > 1 and not is_given:
-            dataset._compare_with_first_rank()
+        first = 0
+        if process_group is not None:
+            if (rank, world_size, replication) != (None, None, 1):
+                raise ConfigError("process_group says it all: it goes with neither rank, world_size nor replication")
+            rank, world_size, first = member(process_group)
+        ranks = find_ranks(rank, world_size)
+        if ranks.world_size > 1 and (ranks.found != "given" or process_group is not None):
+            dataset._compare_with_first_rank(first)
+        say_whose_ranks(ranks)
         config = {
             "batch_size": batch_size,
             "shuffle": shuffle,
             "seed": seed,
             "drop_last": drop_last,
-            "rank": rank,
-            "world_size": world_size,
+            "rank": ranks.rank,
+            "world_size": ranks.world_size,
+            "replication": replication,
             "num_threads": num_threads,
             "window_samples": window_samples,
             "window_bytes": window_bytes,
@@ -127,12 +142,12 @@ class StreamingDataLoader:
         """
         name, made = framework_of(framework)
         loader = cls.__new__(cls)
-        rank, world_size = rank_and_world_size(None, None)
-        native = _headwater.Loader.open_file(os.fspath(path), rank, world_size, made)
+        native, found = _headwater.Loader.open_file(os.fspath(path), told(), made)
         dataset = StreamingDataset._around(native.dataset, name, None)
         config = json.loads(native.config)
-        if world_size > 1 and (config["rank"], config["world_size"]) == (rank, world_size):
+        if config["world_size"] > 1 and found != "given":
             dataset._compare_with_first_rank()
+        say_whose_ranks(Ranks(config["rank"], config["world_size"], 1, found))
         loader._begin_life(dataset, native, None)
         return loader
 

@@ -9,6 +9,7 @@ mod fetch;
 mod home;
 mod host;
 mod loader;
+mod ranks;
 mod replicas;
 mod size;
 
@@ -29,6 +30,7 @@ pub use fetch::{FetchConfig, ThrottleConfig, Verify};
 pub use home::home;
 pub use host::memory_limit;
 pub use loader::LoaderConfig;
+pub use ranks::{Found, Ranks, Told};
 pub use replicas::Replicas;
 pub use size::ByteSize;
 

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::buffer::PoolShare;
-use crate::config::{DatasetConfig, LoaderConfig, OnChanged, memory_limit};
+use crate::config::{DatasetConfig, LoaderConfig, OnChanged, Ranks, memory_limit};
 use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::{Error, ErrorKind, Result};
@@ -89,7 +89,10 @@ impl Loader {
     /// # Errors
     /// `Invalid` for numbers that cannot be meant, and for a memory budget that is too small, with the number that is needed.
     pub fn new(dataset: &Dataset, config: LoaderConfig) -> Result<Self> {
-        let partition = Partition::new(config.batch_size, config.rank, config.world_size, config.drop_last)?;
+        let ranks = Ranks::find(config.rank, config.world_size, None)?;
+        let config = LoaderConfig { rank: Some(ranks.rank), world_size: Some(ranks.world_size), ..config };
+        let (rank, world_size) = ranks.apart(config.replication)?;
+        let partition = Partition::new(config.batch_size, rank, world_size, config.drop_last)?;
         let wrong = |name: &str| {
             Err(Error::new(ErrorKind::Invalid, "use", format_args!("{name} = 0")).because("it must be at least 1"))
         };
@@ -108,7 +111,7 @@ impl Loader {
                 "the dataset's {} samples make no full batch of {} on each of {} ranks",
                 dataset.len(),
                 config.batch_size,
-                config.world_size
+                world_size
             )));
         }
         let needs = needs(dataset, config.batch_size)?;
@@ -123,8 +126,10 @@ impl Loader {
     /// # Errors
     /// Those of [`Dataset::open`] and [`Loader::new`].
     pub fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Self> {
-        let dataset = Dataset::open(config, interrupt)?;
-        Self::new(&dataset, config.loader.clone().unwrap_or_default())
+        let loader = config.loader.clone().unwrap_or_default();
+        let ranks = Ranks::find(loader.rank, loader.world_size, None)?;
+        let dataset = Dataset::open(&config.clone().of_rank(ranks.rank), interrupt)?;
+        Self::new(&dataset, loader)
     }
 
     /// The dataset it walks.

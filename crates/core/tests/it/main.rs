@@ -15,6 +15,7 @@ mod on_disk;
 mod packing;
 mod places;
 mod pt;
+mod ranks;
 mod secrets;
 mod simulate;
 mod sources;
