@@ -118,3 +118,64 @@ def test_half_a_setting_is_refused(folder: Path, number: str) -> None:
     missing = "WORLD_SIZE" if number == "RANK" else "RANK"
     refused, _ = run(folder, {number: "1"})
     assert refused == f"cannot use `{number}`: it is set and {missing} is not: set both or none"
+
+
+@pytest.mark.slow
+def test_ranks_of_a_machine_share_its_memory(folder: Path) -> None:
+    def cache(environment: dict[str, str], before: str = "") -> int:
+        bytes_: int = run(folder, environment, before)[0][1][0]
+        return bytes_
+
+    alone = cache({})
+    assert 0 < alone <= 4_000_000_000
+    two_of_two = {**TORCHRUN, "LOCAL_WORLD_SIZE": "2"}
+    ways = [(two_of_two, ""), (STEP, ""), ({"RAY_RAYLET_PID": "7"}, RAY)]
+    shares = [cache(environment, before) for environment, before in ways]
+    # Memory that is available changes as other processes come and go.
+    assert shares == pytest.approx([alone / 2] * len(shares), rel=0.3)
+    assert cache(MPIRUN) == pytest.approx(alone / 4, rel=0.3)
+
+
+@pytest.mark.slow
+def test_more_than_a_share_of_memory_is_not_granted_and_warned_of_once(folder: Path) -> None:
+    cache = """import headwater as hw
+cache = hw.CacheConfig(memory="900TB")
+"""
+    text = "{'cache': cache}"
+    script = SCRIPT.format(folder=os.fspath(folder), before=cache, loader="{}", dataset=text)
+    script = script.replace("    print(json", "    loader = hw.StreamingDataLoader(dataset)\n    print(json", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **TORCHRUN, "LOCAL_WORLD_SIZE": "8"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    walked, (granted, window, idle) = json.loads(done.stdout)
+    assert walked == part(1, 2)
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < granted + window + idle <= limit / 8
+    assert done.stderr.count("cache memory of 900 TB is more than this process's share") == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_workers_of_a_dataloader_share_the_memory_of_their_rank(folder: Path) -> None:
+    script = f"""
+import logging, sys
+logging.basicConfig(level="WARNING", format="%(message)s", stream=sys.stderr)
+import headwater as hw
+from torch.utils.data import DataLoader
+dataset = hw.StreamingDataset({os.fspath(folder)!r}, cache=hw.CacheConfig(memory="900TB"))
+print(sum(len(batch["__index__"]) for batch in DataLoader(dataset, batch_size=2, num_workers=3)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **TORCHRUN, "LOCAL_WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.split() == [str(SAMPLES)]
+    assert "which 6 of this machine use" in done.stderr, done.stderr

@@ -111,3 +111,8 @@ def test_what_cannot_be_meant_is_refused(answers: list[dict[str, Any]]) -> None:
         assert answer["odd"] == "cannot use `replication = 3`: the world size, which is 4, must be a multiple of it"
         assert "goes with neither rank, world_size nor replication" in answer["both"]
         assert answer["nonsense"].startswith("cannot use a `str` as process_group")
+
+
+def test_ranks_of_a_machine_use_no_more_than_its_memory_together(answers: list[dict[str, Any]]) -> None:
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < sum(answer["budget"][0] for answer in answers) <= min(4_000_000_000, limit / 4)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
-from headwater import _headwater
+from headwater import _headwater, workers
 from headwater.config import CacheConfig, FetchConfig, as_json, given
 from headwater.credentials import CredentialsFunction, Named, named, renamed
 from headwater.distributed import Facts, compare_with_first_rank, find_ranks, told
@@ -140,6 +140,7 @@ class StreamingDataset(_MapStyle):
                 or decoding failed; the message names the object.
 
         """
+        workers.tell()
         if type(index) is int and -1 << 63 <= index < 1 << 63:  # nearly always
             return self._finish(self._native.get(index))
         if hasattr(index, "__index__") and not getattr(index, "ndim", None):
@@ -148,6 +149,7 @@ class StreamingDataset(_MapStyle):
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Reads several samples concurrently, in the order given. ``DataLoader`` calls this with a batch's indices."""
+        workers.tell()
         return [self._finish(sample) for sample in self._native.get_many([self._index(index) for index in indices])]
 
     def __iter__(self) -> Iterator[Any]:

@@ -82,8 +82,9 @@ def _torch_distributed() -> Any | None:
 
 
 def _accelerators() -> int:
+    # Not `is_available`, which may wake up the driver before workers are forked.
     torch: Any = sys.modules["torch"]
-    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
+    return int(torch.cuda.device_count())
 
 
 class Member(NamedTuple):

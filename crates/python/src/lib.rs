@@ -48,6 +48,7 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(object::loads, module)?)?;
     module.add_function(wrap_pyfunction!(object::save, module)?)?;
     module.add_function(wrap_pyfunction!(ranks::find_ranks, module)?)?;
+    module.add_function(wrap_pyfunction!(ranks::share_among_workers, module)?)?;
     module.add_function(wrap_pyfunction!(source::describe_source, module)?)?;
     module.add_function(wrap_pyfunction!(run::run, module)?)
 }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::buffer::PoolShare;
-use crate::config::{DatasetConfig, LoaderConfig, OnChanged, Ranks, memory_limit};
+use crate::config::{DatasetConfig, LoaderConfig, MemoryShare, OnChanged, Ranks};
 use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::{Error, ErrorKind, Result};
@@ -226,7 +226,7 @@ fn needs(dataset: &Dataset, batch_size: usize) -> Result<Needs> {
     let usual_batch_bytes = steps.iter().map(|(_, values)| values).sum::<u64>() / steps.len() as u64 * batch as u64;
     steps.select_nth_unstable_by(batch - 1, |a, b| b.cmp(a));
     let largest_step_bytes = steps[..batch].iter().map(|(step, _)| step).sum();
-    Ok(Needs { largest_step_bytes, usual_batch_bytes, limit: memory_limit() })
+    Ok(Needs { largest_step_bytes, usual_batch_bytes, share: MemoryShare::current() })
 }
 
 impl Inner {
