@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+import headwater as hw
+
 # What a process of its own prints: which samples each of its loaders reads, and what a loader's cache may take.
 SCRIPT = """
 import json, logging, sys
@@ -110,6 +112,23 @@ def test_the_first_rank_says_that_its_part_is_because_of_slurm(folder: Path) -> 
     assert "each of 3 processes reads its part of every epoch, as Slurm started so many" in said
     (walked, _), said = run(folder, {**STEP, "SLURM_PROCID": "0"}, rank=0, world_size=1)
     assert (walked, said) == (part(0, 1), "")
+
+
+def test_a_file_is_believed_before_a_launcher(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "headwater.toml"
+
+    def walked(lines: str) -> list[int]:
+        file.write_text(f'source = "{folder}"\n[loader]\n{lines}')
+        return [int(index) for batch in hw.open(file) for index in batch["__index__"]]
+
+    assert walked("") == part(1, 2)
+    assert walked("rank = 0\nworld_size = 1\n") == part(0, 1)
+    assert walked("rank = 5\nworld_size = 6\nreplication = 2\n") == part(2, 3)
+    assert walked("replication = 2\n") == part(0, 1)
+    with pytest.raises(hw.ConfigError, match="both rank and world_size"):
+        walked("rank = 0\n")
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from headwater.device import Placement
 
 Collate = Literal["stack", "list", "pad"]
+# What `torch.distributed.new_group` returns where it made none.
+NonMember = Literal[-100]
 
 
 class StreamingDataLoader:
@@ -80,7 +82,7 @@ class StreamingDataLoader:
         rank: int | None = None,
         world_size: int | None = None,
         replication: int = 1,
-        process_group: ProcessGroup | DeviceMesh | None = None,
+        process_group: ProcessGroup | DeviceMesh | NonMember | None = None,
         num_threads: int | None = None,
         window_samples: int | None = None,
         window_bytes: Size | None = None,
