@@ -147,6 +147,8 @@ _compared: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
 _COMPARE_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+# Many ranks look less often: one process answers them all.
+_MAX_POLL_SECONDS, _RANKS_AT_FULL_PACE = 1.0, 100
 
 
 def compare_with_first_rank(fields: str, facts: Facts, first: int = 0) -> None:
@@ -173,6 +175,7 @@ def compare_with_first_rank(fields: str, facts: Facts, first: int = 0) -> None:
     compared = _compared.setdefault(store, Counter())
     number = compared[count]
     compared[count] += 1
+    pace = min(_MAX_POLL_SECONDS, _POLL_SECONDS * max(1.0, distributed.get_world_size() / _RANKS_AT_FULL_PACE))
     began, enough_since, seen = time.monotonic(), None, list[Facts]()
     while True:
         known = store.add(count, 0)
@@ -196,7 +199,7 @@ def compare_with_first_rank(fields: str, facts: Facts, first: int = 0) -> None:
                 _COMPARE_SECONDS,
             )
             return
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pace)
     closest = next((other for other in seen if other.origin == facts.origin), seen[number])
     raise ConfigError(
         f"cannot load: rank {distributed.get_rank()} has another dataset than rank {first}: "
