@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 __all__ = [
     "Batches",
@@ -16,6 +16,7 @@ __all__ = [
     "answer_question",
     "close_questions",
     "describe_source",
+    "find_ranks",
     "load",
     "loads",
     "next_question",
@@ -23,9 +24,13 @@ __all__ = [
     "release_credentials",
     "run",
     "save",
+    "share_among_workers",
 ]
 
 __version__: str
+
+# Rank, world size, processes of this machine, its accelerators.
+_Told: TypeAlias = tuple[int, int, int | None, int] | None
 
 @final
 class Framework:
@@ -60,7 +65,7 @@ class Dataset:
     @staticmethod
     def open(config: str, rank: int, framework: Framework) -> Dataset: ...
     @staticmethod
-    def open_file(path: str, rank: int, framework: Framework) -> Dataset: ...
+    def open_file(path: str, told: _Told, framework: Framework) -> Dataset: ...
     @staticmethod
     def reopen(pinned: str, framework: Framework) -> Dataset: ...
     def pinned(self, with_secrets: bool) -> str: ...
@@ -98,7 +103,7 @@ class Keys:
 class Loader:
     def __new__(cls, dataset: Dataset, config: str) -> Loader: ...
     @staticmethod
-    def open_file(path: str, rank: int, world_size: int, framework: Framework) -> Loader: ...
+    def open_file(path: str, told: _Told, framework: Framework) -> tuple[Loader, str]: ...
     @property
     def dataset(self) -> Dataset: ...
     @property
@@ -150,4 +155,6 @@ def answer_question(
     number: int, answer: str, subject: str = "", failure: str | None = None, may_pass: bool = False
 ) -> None: ...
 def close_questions() -> None: ...
+def find_ranks(rank: int | None, world_size: int | None, told: _Told) -> tuple[int, int, int, str]: ...
+def share_among_workers(count: int) -> None: ...
 def run(argv: Sequence[str]) -> int: ...

@@ -19,8 +19,9 @@ class CacheConfig:
     """What is kept of what was read.
 
     Args:
-        memory: capacity of the memory tier, in bytes or like ``"8GB"``; 0 keeps nothing. By default nothing for a dataset
-            alone, and the smaller of 4 GB and a quarter of the memory this process may use once a loader walks it.
+        memory: capacity of the memory tier of each process, in bytes or like ``"8GB"``; 0 keeps nothing. By default nothing for
+            a dataset alone; once a loader walks it, the smaller of 4 GB and a quarter of the memory there is, shared by the
+            ranks of this machine. More than a process's share of that memory is not granted, with a warning.
         disk: folder of the disk tier, which all processes of a machine share and later runs find again: an empty or new one, on
             a local disk. None by default. Local sources are not kept there.
         disk_capacity: bytes that the folder may take; by default four fifths of what is free there and of what it has already.

@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
-from headwater import _headwater
+from headwater import _headwater, workers
 from headwater.config import CacheConfig, FetchConfig, PrefetchConfig, as_json, given
 from headwater.credentials import named_credentials
-from headwater.distributed import Facts, compare_with_first_rank, rank_and_world_size
+from headwater.distributed import Facts, compare_with_first_rank, find_ranks, told
 from headwater.errors import ConfigError, IndexOutOfRangeError
 from headwater.frameworks import FrameworkName, framework_of
 from headwater.functions import Named, renamed
@@ -104,7 +104,7 @@ class StreamingDataset(_MapStyle):
         self._functions = tuple(_credentials_in(config)) + ((on_error_name,) if on_error_name else ())
         self._framework, made = framework_of(framework)
         self._transform = transform
-        self._native = _headwater.Dataset.open(as_json(config), rank_and_world_size(None, None)[0], made)
+        self._native = _headwater.Dataset.open(as_json(config), find_ranks().rank, made)
 
     @classmethod
     def _around(
@@ -131,9 +131,7 @@ class StreamingDataset(_MapStyle):
 
         """
         name, made = framework_of(framework)
-        return cls._around(
-            _headwater.Dataset.open_file(os.fspath(path), rank_and_world_size(None, None)[0], made), name, transform
-        )
+        return cls._around(_headwater.Dataset.open_file(os.fspath(path), told(), made), name, transform)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -151,6 +149,7 @@ class StreamingDataset(_MapStyle):
                 or decoding failed; the message names the object.
 
         """
+        workers.tell()
         if type(index) is int and -1 << 63 <= index < 1 << 63:  # nearly always
             return self._finish(self._native.get(index))
         if hasattr(index, "__index__") and not getattr(index, "ndim", None):
@@ -159,6 +158,7 @@ class StreamingDataset(_MapStyle):
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Reads the samples of a batch concurrently, in the order given, as ``on_error`` says. ``DataLoader`` calls this."""
+        workers.tell()
         return [self._finish(sample) for sample in self._native.get_batch(self._indices(indices))]
 
     def __iter__(self) -> Iterator[Any]:
@@ -229,7 +229,7 @@ class StreamingDataset(_MapStyle):
         """Empties the cache of this process."""
         self._native.clear_cache()
 
-    def _compare_with_first_rank(self) -> None:
+    def _compare_with_first_rank(self, first: int = 0) -> None:
         facts = Facts(
             origin=self._native.origin,
             samples=len(self),
@@ -237,7 +237,7 @@ class StreamingDataset(_MapStyle):
             size_fingerprint=self._native.size_fingerprint,
             content_fingerprint=self.content_fingerprint if self._native.has_entity_tags else None,
         )
-        compare_with_first_rank("/".join(self.fields), facts)
+        compare_with_first_rank("/".join(self.fields), facts, first)
 
     def __repr__(self) -> str:
         return f"<StreamingDataset of {len(self)} samples, fields {', '.join(self.fields)}>"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from headwater import _headwater
 from headwater.config import Size, Span, as_json
 from headwater.dataset import StreamingDataset
-from headwater.distributed import rank_and_world_size
+from headwater.distributed import Group, Ranks, find_ranks, join, say_whose_ranks, told
 from headwater.errors import ConfigError
 from headwater.frameworks import FrameworkName, default_collate, framework_of
 
@@ -43,11 +43,16 @@ class StreamingDataLoader:
         seed: what that order is drawn from; the same on all ranks.
         drop_last: leave out the samples at the end that make no full batch on every rank. Otherwise the last batch is
             shorter, and padded where ranks would differ.
-        rank, world_size: by default those of ``torch.distributed``, else ``RANK`` and ``WORLD_SIZE``, else a single process.
+        rank, world_size: which process of the run this is. By default as ``torch.distributed``, Ray Train, torchrun, ``mpirun``
+            or Slurm's ``srun`` says; else a single process.
+        replication: so many consecutive ranks get the same batches: those that hold parts of one model.
+        process_group: the ranks that get different batches: a ``ProcessGroup`` or ``DeviceMesh`` of torch, such as
+            ``mesh["dp"]``. Instead of ``rank`` and ``world_size``.
         num_threads: threads that decode and assemble; by default those that all loaders of the process share.
         window_samples: samples under way and ready ahead; by default follows the consumer.
         window_bytes: memory of those, in bytes or like ``"1GB"``.
-        memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it.
+        memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it. More than this
+            process's share of the machine, or container, is not granted, with a warning.
         collate: ``"stack"``; ``"list"`` leaves tensors of a batch apart; ``"pad"`` fills them up with zeros to the
             largest, with a mask ``"<name>__mask"`` beside each that broadcasts against it.
         collate_fn: called with the list of samples instead; runs on the consuming thread. Unless ``drop_last``, each sample
@@ -72,6 +77,8 @@ class StreamingDataLoader:
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
+        replication: int = 1,
+        process_group: Group | None = None,
         num_threads: int | None = None,
         window_samples: int | None = None,
         window_bytes: Size | None = None,
@@ -89,17 +96,15 @@ class StreamingDataLoader:
         apart = collate_fn is not None or dataset._transform is not None
         if apart and collate != "stack":
             raise ConfigError(f"collate={collate!r} goes with neither collate_fn nor a dataset's transform")
-        is_given = rank is not None
-        rank, world_size = rank_and_world_size(rank, world_size)
-        if world_size > 1 and not is_given:
-            dataset._compare_with_first_rank()
+        ranks = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
         config = {
             "batch_size": batch_size,
             "shuffle": shuffle,
             "seed": seed,
             "drop_last": drop_last,
-            "rank": rank,
-            "world_size": world_size,
+            "rank": ranks.rank,
+            "world_size": ranks.world_size,
+            "replication": replication,
             "num_threads": num_threads,
             "window_samples": window_samples,
             "window_bytes": window_bytes,
@@ -109,7 +114,7 @@ class StreamingDataLoader:
             "device": None if device is None else str(device),
             "batch_deadline": batch_deadline,
         }
-        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn, is_given)
+        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn, ranks.found == "given")
 
     def _begin_life(
         self,
@@ -119,7 +124,7 @@ class StreamingDataLoader:
         is_rank_given: bool,
     ) -> None:
         self.dataset, self._native = dataset, native
-        self._found_rank = None if is_rank_given else rank_and_world_size(None, None)
+        self._found_rank = None if is_rank_given else find_ranks()[:2]
         # A pass that has handed out nothing follows what is chosen after it.
         self._last_pass: Callable[[], _Pass | Ahead | None] = lambda: None
         self._placement = _placement(dataset, json.loads(native.config))
@@ -134,14 +139,13 @@ class StreamingDataLoader:
         """
         name, made = framework_of(framework)
         loader = cls.__new__(cls)
-        rank, world_size = rank_and_world_size(None, None)
-        native = _headwater.Loader.open_file(os.fspath(path), rank, world_size, made)
+        native, found = _headwater.Loader.open_file(os.fspath(path), told(), made)
         dataset = StreamingDataset._around(native.dataset, name, None)
         config = json.loads(native.config)
-        is_found = (config["rank"], config["world_size"]) == (rank, world_size)
-        if world_size > 1 and is_found:
+        if config["world_size"] > 1 and found != "given":
             dataset._compare_with_first_rank()
-        loader._begin_life(dataset, native, None, not is_found)
+        say_whose_ranks(Ranks(config["rank"], config["world_size"], 1, found))
+        loader._begin_life(dataset, native, None, found == "given")
         return loader
 
     def __len__(self) -> int:
@@ -186,7 +190,7 @@ class StreamingDataLoader:
 
     def _refuse_another_rank(self) -> None:
         # Made before its trainer began the job, a loader would read every sample on every rank.
-        now = rank_and_world_size(None, None)
+        now = find_ranks()[:2]
         if self._found_rank is None or now[1] == 1 or now == self._found_rank:
             return
         of = "rank {} of {}"

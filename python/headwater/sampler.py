@@ -10,7 +10,7 @@ from typing import Any
 from headwater import _headwater
 from headwater.config import as_json
 from headwater.dataset import StreamingDataset
-from headwater.distributed import rank_and_world_size
+from headwater.distributed import Group, join
 from headwater.errors import ConfigError
 
 # How many samples a loader without worker processes has fetched ahead.
@@ -34,7 +34,7 @@ class Sampler:
 
     Args:
         dataset: what to walk.
-        batch_size, shuffle, seed, drop_last, rank, world_size: as for :class:`StreamingDataLoader`.
+        batch_size, shuffle, seed, drop_last, rank, world_size, replication, process_group: as for :class:`StreamingDataLoader`.
 
     Raises:
         ConfigError: an argument cannot be meant.
@@ -51,20 +51,20 @@ class Sampler:
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
+        replication: int = 1,
+        process_group: Group | None = None,
     ) -> None:
         if not isinstance(dataset, StreamingDataset):
             raise ConfigError(f"cannot sample from a `{type(dataset).__name__}`: give a headwater.StreamingDataset")
-        is_given = rank is not None
-        rank, world_size = rank_and_world_size(rank, world_size)
-        if world_size > 1 and not is_given:
-            dataset._compare_with_first_rank()
+        ranks = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
         config = {
             "batch_size": batch_size,
             "shuffle": shuffle,
             "seed": seed,
             "drop_last": drop_last,
-            "rank": rank,
-            "world_size": world_size,
+            "rank": ranks.rank,
+            "world_size": ranks.world_size,
+            "replication": replication,
         }
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
         self._native = _headwater.Sampler(dataset._native, as_json(config))

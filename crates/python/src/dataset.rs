@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::error::checked;
 use crate::framework::Framework;
 use crate::interrupt::detached;
+use crate::ranks::{self, ToldByPython};
 use crate::stats::to_dict;
 use crate::to_python::sample;
 
@@ -30,10 +31,17 @@ impl Dataset {
         Ok(Self { inner, framework })
     }
 
-    /// Opens a dataset from a TOML file.
+    /// Opens a dataset from a TOML file, as this rank does, unless the file names another.
     #[staticmethod]
-    fn open_file(py: Python<'_>, path: std::path::PathBuf, rank: usize, framework: Py<Framework>) -> PyResult<Self> {
-        let config = checked(py, DatasetConfig::from_toml_file(&path))?.of_rank(rank);
+    fn open_file(
+        py: Python<'_>,
+        path: std::path::PathBuf,
+        told: ToldByPython,
+        framework: Py<Framework>,
+    ) -> PyResult<Self> {
+        let config = checked(py, DatasetConfig::from_toml_file(&path))?;
+        let (rank, world_size) = config.loader.as_ref().map_or((None, None), |loader| (loader.rank, loader.world_size));
+        let config = config.of_rank(checked(py, ranks::find(rank, world_size, told))?.rank);
         let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
         Ok(Self { inner, framework })
     }

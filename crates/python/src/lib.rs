@@ -18,6 +18,7 @@ mod keys;
 mod loader;
 mod log;
 mod object;
+mod ranks;
 mod raw_tensor;
 mod run;
 mod sampler;
@@ -49,6 +50,8 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(object::load, module)?)?;
     module.add_function(wrap_pyfunction!(object::loads, module)?)?;
     module.add_function(wrap_pyfunction!(object::save, module)?)?;
+    module.add_function(wrap_pyfunction!(ranks::find_ranks, module)?)?;
+    module.add_function(wrap_pyfunction!(ranks::share_among_workers, module)?)?;
     module.add_function(wrap_pyfunction!(source::describe_source, module)?)?;
     module.add_function(wrap_pyfunction!(run::run, module)?)
 }

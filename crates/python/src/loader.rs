@@ -22,6 +22,7 @@ use crate::error::checked;
 use crate::framework::Framework;
 use crate::interrupt::detached;
 use crate::keys::Keys;
+use crate::ranks::{self, ToldByPython};
 use crate::stats::to_dict;
 use crate::to_python::{sample, to_python};
 
@@ -45,24 +46,20 @@ impl Loader {
         Ok(Self { inner, framework: dataset.framework.clone_ref(py) })
     }
 
-    /// Opens a dataset and a loader from a TOML file. They are of this rank, unless the file names another.
+    /// Opens a dataset and a loader from a TOML file. They are of this rank, unless the file names another; also says where it is from.
     #[staticmethod]
     fn open_file(
         py: Python<'_>,
         path: PathBuf,
-        rank: usize,
-        world_size: usize,
+        told: ToldByPython,
         framework: Py<Framework>,
-    ) -> PyResult<Self> {
+    ) -> PyResult<(Self, &'static str)> {
         let mut config = checked(py, DatasetConfig::from_toml_file(&path))?;
         let loader = config.loader.get_or_insert_default();
-        if (loader.rank, loader.world_size) == (0, 1) {
-            (loader.rank, loader.world_size) = (rank, world_size);
-        }
-        let rank = loader.rank;
-        let config = config.of_rank(rank);
+        let ranks = checked(py, ranks::find(loader.rank, loader.world_size, told))?;
+        (loader.rank, loader.world_size) = (Some(ranks.rank), Some(ranks.world_size));
         let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
-        Ok(Self { inner, framework })
+        Ok((Self { inner, framework }, ranks::word(ranks.found)))
     }
 
     /// The dataset it walks.

@@ -14,8 +14,9 @@ const DEFAULT_MEMORY: u64 = 4_000_000_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
-    /// Capacity of the memory tier. Default: nothing for a dataset alone; the smaller of 4 GB and a quarter of the memory this
-    /// process may use once a loader walks it. `"0"` keeps nothing.
+    /// Capacity of the memory tier of each process. Default: nothing for a dataset alone; once a loader walks it, the smaller of 4 GB and
+    /// a quarter of the memory there is, shared by the ranks of this machine. More than a process's share of that memory is not
+    /// granted. `"0"` keeps nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<ByteSize>,
     /// Folder of the disk tier, which all processes of a machine share and later runs find again: an empty or new one, on a local
@@ -49,7 +50,7 @@ pub enum Compression {
 }
 
 impl CacheConfig {
-    /// The capacity that a loader uses when nothing else is said, given the memory this process may use.
+    /// What loaders of a machine use together when nothing else is said, given the memory that there is.
     pub fn default_memory(limit: u64) -> u64 {
         DEFAULT_MEMORY.min(limit / 4)
     }

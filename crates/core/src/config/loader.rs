@@ -19,10 +19,15 @@ pub struct LoaderConfig {
     /// Leave out the samples at the end of an epoch that do not make a full batch on every rank. Default: off; the last batch is
     /// then shorter, and padded where ranks would differ.
     pub drop_last: bool,
-    /// Number of this data-parallel process. Default: 0.
-    pub rank: usize,
-    /// How many there are. Default: 1.
-    pub world_size: usize,
+    /// Number of this process among those of the run. Default, with `world_size`: found out, see [`Ranks`](super::Ranks).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// How many there are. Give both or neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub world_size: Option<usize>,
+    /// So many consecutive ranks read the same samples: those that hold parts of one model. Default: 1. The world size is a multiple
+    /// of it.
+    pub replication: usize,
     /// Threads that decode and assemble. Default: as many as there are cores, shared by all loaders of the process. With a
     /// number the loader has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,7 +41,7 @@ pub struct LoaderConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_bytes: Option<ByteSize>,
     /// Memory of cache, window and idle batch buffers together; batches that the user holds are not in it. Default: what these come
-    /// to by themselves.
+    /// to by themselves. More than a process's share of the memory there is is not granted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<ByteSize>,
     /// How samples become a batch. Default: `stack`.
@@ -68,8 +73,9 @@ impl Default for LoaderConfig {
             shuffle: false,
             seed: 0,
             drop_last: false,
-            rank: 0,
-            world_size: 1,
+            rank: None,
+            world_size: None,
+            replication: 1,
             num_threads: None,
             window_samples: None,
             window_bytes: None,

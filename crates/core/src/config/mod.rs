@@ -11,7 +11,9 @@ mod host;
 mod loader;
 mod on_error;
 mod prefetch;
+mod ranks;
 mod replicas;
+mod share;
 mod size;
 
 use std::fs;
@@ -33,7 +35,9 @@ pub use host::memory_limit;
 pub use loader::LoaderConfig;
 pub use on_error::OnError;
 pub use prefetch::PrefetchConfig;
+pub use ranks::{Found, Ranks, Told};
 pub use replicas::Replicas;
+pub use share::{MemoryShare, share_memory_among_ranks, share_memory_among_workers};
 pub use size::ByteSize;
 
 /// What to do when an object is no longer the version that the manifest lists.

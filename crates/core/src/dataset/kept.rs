@@ -14,7 +14,7 @@ use super::packing::Backlog;
 use super::requests::Requests;
 use crate::cache::{self, Cache, Flights, Lease, UnitId};
 use crate::clock::Clock;
-use crate::config::{CacheConfig, Compression, PrefetchConfig};
+use crate::config::{CacheConfig, Compression, MemoryShare, PrefetchConfig};
 use crate::error::Result;
 use crate::format::record;
 use crate::metrics::{Metric, Metrics};
@@ -52,7 +52,13 @@ impl Kept {
         let cache: Box<dyn Cache> = match config.memory {
             Some(size) if size.0 == 0 => Box::new(cache::None),
             // Without a size, a loader gives it one when it begins to walk.
-            size => Box::new(cache::Memory::new(size.map_or(0, |size| size.0 as usize), config.policy)),
+            size => {
+                let capacity = size.map_or(0, |size| {
+                    let share = MemoryShare::current();
+                    share.granted("cache memory", size, share.bytes())
+                });
+                Box::new(cache::Memory::new(capacity as usize, config.policy))
+            }
         };
         // The same record goes to both tiers, and from a disk every byte counts.
         let worth = if config.disk.is_some() { WORTH_READING_LESS } else { WORTH_UNPACKING };

@@ -81,11 +81,6 @@ impl From<(Read, bool)> for Loaded {
 }
 
 impl Loaded {
-    /// Whether others asked for it while it was loaded, and have it.
-    pub(super) fn was_followed(&self) -> bool {
-        self.is_shared && !self.is_offered && matches!(self.origin, Origin::Source(_))
-    }
-
     /// How long ago it was known to be right.
     pub(super) fn age(&self, now: Duration) -> Duration {
         match &self.origin {
@@ -114,14 +109,14 @@ impl Inner {
         stale: Option<Lease>,
         buffers: &BufferPool,
     ) -> Result<Loaded> {
-        if let Some(requested) = self.requested(kept, unit) {
-            return Ok(requested);
-        }
         let is_stale = stale.is_some();
         drop(stale);
         loop {
             match kept.flights.join(unit) {
                 cache::Flight::Lead(leader) => {
+                    if let Some(requested) = self.requested(kept, unit) {
+                        return Ok(requested);
+                    }
                     if is_stale {
                         // Reading it again costs what asking would.
                         self.metrics.record(&[(Metric::CacheExpired, 1)]);
@@ -157,25 +152,14 @@ impl Inner {
                 fetched(is_reused);
             }
         };
-        if let Some(requested) = self.requested(kept, unit) {
-            fetched(false);
-            return Ok(requested);
-        }
         loop {
             match kept.flights.join(unit) {
                 cache::Flight::Lead(leader) => {
-                    let read = match self.renewed(kept, sources, unit, stale.as_ref()).await {
-                        Ok(Some(renewed)) => {
-                            fetched(true);
-                            Ok(renewed)
-                        }
-                        // What is on disk is no newer than what turned out to be too old.
-                        Ok(None) if stale.is_some() => {
-                            self.read(kept, sources, unit, workers, false, &mut fetched).await
-                        }
-                        Ok(None) => self.from_disk_or_source(kept, sources, unit, workers, &mut fetched).await,
-                        Err(error) => Err(error),
-                    };
+                    if let Some(requested) = self.requested(kept, unit) {
+                        fetched(false);
+                        return Ok(requested);
+                    }
+                    let read = self.lead(kept, sources, unit, stale.as_ref(), workers, &mut fetched).await;
                     let is_shared = leader.land(&read);
                     return read.map(|read| (read, is_shared).into());
                 }
@@ -186,6 +170,27 @@ impl Inner {
                     }
                 }
             }
+        }
+    }
+
+    /// Loads a unit for all who wait for it.
+    pub(super) async fn lead(
+        self: &Arc<Self>,
+        kept: &Kept,
+        sources: &Sources,
+        unit: UnitId,
+        stale: Option<&Lease>,
+        workers: &Workers,
+        fetched: &mut (impl FnMut(bool) + Send),
+    ) -> Result<Read> {
+        if let Some(renewed) = self.renewed(kept, sources, unit, stale).await? {
+            fetched(true);
+            return Ok(renewed);
+        }
+        // What is on disk is no newer than what turned out to be too old.
+        match stale {
+            Some(_) => self.read(kept, sources, unit, workers, false, fetched).await,
+            None => self.from_disk_or_source(kept, sources, unit, workers, fetched).await,
         }
     }
 
@@ -259,7 +264,13 @@ impl Inner {
         }))
     }
 
-    fn read_now(&self, kept: &Kept, sources: &[Arc<dyn Source>], unit: UnitId, buffers: &BufferPool) -> Result<Read> {
+    pub(super) fn read_now(
+        &self,
+        kept: &Kept,
+        sources: &[Arc<dyn Source>],
+        unit: UnitId,
+        buffers: &BufferPool,
+    ) -> Result<Read> {
         let (source, listed, request) = self.request(sources, unit)?;
         let began = Instant::now();
         let (asked, asked_at) = (kept.clock.now(), kept.clock.wall());

@@ -11,10 +11,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::load::{Loaded, Sources};
+use super::load::{Loaded, Read, Sources};
 use super::{Inner, Kept};
-use crate::cache::UnitId;
-use crate::config::{PrefetchConfig, memory_limit};
+use crate::cache::{self, UnitId};
+use crate::config::{MemoryShare, PrefetchConfig};
 use crate::engine::{Engine, Interrupt};
 use crate::error::Result;
 use crate::metrics::Metric;
@@ -72,7 +72,11 @@ impl std::fmt::Debug for State {
 
 impl Requests {
     pub(super) fn new(config: &PrefetchConfig) -> Self {
-        let bytes = config.memory.map_or_else(|| PrefetchConfig::default_memory(memory_limit()), |size| size.0);
+        let share = MemoryShare::current();
+        let bytes = match config.memory {
+            Some(size) => share.granted("prefetch memory", size, share.bytes()),
+            None => PrefetchConfig::default_memory(share.bytes()),
+        };
         Self { queue: config.queue, bytes, state: Mutex::default() }
     }
 
@@ -142,23 +146,44 @@ impl State {
 
     fn remove(&mut self, sample: usize) -> Option<Held> {
         let held = self.held.remove(&sample)?;
-        self.known.remove(&sample);
+        if !self.under_way.contains_key(&sample) {
+            self.known.remove(&sample);
+        }
         self.bytes -= held.bytes;
         Some(held)
     }
 
-    /// A sample arrived, with what is to be held of it.
-    fn arrive(&mut self, sample: usize, units: Vec<Option<Loaded>>, now: Duration) {
+    /// A unit of a sample under way arrived.
+    fn arrive(&mut self, unit: UnitId, fields: usize, loaded: Loaded, now: Duration) {
+        let Some(under_way) = self.under_way.get_mut(&unit.sample) else { return };
+        let bytes = loaded.value.tensor_bytes() as u64;
+        // From now on it is charged as what it is.
+        let charged = bytes.min(under_way.bytes);
+        under_way.bytes -= charged;
+        self.bytes += bytes - charged;
+        let held = self.held.entry(unit.sample).or_insert_with(|| {
+            self.arrived.push_back(unit.sample);
+            Held { units: (0..fields).map(|_| None).collect(), bytes: 0, since: now }
+        });
+        held.bytes += bytes;
+        held.units[unit.field] = Some(loaded);
+    }
+
+    /// Whether others than this queue hold the memory of a unit that arrived.
+    fn is_shared(&mut self, unit: UnitId, is_shared: bool) {
+        let held = self.held.get_mut(&unit.sample).and_then(|held| held.units[unit.field].as_mut());
+        if let Some(held) = held {
+            held.is_shared = is_shared;
+        }
+    }
+
+    /// All that comes of a sample has come.
+    fn is_done(&mut self, sample: usize) {
         let Some(under_way) = self.under_way.remove(&sample) else { return };
         self.bytes -= under_way.bytes;
-        let bytes = units.iter().flatten().map(|loaded| loaded.value.tensor_bytes() as u64).sum();
-        if units.iter().all(Option::is_none) {
+        if !self.held.contains_key(&sample) {
             self.known.remove(&sample);
-            return;
         }
-        self.bytes += bytes;
-        self.held.insert(sample, Held { units, bytes, since: now });
-        self.arrived.push_back(sample);
     }
 
     fn take(&mut self, unit: UnitId) -> Option<Loaded> {
@@ -239,11 +264,11 @@ impl Inner {
             let inner = self.clone();
             let cancel = engine.spawn(async move {
                 let Ok(kept) = inner.kept() else { return };
-                let units = inner.fetch_ahead(kept, &sources, sample, engine).await;
+                inner.fetch_ahead(&sources, sample, run, engine).await;
                 {
                     let mut state = kept.requests.state.lock();
                     if state.run == run {
-                        state.arrive(sample, units, kept.clock.now());
+                        state.is_done(sample);
                     }
                 }
                 inner.begin_requests(engine, kept);
@@ -256,50 +281,83 @@ impl Inner {
         }
     }
 
-    async fn fetch_unit_ahead(
-        self: Arc<Self>,
-        sources: Sources,
-        unit: UnitId,
-        engine: &'static Engine,
-    ) -> Result<Loaded> {
-        let workers = engine.workers();
-        if !sources.iter().all(|source| source.is_local()) {
-            return self.load(self.kept()?, &sources, unit, None, workers, |_| ()).await;
+    /// Loads what the cache does not have of a sample. One unit that fails does not stop the others.
+    async fn fetch_ahead(self: &Arc<Self>, sources: &Sources, sample: usize, run: u64, engine: &'static Engine) {
+        let mut tasks = JoinSet::new();
+        for unit in (0..self.names.len()).map(|field| UnitId { sample, field }) {
+            let (inner, sources) = (self.clone(), sources.clone());
+            tasks.spawn(async move {
+                let fetched = inner.fetch_unit_ahead(sources, unit, run, engine).await;
+                let (metric, count) = match fetched {
+                    Ok(count) => (Metric::PrefetchFetched, count),
+                    Err(error) => {
+                        tracing::debug!("cannot fetch ahead: {}", error.report());
+                        (Metric::PrefetchFailed, 1)
+                    }
+                };
+                inner.metrics.record(&[(metric, count)]);
+            });
         }
-        // As whoever reads local sources does: they wait for each other on the workers, and must not wait there for what needs another one.
-        workers.run(move || self.load_now(self.kept()?, &sources, unit, None, engine.buffers())).await
+        while tasks.join_next().await.is_some() {}
     }
 
-    /// Loads what the cache does not have of a sample. One unit that fails does not stop the others.
-    async fn fetch_ahead(
+    /// Loads a unit and holds it, unless it is there or others are loading it: they have it then. Returns how many were loaded.
+    async fn fetch_unit_ahead(
         self: &Arc<Self>,
-        kept: &Kept,
-        sources: &Sources,
-        sample: usize,
+        sources: Sources,
+        unit: UnitId,
+        run: u64,
         engine: &'static Engine,
-    ) -> Vec<Option<Loaded>> {
-        let mut tasks = JoinSet::new();
-        let fields = self.names.len();
-        for unit in (0..fields).map(|field| UnitId { sample, field }).filter(|&unit| !kept.cache.contains(unit)) {
-            let (inner, sources) = (self.clone(), sources.clone());
-            tasks.spawn(async move { (unit.field, inner.fetch_unit_ahead(sources, unit, engine).await) });
+    ) -> Result<u64> {
+        let kept = self.kept()?;
+        if kept.cache.contains(unit) {
+            return Ok(0);
         }
-        let mut units: Vec<Option<Loaded>> = (0..fields).map(|_| None).collect();
-        while let Some(joined) = tasks.join_next().await {
-            match joined {
-                // Whoever asked meanwhile has it already.
-                Ok((_, Ok(loaded))) if loaded.was_followed() => self.metrics.record(&[(Metric::PrefetchFetched, 1)]),
-                Ok((field, Ok(loaded))) => {
-                    self.metrics.record(&[(Metric::PrefetchFetched, 1)]);
-                    units[field] = Some(loaded);
-                }
-                Ok((_, Err(error))) => {
-                    self.metrics.record(&[(Metric::PrefetchFailed, 1)]);
-                    tracing::debug!("cannot fetch ahead: {}", error.report());
-                }
-                Err(_) => self.metrics.record(&[(Metric::PrefetchFailed, 1)]),
+        if sources.iter().all(|source| source.is_local()) {
+            let inner = self.clone();
+            // From the first on a worker: whoever follows waits on another one, and must not wait for what still needs one.
+            let fetch = move || {
+                let kept = inner.kept()?;
+                let cache::Flight::Lead(leader) = kept.flights.join(unit) else { return Ok(0) };
+                let read = inner.read_now(kept, &sources, unit, engine.buffers());
+                inner.hold_and_land(kept, unit, run, leader, read)
+            };
+            return engine.workers().run(fetch).await;
+        }
+        let cache::Flight::Lead(leader) = kept.flights.join(unit) else { return Ok(0) };
+        let read = self.lead(kept, &sources, unit, None, engine.workers(), &mut |_| ()).await;
+        self.hold_and_land(kept, unit, run, leader, read)
+    }
+
+    /// What was read is held before it lands: whoever looks for it finds one of the two.
+    fn hold_and_land(
+        &self,
+        kept: &Kept,
+        unit: UnitId,
+        run: u64,
+        leader: cache::Leader<Result<Read>>,
+        read: Result<Read>,
+    ) -> Result<u64> {
+        if let Ok(read) = read.clone() {
+            let mut state = kept.requests.state.lock();
+            if state.run == run {
+                state.arrive(unit, self.names.len(), Loaded::from((read, true)), kept.clock.now());
             }
         }
-        units
+        let had_followers = leader.land(&read);
+        let loaded = Loaded::from((read?, had_followers));
+        let mut state = kept.requests.state.lock();
+        // Those who followed have it.
+        let taken = if state.run != run {
+            None
+        } else if had_followers {
+            state.take(unit)
+        } else {
+            state.is_shared(unit, loaded.is_shared);
+            None
+        };
+        drop(state);
+        drop(taken);
+        Ok(1)
     }
 }

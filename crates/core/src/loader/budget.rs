@@ -4,7 +4,7 @@
 //! made: a budget that cannot hold one batch on its way in and one being packed is refused with the number that it would take.
 //! Compressed objects are taken to grow fourfold until one was unpacked, then as much as the one that grew most.
 
-use crate::config::{ByteSize, CacheConfig, LoaderConfig};
+use crate::config::{ByteSize, CacheConfig, LoaderConfig, MemoryShare};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Default of the window: room for so many batches,
@@ -41,15 +41,17 @@ pub(super) struct Needs {
     /// Tensors of a batch of usual size.
     pub(super) usual_batch_bytes: u64,
     /// Memory this process may use.
-    pub(super) limit: u64,
+    pub(super) share: MemoryShare,
 }
 
 impl Budget {
     pub(super) fn new(loader: &LoaderConfig, cache: &CacheConfig, needs: Needs) -> Result<Self> {
         // One batch on its way in, and one behind its hand-over whose values wait to be packed.
         let step = needs.largest_step_bytes + needs.usual_batch_bytes;
-        let asked = loader.memory_budget.map_or(needs.limit, |budget| budget.0);
-        let window_limit = loader.memory_budget.map_or(MAX_WINDOW, |budget| MAX_WINDOW.min(budget.0 / 4));
+        let share = needs.share;
+        let asked =
+            loader.memory_budget.map_or(share.bytes(), |budget| share.granted("memory_budget", budget, share.bytes()));
+        let window_limit = MAX_WINDOW.min(asked / 4);
         let usual = (WINDOW_BATCHES * step).max(MIN_WINDOW).min(window_limit).max(step);
         let window_bytes = loader.window_bytes.map_or(usual, |bytes| bytes.0);
         if window_bytes < step {
@@ -61,23 +63,24 @@ impl Budget {
             ));
         }
         let Some(rest) = asked.checked_sub(window_bytes) else {
-            let name = if loader.memory_budget.is_some() { "memory_budget" } else { "memory of this process" };
+            let name = match (loader.memory_budget, share.sharers) {
+                (Some(_), _) => "memory_budget",
+                (None, 1) => "memory of this process",
+                (None, sharers) => &format!("memory of this process, one of {sharers}"),
+            };
             return Err(too_small(name, asked, window_bytes, "the window: what is read, assembled and packed"));
         };
         let idle_bytes = (IDLE_BATCHES * needs.usual_batch_bytes).min(rest / 2);
         let rest = rest - idle_bytes;
         let cache_bytes = match (cache.memory, loader.memory_budget) {
-            (Some(size), Some(_)) if size.0 > rest => {
+            // Where less was granted than asked for, all of it is less.
+            (Some(size), Some(budget)) if size.0 > rest && asked == budget.0 => {
                 let what = format!("{size} of it for the cache");
                 return Err(too_small("memory_budget", asked, size.0 + window_bytes + idle_bytes, &what));
             }
-            (Some(size), None) if size.0 > rest => {
-                tracing::warn!("cache memory of {size} is more than there is: using {} instead", ByteSize(rest));
-                rest
-            }
-            (Some(size), _) => size.0,
+            (Some(size), _) => share.granted("cache memory", size, rest),
             (None, Some(_)) => rest,
-            (None, None) => CacheConfig::default_memory(needs.limit).min(rest),
+            (None, None) => (CacheConfig::default_memory(share.limit) / share.sharers).min(rest),
         };
         let more = ((window_bytes - step) / 4).min(MAX_BACKLOG);
         let backlog_bytes = needs.usual_batch_bytes + more;
@@ -105,16 +108,27 @@ fn too_small(name: &str, given: u64, needed: u64, what: &str) -> Error {
 mod tests {
     use super::*;
 
-    const NEEDS: Needs =
-        Needs { largest_step_bytes: 100_000_000, usual_batch_bytes: 50_000_000, limit: 20_000_000_000 };
+    const NEEDS: Needs = Needs {
+        largest_step_bytes: 100_000_000,
+        usual_batch_bytes: 50_000_000,
+        share: MemoryShare { limit: 20_000_000_000, sharers: 1 },
+    };
 
     fn budget(memory: Option<u64>, window: Option<u64>, cache: Option<u64>) -> Result<Budget> {
+        shared(1, memory, window, cache)
+    }
+
+    fn shared(sharers: u64, memory: Option<u64>, window: Option<u64>, cache: Option<u64>) -> Result<Budget> {
         let loader = LoaderConfig {
             memory_budget: memory.map(ByteSize),
             window_bytes: window.map(ByteSize),
             ..LoaderConfig::default()
         };
-        Budget::new(&loader, &CacheConfig { memory: cache.map(ByteSize), ..CacheConfig::default() }, NEEDS)
+        Budget::new(
+            &loader,
+            &CacheConfig { memory: cache.map(ByteSize), ..CacheConfig::default() },
+            Needs { share: MemoryShare { sharers, ..NEEDS.share }, ..NEEDS },
+        )
     }
 
     #[test]
@@ -152,6 +166,30 @@ mod tests {
 
     #[test]
     fn more_cache_than_there_is_memory_is_clamped() {
-        assert_eq!(budget(None, None, Some(50_000_000_000)).expect("fits").total(), NEEDS.limit);
+        assert_eq!(budget(None, None, Some(50_000_000_000)).expect("fits").total(), NEEDS.share.limit);
+        let both = budget(Some(80_000_000_000), None, Some(50_000_000_000)).expect("fits");
+        assert_eq!(both.total(), NEEDS.share.limit);
+    }
+
+    #[test]
+    fn those_who_share_memory_do_not_use_more_than_there_is() {
+        for sharers in [1, 2, 8, 16, 64] {
+            let together = |budget: Budget| budget.total() * sharers;
+            let share = NEEDS.share.limit / sharers;
+            let by_default = shared(sharers, None, None, None).expect("fits");
+            assert!(by_default.cache_bytes * sharers <= 4_000_000_000 && by_default.cache_bytes > 0);
+            assert!(by_default.window_bytes <= (share / 4).max(150_000_000));
+            let asked = shared(sharers, Some(90_000_000_000), None, None).expect("fits");
+            let kept = shared(sharers, None, None, Some(90_000_000_000)).expect("fits");
+            let both = shared(sharers, Some(90_000_000_000), None, Some(90_000_000_000)).expect("fits");
+            for budget in [by_default, asked, kept, both] {
+                assert!(together(budget) <= NEEDS.share.limit, "{sharers}: {budget:?}");
+            }
+            // What fits is granted as asked.
+            let small = shared(sharers, Some(300_000_000), None, Some(50_000_000)).expect("fits");
+            assert_eq!(small.cache_bytes, 50_000_000);
+        }
+        let message = shared(200, None, None, None).expect_err("too many").to_string();
+        assert!(message.contains("memory of this process, one of 200 = 100 MB"), "{message}");
     }
 }

@@ -32,7 +32,7 @@ mod sampler;
 use std::sync::Arc;
 
 use crate::buffer::PoolShare;
-use crate::config::{DatasetConfig, LoaderConfig, memory_limit};
+use crate::config::{DatasetConfig, LoaderConfig, MemoryShare, Ranks};
 use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::{Error, ErrorKind, Result};
@@ -77,6 +77,8 @@ impl Loader {
     /// # Errors
     /// `Invalid` for numbers that cannot be meant, and for a memory budget that is too small, with the number that is needed.
     pub fn new(dataset: &Dataset, config: LoaderConfig) -> Result<Self> {
+        let ranks = Ranks::find(config.rank, config.world_size, None)?;
+        let config = LoaderConfig { rank: Some(ranks.rank), world_size: Some(ranks.world_size), ..config };
         let sampler = Sampler::new(dataset, &config)?;
         let wrong = |name: &str| {
             Err(Error::new(ErrorKind::Invalid, "use", format_args!("{name} = 0")).because("it must be at least 1"))
@@ -102,8 +104,10 @@ impl Loader {
     /// # Errors
     /// Those of [`Dataset::open`] and [`Loader::new`].
     pub fn open(config: &DatasetConfig, interrupt: Interrupt<'_>) -> Result<Self> {
-        let dataset = Dataset::open(config, interrupt)?;
-        Self::new(&dataset, config.loader.clone().unwrap_or_default())
+        let loader = config.loader.clone().unwrap_or_default();
+        let ranks = Ranks::find(loader.rank, loader.world_size, None)?;
+        let dataset = Dataset::open(&config.clone().of_rank(ranks.rank), interrupt)?;
+        Self::new(&dataset, loader)
     }
 
     /// The dataset it walks.
@@ -178,7 +182,7 @@ fn needs(dataset: &Dataset, batch_size: usize) -> Result<Needs> {
     let usual_batch_bytes = steps.iter().map(|(_, values)| values).sum::<u64>() / steps.len() as u64 * batch as u64;
     steps.select_nth_unstable_by(batch - 1, |a, b| b.cmp(a));
     let largest_step_bytes = steps[..batch].iter().map(|(step, _)| step).sum();
-    Ok(Needs { largest_step_bytes, usual_batch_bytes, limit: memory_limit() })
+    Ok(Needs { largest_step_bytes, usual_batch_bytes, share: MemoryShare::current() })
 }
 
 impl Inner {

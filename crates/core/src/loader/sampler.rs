@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::config::{LoaderConfig, OnChanged};
+use crate::config::{LoaderConfig, OnChanged, Ranks};
 use crate::dataset::Dataset;
 use crate::engine::Interrupt;
 use crate::error::{Error, ErrorKind, Result};
@@ -106,13 +106,14 @@ impl Sampler {
     /// # Errors
     /// `Invalid` for numbers that cannot be meant, and when there is no full batch for every rank and incomplete ones are dropped.
     pub fn new(dataset: &Dataset, config: &LoaderConfig) -> Result<Self> {
-        let partition = Partition::new(config.batch_size, config.rank, config.world_size, config.drop_last)?;
+        let (rank, world_size) = Ranks::find(config.rank, config.world_size, None)?.apart(config.replication)?;
+        let partition = Partition::new(config.batch_size, rank, world_size, config.drop_last)?;
         if partition.steps(dataset.len(), 0) == 0 {
             return Err(Error::new(ErrorKind::Invalid, "use", "drop_last").because(format_args!(
                 "the dataset's {} samples make no full batch of {} on each of {} ranks",
                 dataset.len(),
                 config.batch_size,
-                config.world_size
+                world_size
             )));
         }
         let cursor = Mutex::new(Cursor { epoch: 0, position: 0, is_used: false, pass: 0 });
@@ -147,9 +148,10 @@ impl Sampler {
 
     fn order(&self, epoch: u64) -> Box<dyn Order> {
         let samples = self.inner.dataset.len();
-        match self.inner.shuffle {
-            true => Box::new(Shuffled::new(samples, self.inner.seed, epoch)),
-            false => Box::new(Sequential::new(samples)),
+        if self.inner.shuffle {
+            Box::new(Shuffled::new(samples, self.inner.seed, epoch))
+        } else {
+            Box::new(Sequential::new(samples))
         }
     }
 

@@ -129,8 +129,11 @@ fn a_run_goes_on_from_every_step_with_any_batch_and_world_size() {
         for (batch_size, world_size) in [(4, 1), (3, 2), (1, 5), (26, 1)] {
             let ranks: Vec<_> = (0..world_size)
                 .map(|rank| {
-                    let loader =
-                        Loader::new(&dataset, LoaderConfig { rank, world_size, ..config(batch_size) }).expect("loader");
+                    let loader = Loader::new(
+                        &dataset,
+                        LoaderConfig { rank: Some(rank), world_size: Some(world_size), ..config(batch_size) },
+                    )
+                    .expect("loader");
                     loader.restore(&state).expect("restored");
                     loader.set_epoch(0);
                     (pass(&loader), loader.state())
@@ -220,14 +223,14 @@ fn pads_are_marked_and_not_reused() {
     let dataset = open(folder.path(), "");
     let last: Vec<Batch> = (0..4)
         .map(|rank| {
-            let config = LoaderConfig { rank, world_size: 4, shuffle: false, ..config(2) };
+            let config = LoaderConfig { rank: Some(rank), world_size: Some(4), shuffle: false, ..config(2) };
             pass(&Loader::new(&dataset, config).expect("loader")).pop().expect("a batch")
         })
         .collect();
     assert_eq!(indices(&last), [[8], [9], [0], [1]]);
     let pads: Vec<_> = last.iter().map(|batch| batch.pads.clone().expect("pads")[0]).collect();
     assert_eq!(pads, [false, false, true, true]);
-    let dropping = LoaderConfig { drop_last: true, world_size: 4, ..config(2) };
+    let dropping = LoaderConfig { drop_last: true, rank: Some(0), world_size: Some(4), ..config(2) };
     let batches = pass(&Loader::new(&dataset, dropping).expect("loader"));
     assert_eq!((batches.len(), &batches[0].pads), (1, &None));
 }

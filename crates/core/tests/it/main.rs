@@ -16,6 +16,7 @@ mod on_disk;
 mod packing;
 mod places;
 mod pt;
+mod ranks;
 mod secrets;
 mod simulate;
 mod sources;

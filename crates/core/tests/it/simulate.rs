@@ -35,8 +35,18 @@ fn rank(folder: &Path, memory: u64, rank: usize, world_size: usize) -> Loader {
     let config = DatasetConfig::from_json(&config).expect("configuration");
     let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
     let (batch_size, shuffle, seed) = (BATCH, true, SEED);
-    Loader::new(&dataset, LoaderConfig { batch_size, shuffle, seed, rank, world_size, ..LoaderConfig::default() })
-        .expect("loader")
+    Loader::new(
+        &dataset,
+        LoaderConfig {
+            batch_size,
+            shuffle,
+            seed,
+            rank: Some(rank),
+            world_size: Some(world_size),
+            ..LoaderConfig::default()
+        },
+    )
+    .expect("loader")
 }
 
 fn count(loader: &Loader, name: &str) -> u64 {

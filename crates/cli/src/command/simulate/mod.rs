@@ -48,7 +48,7 @@ pub(crate) struct Simulate {
     /// Objects of a sample, each of them one request
     #[arg(long, value_name = "N", default_value_t = 1, requires = "samples")]
     objects: usize,
-    /// Memory tier of each rank. Default: as the headwater.toml says, else 4 GB
+    /// Memory tier of each rank. Default: as the headwater.toml says, else 4 GB shared by the ranks of a node
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// Disk tier of each node, shared by its ranks. Default: as the headwater.toml says, else none
@@ -135,7 +135,8 @@ impl Simulate {
         Plan {
             nodes: self.nodes,
             ranks_per_node: self.ranks_per_node,
-            memory_bytes: memory.map_or_else(|| CacheConfig::default_memory(u64::MAX), |memory| memory.0),
+            memory_bytes: memory
+                .map_or(CacheConfig::default_memory(u64::MAX) / self.ranks_per_node.max(1) as u64, |memory| memory.0),
             disk_bytes: self.disk.or(cache.disk_capacity).map_or(0, |disk| disk.0),
             ratio: self.ratio,
             policy: self.policy.unwrap_or(cache.policy),
