@@ -1,8 +1,8 @@
 //! What a dataset keeps on disk: which set of the folder is whose, and reading and writing it beside everything else.
 //!
 //! Units are looked for in memory first, then on disk, then asked of their source. Of the processes that want a unit at the same
-//! time one asks; the others look again until it is there, or until that takes longer than asking would. Local sources are not
-//! kept on disk: they are there already.
+//! time one asks; the others look again until it is there, for as long as that one [says](super::beats) that it gets on. Local
+//! sources are not kept on disk: they are there already.
 //!
 //! A disk may hang, as those behind a network do, and who waits for it then waits for ever: on threads of their own, as many as
 //! there are turns. Whoever depends on them gives up after a while, and the disk is left alone.
@@ -16,9 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::beats::{Beats, SILENT, come};
 use super::load::{Brought, Origin, Sources};
 use super::{Inner, Kept};
-use crate::cache::disk::{Claim, Disk, Flight, Found, Look, Set, Wanted, Younger};
+use crate::cache::disk::{Beat, Claim, Disk, Flight, Found, Look, Set, Wanted, Younger};
 use crate::cache::{Policy, UnitId};
 use crate::clock::Clock;
 use crate::config::{CacheConfig, DatasetConfig};
@@ -41,7 +42,7 @@ const RENEWALS: usize = 8;
 /// How often is looked whether another process has brought a unit.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// A process that is stopped is not waited for longer than a slow source would take.
+/// A process that does not say that it gets on is not waited for longer than a slow source would take.
 const PATIENCE: Duration = Duration::from_secs(2);
 const SLOW_BYTES_PER_SECOND: f64 = 20e6;
 /// A disk that has not answered by then is left alone: longer than a local one is ever silent, shorter than the deadline of a batch.
@@ -62,6 +63,7 @@ pub(crate) struct OnDisk {
     errands: Arc<Semaphore>,
     pub(super) packing: Arc<Semaphore>,
     renewing: Arc<Semaphore>,
+    beats: Beats,
     /// Bytes of records that wait to be written.
     backlog: Arc<AtomicUsize>,
 }
@@ -106,8 +108,21 @@ impl OnDisk {
         let [reading, writing, renewing, errands, packing] =
             [READS, WRITES, RENEWALS, ERRANDS, PACKS].map(|turns| Arc::new(Semaphore::new(turns)));
         let (disk, policy, opened, opened_at) = (Arc::new(disk), config.policy, clock.now(), clock.wall());
-        let (sets, backlog) = (OnceLock::new(), Arc::default());
-        Some(Self { disk, policy, sets, opened, opened_at, reading, writing, errands, packing, renewing, backlog })
+        let (sets, backlog, beats) = (OnceLock::new(), Arc::default(), Beats::default());
+        Some(Self {
+            disk,
+            policy,
+            sets,
+            opened,
+            opened_at,
+            reading,
+            writing,
+            errands,
+            packing,
+            renewing,
+            beats,
+            backlog,
+        })
     }
 
     /// The folder.
@@ -147,6 +162,17 @@ impl OnDisk {
         sets[field.min(sets.len() - 1)].as_ref()
     }
 
+    /// A turn to fetch a unit for all; `None` when nothing comes of what others do it for.
+    async fn errand(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let before = come(&self.disk);
+            match turn(&self.errands, SILENT).await {
+                None if come(&self.disk) != before => {}
+                turn => return turn,
+            }
+        }
+    }
+
     /// Lets a record of so many bytes wait to be written, unless more than `limit` would wait then: one may always. With it, how long
     /// those before it and itself may take.
     fn wait(&self, bytes: usize, limit: usize) -> Option<(Waiting, Duration)> {
@@ -171,6 +197,30 @@ fn patience(bytes: u64) -> Duration {
     HANGING + Duration::from_secs_f64(bytes as f64 / SLOW_BYTES_PER_SECOND)
 }
 
+/// Waiting for another process.
+struct Wait {
+    patience: Duration,
+    /// What it last said, and when that was new.
+    beat: Option<Beat>,
+    since: Instant,
+}
+
+impl Wait {
+    fn of(patience: Duration) -> Self {
+        Self { patience, beat: None, since: Instant::now() }
+    }
+
+    /// Whether it has said nothing new for too long.
+    fn is_in_vain(&mut self, beat: Option<Beat>) -> bool {
+        // Whoever said nothing yet may be stopped.
+        if self.beat.is_some() && beat.is_some() && beat != self.beat {
+            self.since = Instant::now();
+        }
+        self.beat = beat.or(self.beat);
+        self.since.elapsed() >= self.patience
+    }
+}
+
 /// A turn at the disk; `None` when there was none for so long.
 async fn turn(turns: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
     timeout(patience, turns.clone().acquire_owned()).await.ok()?.ok()
@@ -193,7 +243,7 @@ impl Inner {
             return nothing(false);
         }
         let patience = PATIENCE + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
-        let (began, mut pause, mut waited) = (Instant::now(), FIRST_LOOK, false);
+        let (mut wait, mut pause, mut waited) = (Wait::of(patience), FIRST_LOOK, false);
         let mut turn = tier.errands.clone().try_acquire_owned().ok();
         loop {
             let (look, claim) = self.looked_for(kept, tier, set, &listed, turn.is_some()).await?;
@@ -203,21 +253,21 @@ impl Inner {
             }
             match claim {
                 None => {
-                    let waiting = timeout(patience, tier.errands.clone().acquire_owned());
-                    let Ok(Ok(own)) = waiting.await else { return nothing(replaces) };
+                    let Some(own) = tier.errand().await else { return nothing(replaces) };
                     turn = Some(own);
                 }
                 // Somebody else had it and let go: the unit may be there now.
                 Some(Claim::Ours(_)) if waited => waited = false,
                 Some(Claim::Ours(flight)) => {
+                    tier.beats.begin(&tier.disk);
                     return Ok(OnDiskAnswer::Missing(Asks { flight: Some(flight), replaces, _turn: turn }));
                 }
                 Some(Claim::Nobodys) => return nothing(replaces),
-                Some(Claim::Theirs) if began.elapsed() >= patience => {
+                Some(Claim::Theirs(beat)) if wait.is_in_vain(beat) => {
                     self.metrics.record(&[(Metric::DiskWaitsInVain, 1)]);
                     return nothing(replaces);
                 }
-                Some(Claim::Theirs) => {
+                Some(Claim::Theirs(_)) => {
                     drop(turn.take());
                     if !std::mem::replace(&mut waited, true) {
                         self.metrics.record(&[(Metric::DiskWaits, 1)]);

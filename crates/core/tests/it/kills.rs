@@ -49,7 +49,11 @@ fn content(sample: usize) -> Vec<u8> {
 }
 
 fn serving() -> Server {
-    let server = Server::start(Speed::default()).expect("starts");
+    serving_at(Speed::default())
+}
+
+fn serving_at(speed: Speed) -> Server {
+    let server = Server::start(speed).expect("starts");
     for sample in 0..SAMPLES {
         let content = content(sample);
         let tensor = Tensor::from_bytes(DType::U8, &[content.len()], content.into()).expect("a tensor");
@@ -291,11 +295,38 @@ fn a_process_that_fetches_is_waited_for() {
 }
 
 #[test]
-fn of_processes_that_walk_the_same_samples_in_any_order_one_fetches_each() {
+fn a_process_whose_source_is_silent_is_not_waited_for_for_long() {
     let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
-    server.set_faults(vec!["stall=20ms,on=get".parse().expect("a fault")]);
     let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
     let mut config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    config.manifest_max_age = Span(Duration::ZERO);
+    let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
+    let worker = fetching(&server, "1h", || start("fetch", &config, &home));
+    let began = Instant::now();
+    assert!(is_right(&dataset, 0).expect("fetched all the same"));
+    assert!(began.elapsed() < Duration::from_secs(14), "{:?}", began.elapsed());
+    let snapshot = dataset.snapshot();
+    assert_eq!((snapshot.raw(Metric::DiskWaits), snapshot.raw(Metric::DiskWaitsInVain)), (1, 1));
+    end(worker);
+}
+
+#[test]
+fn of_processes_that_walk_the_same_samples_in_any_order_one_fetches_each() {
+    let server = serving();
+    server.set_faults(vec!["stall=20ms,on=get".parse().expect("a fault")]);
+    assert_one_fetches_each(&server);
+}
+
+/// All of it takes seven seconds.
+#[test]
+fn of_processes_that_walk_the_same_samples_over_a_slow_line_one_fetches_each() {
+    assert_one_fetches_each(&serving_at(Speed { total_rate: Some(600_000), ..Speed::default() }));
+}
+
+fn assert_one_fetches_each(server: &Server) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let mut config = config(specs_of(server, "run").swap_remove(0).1, &cache);
     config.cache.disk_capacity = Some(ByteSize(64 << 20));
     let before = server.requests_of(Class::Get);
     let workers: Vec<_> = (0..3).map(|_| start("walk", &config, &home)).collect();

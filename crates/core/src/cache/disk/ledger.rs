@@ -31,6 +31,8 @@ const SET_WORDS: usize = 8;
 const CHANGING: usize = 1;
 const PROCESS_WORDS_AT: usize = HEAD_WORDS + SETS * SET_WORDS;
 const WORDS: usize = PROCESS_WORDS_AT + PROCESSES;
+/// Behind all that: a word per process, which it alone writes, without the lock, and which changes as long as what it fetches comes.
+const BEATS_AT: usize = WORDS;
 
 /// Another process that has the lock works for microseconds. One that was stopped then has it for ever.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -122,6 +124,25 @@ impl Ledger {
     /// The name of a file on its way to its set: whose it is tells who may remove it.
     pub(super) fn arriving(&self, number: u64) -> PathBuf {
         self.root.join(ARRIVING).join(format!("{}-{number}", self.process.unwrap_or(PROCESSES)))
+    }
+
+    /// Its row.
+    pub(super) fn process(&self) -> Option<usize> {
+        self.process
+    }
+
+    /// Says that what this process fetches is on its way: by another number each time.
+    pub(super) fn beat(&self, beat: u64) -> io::Result<()> {
+        let Some(process) = self.process else { return Ok(()) };
+        self.file.write_all_at(&beat.to_le_bytes(), (BEATS_AT + process) as u64 * 8)
+    }
+
+    /// What a process last said so by.
+    pub(super) fn beat_of(&self, process: usize) -> Option<u64> {
+        let mut beat = [0; 8];
+        let at = (BEATS_AT + process) as u64 * 8;
+        self.file.read_exact_at(&mut beat, at).ok()?;
+        Some(u64::from_le_bytes(beat))
     }
 
     /// The ledger while nobody else reads or writes it. `None`: somebody else has it and does not let go.

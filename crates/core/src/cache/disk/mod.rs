@@ -11,6 +11,7 @@
 
 mod access;
 pub mod care;
+mod flight;
 mod health;
 mod layout;
 mod ledger;
@@ -37,8 +38,9 @@ use crate::error::Result;
 use health::Health;
 use opened::Opened;
 
+pub use flight::{Beat, Claim, Flight};
 pub use reading::{Found, Look, Wanted, Younger};
-pub use set::{About, Claim, Flight, Set};
+pub use set::{About, Set};
 
 /// A folder for records.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -45,6 +45,9 @@ pub(super) struct Opened {
     /// When a full set was last counted.
     pub(super) counted_at: Mutex<Option<Instant>>,
     pub(super) number: AtomicU64,
+    /// Objects that this process fetches for all, and how many it has brought, or given up.
+    pub(super) flights: AtomicUsize,
+    pub(super) landed: AtomicU64,
 }
 
 impl Opened {
@@ -91,6 +94,8 @@ impl Opened {
             users: Mutex::default(),
             counted_at: Mutex::default(),
             number: AtomicU64::new(0),
+            flights: AtomicUsize::new(0),
+            landed: AtomicU64::new(0),
         }
     }
 
