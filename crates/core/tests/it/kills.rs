@@ -5,9 +5,11 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use headwater::cache::disk::Disk;
 use headwater::cache::disk::care::Care;
 use headwater::collate::Collation;
 use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, Replicas, Span};
@@ -16,7 +18,7 @@ use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
 use headwater::loader::Loader;
 use headwater::metrics::Metric;
-use headwater::source::SourceSpec;
+use headwater::source::{SourceSpec, Version};
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
 
@@ -122,14 +124,30 @@ fn worker() {
         // Each in another order.
         "walk" => {
             let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
-            fs::write(folder.join(format!("ready-{}", std::process::id())), "").expect("written");
-            wait_until("all are ready", || folder.join("go").exists());
+            say_ready_and_wait(folder);
             let order = LoaderConfig { shuffle: true, seed: u64::from(std::process::id()), ..LoaderConfig::default() };
             let loader = Loader::new(&dataset, LoaderConfig { batch_size: 4, collate: Collation::List, ..order })
                 .expect("a loader");
             loader.batches(uninterrupted()).expect("begins").for_each(|batch| drop(batch.expect("read")));
             assert_eq!(dataset.snapshot().raw(Metric::DiskWaitsInVain), 0);
             std::process::exit(if dataset.snapshot().raw(Metric::DiskWaits) > 0 { WAITED } else { 0 });
+        }
+        // As many records as it may.
+        "fill" => {
+            let folder = config.cache.disk.as_ref().expect("a folder");
+            let set = Arc::new(Disk::open(folder, Some(CAPACITY)).expect("opens")).set("s3://bucket/run", None, false);
+            let put = |number: usize| {
+                let key = format!("{}-{number}", std::process::id());
+                set.put(&key, &Version::ETag("1".into()), &vec![7; 60_000], SystemTime::now())
+            };
+            // Not while it is unknown what the others have taken.
+            put(0);
+            say_ready_and_wait(folder.parent().expect("a folder"));
+            for number in 1..100 {
+                if !put(number) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
         }
         "lock" => {
             let folder = config.cache.disk.expect("a folder");
@@ -140,6 +158,15 @@ fn worker() {
         }
         other => panic!("{other}"),
     }
+}
+
+fn say_ready_and_wait(folder: &Path) {
+    fs::write(folder.join(format!("ready-{}", std::process::id())), "").expect("written");
+    wait_until("all are ready", || folder.join("go").exists());
+}
+
+fn is_ready(worker: &Child, folder: &Path) -> bool {
+    folder.join(format!("ready-{}", worker.id())).exists()
 }
 
 /// Its first byte.
@@ -200,7 +227,7 @@ fn bytes_in(folder: &Path) -> u64 {
     let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let shards = entries(folder.join("sets")).flat_map(entries);
     let files = shards.flat_map(entries).chain(entries(folder.join("arriving")));
-    files.filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len()).sum()
+    files.filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len().next_multiple_of(4096)).sum()
 }
 
 #[test]
@@ -330,8 +357,7 @@ fn assert_one_fetches_each(server: &Server) {
     config.cache.disk_capacity = Some(ByteSize(64 << 20));
     let before = server.requests_of(Class::Get);
     let workers: Vec<_> = (0..3).map(|_| start("walk", &config, &home)).collect();
-    let is_ready = |worker: &Child| folder.path().join(format!("ready-{}", worker.id())).exists();
-    wait_until("all are ready", || workers.iter().all(is_ready));
+    wait_until("all are ready", || workers.iter().all(|worker| is_ready(worker, folder.path())));
     fs::write(folder.path().join("go"), "").expect("written");
     let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").code()).collect();
     assert!(ends.iter().all(|end| [Some(0), Some(WAITED)].contains(end)), "{ends:?}");
@@ -339,6 +365,34 @@ fn assert_one_fetches_each(server: &Server) {
     let fetched = server.requests_of(Class::Get) - before;
     // What was written while it was looked for is the exception.
     assert!(fetched <= SAMPLES as u64 * 11 / 10, "{fetched} requests for {SAMPLES} objects");
+}
+
+#[test]
+fn processes_whose_ledger_is_removed_and_one_that_makes_it_anew_keep_to_one_capacity() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    let fill = || {
+        let worker = start("fill", &config, &home);
+        wait_until("it has written", || is_ready(&worker, folder.path()));
+        worker
+    };
+    let mut workers = vec![fill(), fill()];
+    fs::remove_file(cache.join("ledger")).expect("removed");
+    workers.push(fill());
+    fs::write(folder.path().join("go"), "").expect("written");
+    let mut most = 0;
+    while workers.iter_mut().any(|worker| worker.try_wait().expect("asked").is_none()) {
+        most = most.max(bytes_in(&cache));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(most > CAPACITY / 2 && most <= CAPACITY, "{most} bytes of {CAPACITY}");
+    let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").success()).collect();
+    assert_eq!(ends, [true; 3]);
+    let care = Care::of(&cache).expect("ours");
+    let counted = care.bytes().expect("read");
+    care.gc(Duration::from_hours(1), None, |_| Ok(())).expect("tidied");
+    assert_eq!(care.bytes().expect("read"), counted, "nothing was counted wrongly");
 }
 
 #[test]

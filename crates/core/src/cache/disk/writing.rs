@@ -8,15 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::access::Access;
 use super::layout::{self, footprint};
-use super::ledger::{Ledger, SetRow};
+use super::ledger::{ALLOWANCE, Ledger, SetRow};
 use super::opened::Opened;
 use super::room::{self, Gone, Wish};
 use super::seconds_now;
 use super::set::Set;
 use crate::source::Version;
-
-/// Allowance that a process takes at once, of a large capacity.
-const ALLOWANCE: u64 = 32 << 20;
 
 /// A full folder is not asked for room again for so long.
 pub(super) const DECLINED_FOR: Duration = Duration::from_secs(1);
