@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::beats::{Beats, SILENT, come};
 use super::load::{Brought, Origin, Sources};
 use super::{Inner, Kept};
-use crate::cache::disk::{Beat, Claim, Disk, Flight, Found, Look, Set, Wanted, Younger};
+use crate::cache::disk::{Beat, Claim, Disk, Flight, Found, Look, Set, Wanted};
 use crate::cache::{Policy, UnitId};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::config::{CacheConfig, DatasetConfig};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,9 +55,8 @@ pub(crate) struct OnDisk {
     policy: Policy,
     /// By field; none for local sources.
     sets: OnceLock<Vec<Option<Arc<Set>>>>,
-    /// When this process began to use it, by the cache's clock and by the one on the wall.
+    /// When this process began to use it, by the cache's clock.
     opened: Duration,
-    opened_at: SystemTime,
     reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
     errands: Arc<Semaphore>,
@@ -107,22 +106,9 @@ impl OnDisk {
         let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
         let [reading, writing, renewing, errands, packing] =
             [READS, WRITES, RENEWALS, ERRANDS, PACKS].map(|turns| Arc::new(Semaphore::new(turns)));
-        let (disk, policy, opened, opened_at) = (Arc::new(disk), config.policy, clock.now(), clock.wall());
+        let (disk, policy, opened) = (Arc::new(disk), config.policy, clock.now());
         let (sets, backlog, beats) = (OnceLock::new(), Arc::default(), Beats::default());
-        Some(Self {
-            disk,
-            policy,
-            sets,
-            opened,
-            opened_at,
-            reading,
-            writing,
-            errands,
-            packing,
-            renewing,
-            beats,
-            backlog,
-        })
+        Some(Self { disk, policy, sets, opened, reading, writing, errands, packing, renewing, beats, backlog })
     }
 
     /// The folder.
@@ -182,7 +168,7 @@ impl OnDisk {
     }
 
     /// Notes that an object's record is still the right one, beside everything else: by those who have the time, or not at all.
-    pub(super) fn renew_behind(&self, set: &Arc<Set>, key: &str, version: &Version, asked_at: SystemTime) {
+    pub(super) fn renew_behind(&self, set: &Arc<Set>, key: &str, version: &Version, asked_at: Moment) {
         let Ok(turn) = self.renewing.clone().try_acquire_owned() else { return };
         let (set, key, version) = (set.clone(), key.to_owned(), version.clone());
         drop(spawn_blocking(move || {
@@ -301,9 +287,9 @@ impl Inner {
             }
             return Ok((Look::Missing, Some(Claim::Nobodys)));
         };
-        let since_opened = || Younger { since: tier.opened_at, than: kept.clock.now().saturating_sub(tier.opened) };
+        let since_opened = || kept.clock.now().saturating_sub(tier.opened);
         let or_younger = self.accepts_changes().then(since_opened);
-        let (set, key, version, now) = (set.clone(), listed.key.clone(), listed.version.clone(), kept.clock.wall());
+        let (set, key, version, now) = (set.clone(), listed.key.clone(), listed.version.clone(), kept.clock.moment());
         let buffers = Engine::current()?.buffers();
         let (own, size) = (set.clone(), listed.size as usize);
         let looked = spawn_blocking(move || {
@@ -341,7 +327,7 @@ impl Inner {
         };
         let mut age = found.age;
         if !source.is_pinned() && kept.ttl.is_some_and(|ttl| age >= ttl) {
-            let asked = kept.clock.wall();
+            let asked = kept.clock.moment();
             let is_same = self.is_still(source, &listed.key, &found.version).await?;
             if !is_same {
                 return Ok(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() }));

@@ -6,11 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater::cache::disk::Disk;
 use headwater::cache::disk::care::Care;
+use headwater::clock::Moment;
 use headwater::collate::Collation;
 use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, Replicas, Span};
 use headwater::dataset::Dataset;
@@ -138,7 +139,7 @@ fn worker() {
             let set = Arc::new(Disk::open(folder, Some(CAPACITY)).expect("opens")).set("s3://bucket/run", None, false);
             let put = |number: usize| {
                 let key = format!("{}-{number}", std::process::id());
-                set.put(&key, &Version::ETag("1".into()), &vec![7; 60_000], SystemTime::now())
+                set.put(&key, &Version::ETag("1".into()), &vec![7; 60_000], Moment::now())
             };
             // Not while it is unknown what the others have taken.
             put(0);

@@ -39,7 +39,7 @@ use health::Health;
 use opened::Opened;
 
 pub use flight::{Beat, Claim, Flight};
-pub use reading::{Found, Look, Wanted, Younger};
+pub use reading::{Found, Look, Wanted};
 pub use set::{About, Set};
 
 /// A folder for records.

@@ -114,7 +114,7 @@ impl Set {
             page.changing(slot, |page, _| page.count_anew(slot))?;
             let about = serde_json::to_vec_pretty(&self.about).unwrap_or_default();
             let arriving = ledger.arriving(opened.number.fetch_add(1, Ordering::Relaxed));
-            write_file(&arriving, ledger.access(), &[&about]).map(drop)?;
+            write_file(&arriving, ledger.access(), &[&about])?;
             // Whatever is in its place is not written to.
             fs::rename(&arriving, self.folder.join(layout::ABOUT))?;
         } else if let Some(row) = page.set(slot) {

@@ -100,7 +100,7 @@ fn a_check_tells_of_what_cannot_be_read_and_goes_on() {
     shell("mkfifo \"$1\"", &path);
     fs::remove_file(set.folder.join(layout::ABOUT)).expect("there");
     shell("mkfifo \"$1\"", &set.folder.join(layout::ABOUT));
-    let bytes = 8 * 65;
+    let bytes = 8 * 129;
     let care = Care::of(dir.path()).expect("ours");
     let checked = care.verify(|_| Ok(())).expect("checked");
     assert_eq!(checked, care::Checked { records: 8, bytes, damaged: 0, unreadable: 2, put_aside: 2 });
@@ -108,7 +108,7 @@ fn a_check_tells_of_what_cannot_be_read_and_goes_on() {
     assert_eq!(care.verify(|_| Ok(())).expect("checked"), care::Checked { unreadable: 0, put_aside: 0, ..checked });
     // As in a folder that can only be read.
     let path = layout::file_of(&set.folder, layout::hash_of("2.pt"));
-    fs::write(&path, vec![0; 65]).expect("damaged");
+    fs::write(&path, vec![0; 129]).expect("damaged");
     let care = Care { opened: Arc::new(Opened::unusable(dir.path())) };
     let checked = care.verify(|_| Ok(())).expect("checked");
     assert_eq!(checked, care::Checked { records: 8, bytes, damaged: 1, unreadable: 0, put_aside: 0 });
