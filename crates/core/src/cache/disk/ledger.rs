@@ -82,7 +82,7 @@ impl Ledger {
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let access = Access::in_folder(root)?;
         let locks = Locks::open(&root.join(LOCK), access)?;
-        let file = Mutex::new(Arc::new(open_file(root, access)?));
+        let file = Mutex::new(Arc::new(access.open_or_make(&root.join(LEDGER))?));
         let mut ledger = Self {
             root: root.to_owned(),
             access,
@@ -203,8 +203,9 @@ impl Drop for Page<'_> {
 impl Page<'_> {
     /// Somebody may have removed the file, and another process made it anew: those who have one that is gone would count by themselves.
     fn find_file(&mut self) -> io::Result<()> {
-        if !locks::is_at(&self.file, &self.ledger.root.join(LEDGER)) {
-            self.file = Arc::new(open_file(&self.ledger.root, self.ledger.access)?);
+        let place = self.ledger.root.join(LEDGER);
+        if !locks::is_at(&self.file, &place) {
+            self.file = Arc::new(self.ledger.access.open_or_make(&place)?);
             *self.ledger.file.lock() = self.file.clone();
         }
         Ok(())
@@ -390,12 +391,6 @@ impl Page<'_> {
     pub(super) fn locks(&self) -> &Locks {
         &self.ledger.locks
     }
-}
-
-fn open_file(root: &Path, access: Access) -> io::Result<File> {
-    let file = access.options().read(true).write(true).create(true).truncate(false).open(root.join(LEDGER))?;
-    access.grant(&file);
-    Ok(file)
 }
 
 /// Which process was writing a file, by its name.

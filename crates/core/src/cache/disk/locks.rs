@@ -40,9 +40,7 @@ pub(super) struct Locks {
 
 impl Locks {
     pub(super) fn open(path: &Path, access: Access) -> io::Result<Self> {
-        let file = access.options().read(true).write(true).create(true).truncate(false).open(path)?;
-        access.grant(&file);
-        Ok(Self { file })
+        Ok(Self { file: access.open_or_make(path)? })
     }
 
     /// Whether the file is what is found by that path: folders are removed, renamed, and mounted over.

@@ -1,6 +1,6 @@
 //! Reading records: without a lock, whole, and compared with what they should be.
 
-use std::fs::{self, File, FileTimes, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
 use super::layout;
 use super::set::Set;
@@ -154,8 +155,9 @@ impl Set {
         let every = if self.replaces.load(Ordering::Relaxed) { Duration::from_secs(1) } else { USE_NOTED_EVERY };
         let now = SystemTime::now();
         if meta.accessed().is_ok_and(|used| now.duration_since(used).is_ok_and(|since| since >= every)) {
-            // The owner may do so with a file that is open for reading. Who is not, does without.
-            let _ = file.set_times(FileTimes::new().set_accessed(now));
+            // Both times: whoever may write may set them to the present, and any other only the owner.
+            let present = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            let _ = futimens(file, &Timestamps { last_access: present, last_modification: present });
         }
     }
 

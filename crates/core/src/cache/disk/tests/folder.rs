@@ -228,3 +228,55 @@ fn links_in_the_place_of_ledger_and_lock_lead_nowhere() {
         assert!(text == b"years of work" && mode == 0o600, "{name}: {} bytes, mode {mode:o}", text.len());
     }
 }
+
+/// Where the folder is, told to the process that becomes another user.
+const ANOTHER: &str = "HEADWATER_TEST_ANOTHER_USER";
+const ANOTHERS_ID: u32 = 12_345;
+
+#[test]
+#[allow(clippy::disallowed_methods, clippy::print_stderr)] // how the test tells itself, in another process, where it is
+fn whoever_shares_a_folder_writes_renews_and_notes_use_as_its_owner_does() {
+    if let Some(place) = std::env::var_os(ANOTHER) {
+        return as_another_user(Path::new(&place));
+    }
+    let name = "whoever_shares_a_folder_writes_renews_and_notes_use_as_its_owner_does";
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("{name}: skipped, since only root becomes another user");
+    }
+    let dir = folder();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).expect("set");
+    // Of a group, and of everybody.
+    for mode in [0o2770, 0o1777] {
+        let root = dir.path().join(format!("{mode:o}"));
+        fs::create_dir(&root).expect("made");
+        std::os::unix::fs::chown(&root, None, Some(ANOTHERS_ID)).expect("given");
+        fs::set_permissions(&root, fs::Permissions::from_mode(mode)).expect("set");
+        let set = disk(&root, 1 << 20).set("s3://bucket/run", None, false);
+        let now = Moment::now();
+        assert!(set.put("a.pt", &tag("1"), b"x", now));
+        let path = layout::file_of(&set.folder, layout::hash_of("a.pt"));
+        old(&path, 2 * HOUR);
+        let program = std::env::current_exe().expect("this program");
+        let mut command = std::process::Command::new(program);
+        command.args(["--exact", &format!("cache::disk::tests::folder::{name}"), "--nocapture"]);
+        let done = command.env(ANOTHER, &root).output().expect("runs");
+        assert!(done.status.success(), "{mode:o}: {}", String::from_utf8_lossy(&[done.stdout, done.stderr].concat()));
+        assert_eq!(age(&set, now.after(HOUR), "1", None), Some(Duration::ZERO), "{mode:o}: renewed");
+        let used = fs::metadata(&path).and_then(|meta| meta.accessed()).expect("there");
+        assert!(used.elapsed().expect("past") < HOUR, "{mode:o}: noted");
+        assert_eq!(get(&set, "b.pt", &tag("1")).expect("there"), b"of another");
+    }
+}
+
+#[allow(unsafe_code)]
+fn as_another_user(place: &Path) {
+    // SAFETY: each call reads its arguments alone; all threads become another user.
+    let became =
+        unsafe { [libc::setgroups(0, std::ptr::null()), libc::setgid(ANOTHERS_ID), libc::setuid(ANOTHERS_ID)] };
+    assert_eq!(became, [0; 3]);
+    let set = disk(place, 1 << 20).set("s3://bucket/run", None, false);
+    assert_eq!(get(&set, "a.pt", &tag("1")).expect("there"), b"x");
+    set.renew("a.pt", &tag("1"), Moment::now().after(HOUR));
+    assert!(put(&set, "b.pt", b"of another"));
+    assert_eq!((set.disk.stats().failures, set.disk.stats().is_off), (0, false));
+}
