@@ -115,6 +115,41 @@ fn a_check_tells_of_what_cannot_be_read_and_goes_on() {
 }
 
 #[test]
+fn what_is_in_a_folder_that_can_only_be_read_is_listed_and_not_removed() {
+    let dir = folder();
+    let disk = disk(dir.path(), 1 << 20);
+    let (one, other) = (disk.set("s3://one", None, false), disk.set("s3://other", None, false));
+    assert!((0..10).all(|number| put(&one, &format!("{number}.pt"), b"x")) && put(&other, "a.pt", &vec![7; 90_000]));
+    drop((one, other));
+    let known = Care::of(dir.path()).expect("ours");
+    let care = Care { opened: Arc::new(Opened::unusable(dir.path())) };
+    let sets = |care: &Care| {
+        let sets = care.sets().expect("listed").into_iter();
+        sets.map(|set| (set.about.expect("said").uri, set.records, set.bytes)).collect::<Vec<_>>()
+    };
+    assert_eq!(sets(&care), sets(&known));
+    assert_eq!(care.bytes().expect("counted"), bytes_in(dir.path()));
+    assert!(care.sets().expect("listed").iter().all(|set| set.used.elapsed().expect("past") < HOUR));
+    assert_eq!(care.clear(None, |_| Ok(())).expect_err("read-only").kind(), ErrorKind::Denied);
+    assert_eq!(care.gc(HOUR, None, |_| Ok(())).expect_err("read-only").kind(), ErrorKind::Denied);
+}
+
+#[test]
+fn what_cannot_be_put_aside_is_not_counted_there() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert!(put(&set, "a.pt", &vec![7; 50_000]));
+    let path = layout::file_of(&set.folder, layout::hash_of("a.pt"));
+    let place = layout::file_of(&layout::set_folder(dir.path(), layout::QUARANTINE_ID), layout::hash_of("a.pt"));
+    fs::create_dir_all(place.join("somebody's")).expect("made");
+    let bytes = fs::read(&path).expect("read");
+    fs::write(&path, vec![7; bytes.len()]).expect("damaged");
+    assert_eq!(get(&set, "a.pt", &tag("1")), None);
+    assert!(path.exists(), "it stays where it is");
+    assert_eq!(Care::of(dir.path()).expect("ours").bytes().expect("counted"), bytes_in(dir.path()));
+}
+
+#[test]
 fn those_who_make_a_folder_together_all_have_it() {
     for _ in 0..50 {
         let dir = folder();
