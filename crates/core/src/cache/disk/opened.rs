@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,7 +20,7 @@ use super::reading::read_whole;
 use crate::engine::PerProcess;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long to wait for another thread that opens a folder.
+/// How long to wait for a disk, or for another thread that opens a folder.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A full set is counted no more often than this.
 const COUNTED_EVERY: Duration = Duration::from_hours(1);
@@ -84,6 +86,20 @@ impl Opened {
             known.insert(of(&meta), opened.clone());
         }
         Ok(Ok(opened))
+    }
+
+    /// The same for whoever goes on without, where the disk does not answer: that is asked on a thread of its own, which may wait for ever.
+    pub(super) fn at_if_it_answers(root: &Path, make: bool) -> Result<io::Result<Arc<Self>>> {
+        let (answer, answered) = sync_channel(1);
+        let place = root.to_owned();
+        let asking = thread::Builder::new().name("headwater-disk".to_owned()).spawn(move || {
+            // Nobody may wait for it any more.
+            let _ = answer.send(Self::at(&place, make));
+        });
+        match asking {
+            Ok(_) => answered.recv_timeout(PATIENCE).unwrap_or_else(|_| Ok(Err(io::ErrorKind::TimedOut.into()))),
+            Err(cause) => Ok(Err(cause)),
+        }
     }
 
     pub(super) fn unusable(root: &Path) -> Self {
