@@ -346,8 +346,10 @@ impl Page<'_> {
     }
 
     pub(super) fn set_allowance(&mut self, bytes: u64) -> io::Result<()> {
+        // Known only once it is written down: who cannot write it down takes nothing.
+        self.ledger.process.map_or(Ok(()), |process| self.write(PROCESS_WORDS_AT + process, &[bytes]))?;
         self.ledger.taken.store(bytes, Ordering::Relaxed);
-        self.ledger.process.map_or(Ok(()), |process| self.write(PROCESS_WORDS_AT + process, &[bytes]))
+        Ok(())
     }
 
     /// Changes files of a set, and what is counted of it by what `change` tells: bytes and files, before it does so for what comes and

@@ -10,7 +10,7 @@ use super::access::Access;
 use super::layout::{self, footprint};
 use super::ledger::{ALLOWANCE, Ledger, SetRow};
 use super::opened::Opened;
-use super::room::{self, Gone, Wish};
+use super::room::{self, Wish};
 use super::seconds_now;
 use super::set::Set;
 use crate::clock::Moment;
@@ -123,14 +123,19 @@ impl Set {
             let chance = opened.number.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 32;
             let wish = Wish { slot, place, bytes: more, capacity, replaces, chance };
             let is_own = |slot| opened.users.lock().get(&slot).is_some_and(|&users| users > 0);
-            let mut made = room::make(&mut page, &wish, &is_own)?;
+            let (mut fits, mut gone) = room::make(&mut page, &wish, &is_own)?;
             // Others may have removed files: whether it is full indeed is counted now and then.
-            if made.is_none() && opened.counts_again() {
+            if !fits && opened.counts_again() {
                 page.count_anew(slot)?;
-                made = room::make(&mut page, &wish, &is_own)?;
+                let again = room::make(&mut page, &wish, &is_own)?;
+                gone += again.1;
+                fits = again.0;
             }
-            let Some(Gone { files, .. }) = made else { continue };
-            self.disk.counters.evictions.fetch_add(files, Ordering::Relaxed);
+            // Also what went for nothing.
+            self.disk.counters.evictions.fetch_add(gone.files, Ordering::Relaxed);
+            if !fits {
+                continue;
+            }
             let taken = page.allowance() + more;
             page.set_allowance(taken)?;
             *left = *left + more - bytes;
