@@ -149,9 +149,9 @@ impl Inner {
                             fetched(true);
                             Ok(renewed)
                         }
-                        // What is on disk is no newer than what turned out to be too old.
+                        // What is on disk is no newer than what turned out to be too old, and gives way.
                         Ok(None) if stale.is_some() => {
-                            self.read(kept, sources, unit, workers, false, &mut fetched).await
+                            self.read(kept, sources, unit, workers, true, &mut fetched).await
                         }
                         Ok(None) => self.from_disk_or_source(kept, sources, unit, workers, &mut fetched).await,
                         Err(error) => Err(error),
