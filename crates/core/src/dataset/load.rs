@@ -149,11 +149,10 @@ impl Inner {
                             fetched(true);
                             Ok(renewed)
                         }
-                        // What is on disk is no newer than what turned out to be too old, and gives way.
-                        Ok(None) if stale.is_some() => {
-                            self.read(kept, sources, unit, workers, true, &mut fetched).await
+                        Ok(None) => {
+                            let replaced = stale.as_ref().map(|lease| lease.value().version().clone());
+                            self.from_disk_or_source(kept, sources, unit, workers, replaced, &mut fetched).await
                         }
-                        Ok(None) => self.from_disk_or_source(kept, sources, unit, workers, &mut fetched).await,
                         Err(error) => Err(error),
                     };
                     let is_shared = leader.land(&read);
@@ -175,9 +174,10 @@ impl Inner {
         sources: &Sources,
         unit: UnitId,
         workers: &Workers,
+        replaced: Option<Version>,
         fetched: &mut (impl FnMut(bool) + Send),
     ) -> Result<Read> {
-        match self.on_disk(kept, sources, unit).await? {
+        match self.on_disk(kept, sources, unit, replaced).await? {
             OnDiskAnswer::Found(packed, version, age) => {
                 fetched(true);
                 Ok(Read {

@@ -213,8 +213,15 @@ async fn turn(turns: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemapho
 }
 
 impl Inner {
-    /// Looks for a unit on disk, and waits while another process brings it.
-    pub(super) async fn on_disk(&self, kept: &Kept, sources: &Sources, unit: UnitId) -> Result<OnDiskAnswer> {
+    /// Looks for a unit on disk, and waits while another process brings it. A version that turned out to be `replaced`
+    /// is not it.
+    pub(super) async fn on_disk(
+        &self,
+        kept: &Kept,
+        sources: &Sources,
+        unit: UnitId,
+        mut replaced: Option<Version>,
+    ) -> Result<OnDiskAnswer> {
         let nothing = |replaces| Ok(OnDiskAnswer::Missing(Asks { replaces, ..Asks::default() }));
         let Some(tier) = &kept.on_disk else { return nothing(false) };
         let Some(set) = tier.set(sources, unit.field, kept.is_ordered()) else { return nothing(false) };
@@ -232,10 +239,15 @@ impl Inner {
         let (mut wait, mut pause, mut waited) = (Wait::of(patience), FIRST_LOOK, false);
         let mut turn = tier.errands.clone().try_acquire_owned().ok();
         loop {
-            let (look, claim) = self.looked_for(kept, tier, set, &listed, turn.is_some()).await?;
+            let (look, claim) = self.looked_for(kept, tier, set, &listed, replaced.clone(), turn.is_some()).await?;
             let replaces = matches!(look, Look::Outdated);
             if let Look::Found(found) = look {
-                return self.opened_record(kept, source.as_ref(), set, &listed, found).await;
+                let version = found.version.clone();
+                if let Some(answer) = self.opened_record(kept, source.as_ref(), set, &listed, found).await? {
+                    return Ok(answer);
+                }
+                replaced = Some(version);
+                continue;
             }
             match claim {
                 None => {
@@ -273,6 +285,7 @@ impl Inner {
         tier: &OnDisk,
         set: &Arc<Set>,
         listed: &ObjectMeta,
+        replaced: Option<Version>,
         may_claim: bool,
     ) -> Result<(Look, Option<Claim>)> {
         let failed = |cause| Error::new(ErrorKind::Internal, "read", "the disk cache").caused_by(cause);
@@ -293,7 +306,10 @@ impl Inner {
         let buffers = Engine::current()?.buffers();
         let (own, size) = (set.clone(), listed.size as usize);
         let looked = spawn_blocking(move || {
-            let look = set.get(&key, Wanted { version: &version, or_younger }, now, buffers);
+            let look = match set.get(&key, Wanted { version: &version, or_younger }, now, buffers) {
+                Look::Found(found) if replaced.as_ref() == Some(&found.version) => Look::Outdated,
+                look => look,
+            };
             // What will not be kept need not be waited for by others.
             let is_kept = match look {
                 Look::Found(_) => false,
@@ -312,7 +328,7 @@ impl Inner {
         Ok((Look::Missing, Some(Claim::Nobodys)))
     }
 
-    /// What a record holds, if it is not too old, or its object is still the same.
+    /// What a record holds, if it is not too old, or its object is still the same; `None` when it no longer is.
     async fn opened_record(
         &self,
         kept: &Kept,
@@ -320,17 +336,17 @@ impl Inner {
         set: &Arc<Set>,
         listed: &ObjectMeta,
         found: Found,
-    ) -> Result<OnDiskAnswer> {
+    ) -> Result<Option<OnDiskAnswer>> {
         let Ok(value) = record::open(&found.record) else {
             // Whole, and not of this version of the format: it is written anew.
-            return Ok(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() }));
+            return Ok(Some(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() })));
         };
         let mut age = found.age;
         if !source.is_pinned() && kept.ttl.is_some_and(|ttl| age >= ttl) {
             let asked = kept.clock.moment();
             let is_same = self.is_still(source, &listed.key, &found.version).await?;
             if !is_same {
-                return Ok(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() }));
+                return Ok(None);
             }
             if let Some(tier) = &kept.on_disk {
                 tier.renew_behind(set, &listed.key, &found.version, asked);
@@ -338,7 +354,7 @@ impl Inner {
             age = Duration::ZERO;
         }
         let packed = Arc::new(Packed::in_record(value, found.record, found.memory));
-        Ok(OnDiskAnswer::Found(packed, found.version, age))
+        Ok(Some(OnDiskAnswer::Found(packed, found.version, age)))
     }
 
     /// Puts a record where it outlives this process, beside everything else, unless too much waits for that. The `flight` ends with it.

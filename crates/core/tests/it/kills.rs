@@ -13,7 +13,7 @@ use headwater::cache::disk::Disk;
 use headwater::cache::disk::care::Care;
 use headwater::clock::Moment;
 use headwater::collate::Collation;
-use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, Replicas, Span};
+use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnChanged, Replicas, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
@@ -132,6 +132,14 @@ fn worker() {
             loader.batches(uninterrupted()).expect("begins").for_each(|batch| drop(batch.expect("read")));
             assert_eq!(dataset.snapshot().raw(Metric::DiskWaitsInVain), 0);
             std::process::exit(if dataset.snapshot().raw(Metric::DiskWaits) > 0 { WAITED } else { 0 });
+        }
+        // What they all have, once it has been replaced.
+        "again" => {
+            let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
+            (0..SAMPLES).for_each(|index| assert!(is_right(&dataset, index).expect("read")));
+            say_ready_and_wait(folder);
+            let start = chance.below(SAMPLES as u64) as usize;
+            (0..SAMPLES).for_each(|index| drop(dataset.get((start + index) % SAMPLES, uninterrupted()).expect("read")));
         }
         // As many records as it may.
         "fill" => {
@@ -376,6 +384,30 @@ fn assert_one_fetches_each(server: &Server) {
     let fetched = server.requests_of(Class::Get) - before;
     // What was written while it was looked for is the exception.
     assert!(fetched <= SAMPLES as u64 * 11 / 10, "{fetched} requests for {SAMPLES} objects");
+}
+
+#[test]
+fn what_was_replaced_is_fetched_by_one_process_for_all_whatever_tier_had_it() {
+    for memory in [0, 64 << 20] {
+        let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+        let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+        let mut config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+        (config.cache.disk_capacity, config.cache.memory) = (Some(ByteSize(64 << 20)), Some(ByteSize(memory)));
+        (config.cache.ttl, config.on_changed) = (Some(Span(Duration::from_secs(8))), OnChanged::Reload);
+        let mut workers: Vec<_> = (0..3).map(|_| start("again", &config, &home)).collect();
+        wait_until("all are ready", || workers.iter().all(|worker| is_ready(worker, folder.path())));
+        for sample in 0..SAMPLES {
+            let tensor = Tensor::from_bytes(DType::U8, &[9_000], vec![sample as u8; 9_000].into()).expect("a tensor");
+            server.put(&format!("run/{sample:03}.pt"), write_pt(&Value::Tensor(tensor)).expect("written").into());
+        }
+        std::thread::sleep(Duration::from_secs(9));
+        server.set_faults(vec!["stall=20ms,on=get".parse().expect("a fault")]);
+        let before = server.requests_of(Class::Get);
+        fs::write(folder.path().join("go"), "").expect("written");
+        workers.iter_mut().for_each(|worker| assert!(worker.wait().expect("it ends").success()));
+        let fetched = server.requests_of(Class::Get) - before;
+        assert!(fetched <= SAMPLES as u64 * 11 / 10, "{fetched} requests for {SAMPLES} objects");
+    }
 }
 
 #[test]
