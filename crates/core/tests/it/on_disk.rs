@@ -194,22 +194,6 @@ fn what_was_replaced_is_kept_anew_in_a_full_folder_by_whoever_had_it_in_memory_t
 }
 
 #[test]
-fn a_unit_that_may_not_wait_to_be_packed_is_counted_once() {
-    let server = Server::start(Speed::default()).expect("starts");
-    // Noise, which takes time; five of them may wait.
-    let noise: Vec<u8> = (0..12_000_000_u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect();
-    let tensor = Tensor::from_bytes(DType::U8, &[noise.len()], noise.into()).expect("a tensor");
-    let object: Bytes = write_pt(&Value::Tensor(tensor)).expect("written").into();
-    (0..12).for_each(|sample| server.put(&format!("run/{sample:02}.pt"), object.clone()));
-    let folder = tempfile::tempdir().expect("a folder");
-    let dataset = open(&config(specs_of(&server, "run").swap_remove(0).1, &folder.path().join("cache")));
-    let all: Vec<_> = (0..12).collect();
-    assert_eq!(dataset.get_many(&all, uninterrupted()).expect("read").len(), 12);
-    let full = dataset.snapshot().raw(Metric::CacheBacklogFull);
-    assert!(full <= 7, "{full}");
-}
-
-#[test]
 fn what_is_on_disk_expires_by_the_clock_on_the_wall_and_costs_one_question() {
     for on_changed in [OnChanged::Error, OnChanged::Reload] {
         let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
