@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use headwater::Result;
 use headwater::buffer::BufferPool;
 use headwater::cache::disk::{Disk, Set, Wanted};
 use headwater::cache::{Cache, Item, Memory, Policy, UnitId};
+use headwater::clock::Moment;
 use headwater::format::record::{self, Compression};
 use headwater::source::Version;
 use headwater::value::{DType, Packed, Tensor, Value};
@@ -162,13 +163,13 @@ fn version() -> Version {
 }
 
 fn put(set: &Set, number: usize, record: &[u8]) -> bool {
-    set.put(&key(number), &version(), record, SystemTime::now())
+    set.put(&key(number), &version(), record, Moment::now())
 }
 
 fn look(set: &Set, number: usize, buffers: &BufferPool) -> bool {
     let version = version();
     let wanted = Wanted { version: &version, or_younger: None };
-    set.get(&key(number), wanted, SystemTime::now(), buffers).found().is_some()
+    set.get(&key(number), wanted, Moment::now(), buffers).found().is_some()
 }
 
 /// A folder for one row, without what an earlier run left there.

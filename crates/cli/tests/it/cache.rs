@@ -1,9 +1,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use headwater::cache::disk::Disk;
+use headwater::clock::Moment;
 use headwater::source::Version;
 use serde_json::Value as Json;
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ fn cache() -> TempDir {
         let set = disk.set(uri, Some("http://host:9000"), false);
         for number in 0..RECORDS {
             let version = Version::ETag("\"1\"".into());
-            assert!(set.put(&format!("{number}.pt"), &version, &[7; 10_000], SystemTime::now()));
+            assert!(set.put(&format!("{number}.pt"), &version, &[7; 10_000], Moment::now()));
         }
     }
     dir

@@ -5,7 +5,7 @@
 
 use std::mem::discriminant;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -13,6 +13,7 @@ use super::on_disk::OnDiskAnswer;
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
 use crate::cache::{self, Lease, UnitId};
+use crate::clock::Moment;
 use crate::engine::{Engine, Workers, wait_here};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::decode_object;
@@ -55,9 +56,9 @@ pub(crate) struct Brought {
     pub(super) replaces: bool,
     /// The version that its record is kept under on disk; `None` where that would tell nobody that it is the right one.
     pub(super) on_disk: Option<Version>,
-    /// When it was asked for, by the cache's clock and by the one on the wall: it may have been replaced since.
+    /// When it was asked for, by the cache's clock and for other processes: it may have been replaced since.
     pub(super) asked: Duration,
-    pub(super) asked_at: SystemTime,
+    pub(super) asked_at: Moment,
 }
 
 /// A value that was just read.
@@ -187,11 +188,8 @@ impl Inner {
             fetched(true);
             return Ok(renewed);
         }
-        // What is on disk is no newer than what turned out to be too old.
-        match stale {
-            Some(_) => self.read(kept, sources, unit, workers, false, fetched).await,
-            None => self.from_disk_or_source(kept, sources, unit, workers, fetched).await,
-        }
+        let replaced = stale.map(|lease| lease.value().version().clone());
+        self.from_disk_or_source(kept, sources, unit, workers, replaced, fetched).await
     }
 
     async fn from_disk_or_source(
@@ -200,9 +198,10 @@ impl Inner {
         sources: &Sources,
         unit: UnitId,
         workers: &Workers,
+        replaced: Option<Version>,
         fetched: &mut (impl FnMut(bool) + Send),
     ) -> Result<Read> {
-        match self.on_disk(kept, sources, unit).await? {
+        match self.on_disk(kept, sources, unit, replaced).await? {
             OnDiskAnswer::Found(packed, version, age) => {
                 fetched(true);
                 Ok(Read {
@@ -245,7 +244,7 @@ impl Inner {
         let Some(lease) = stale else { return Ok(None) };
         let (source, listed, _) = self.request(sources, unit)?;
         let (now, item) = (kept.clock.now(), lease.value());
-        let asked_at = kept.clock.wall();
+        let asked_at = kept.clock.moment();
         if !self.is_still(source.as_ref(), &listed.key, item.version()).await? {
             kept.cache.remove(unit);
             return Ok(None);
@@ -273,7 +272,7 @@ impl Inner {
     ) -> Result<Read> {
         let (source, listed, request) = self.request(sources, unit)?;
         let began = Instant::now();
-        let (asked, asked_at) = (kept.clock.now(), kept.clock.wall());
+        let (asked, asked_at) = (kept.clock.now(), kept.clock.moment());
         let read = source.read_blocking(&request, buffers).unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Internal, "read", source.uri()).because("a local source did not read by itself"))
         });
@@ -296,7 +295,7 @@ impl Inner {
         let (source, listed, request) = self.request(sources, unit)?;
         let source = source.clone();
         let began = Instant::now();
-        let (asked, asked_at) = (kept.clock.now(), kept.clock.wall());
+        let (asked, asked_at) = (kept.clock.now(), kept.clock.moment());
         let read = source.read(&request, buffers).await;
         let object = self.received(source.as_ref(), &listed, read, began)?;
         fetched(false);

@@ -8,6 +8,7 @@
 //! Cost: opening lists each source once (or not at all, when a fresh manifest is kept) and holds about 100 bytes per
 //! sample of two fields; reading costs one request per field, each a single copy from the socket or page cache.
 
+mod beats;
 mod expansion;
 mod failing;
 mod indexing;

@@ -1,8 +1,8 @@
 //! What a dataset keeps on disk: which set of the folder is whose, and reading and writing it beside everything else.
 //!
 //! Units are looked for in memory first, then on disk, then asked of their source. Of the processes that want a unit at the same
-//! time one asks; the others look again until it is there, or until that takes longer than asking would. Local sources are not
-//! kept on disk: they are there already.
+//! time one asks; the others look again until it is there, for as long as that one [says](super::beats) that it gets on. Local
+//! sources are not kept on disk: they are there already.
 //!
 //! A disk may hang, as those behind a network do, and who waits for it then waits for ever: on threads of their own, as many as
 //! there are turns. Whoever depends on them gives up after a while, and the disk is left alone.
@@ -10,17 +10,18 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::beats::{Beats, SILENT, come};
 use super::load::{Brought, Origin, Sources};
 use super::{Inner, Kept};
-use crate::cache::disk::{Claim, Disk, Flight, Found, Look, Set, Wanted, Younger};
+use crate::cache::disk::{Beat, Claim, Disk, Flight, Found, Look, Set, Wanted};
 use crate::cache::{Policy, UnitId};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::config::{CacheConfig, DatasetConfig};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,7 +42,7 @@ const RENEWALS: usize = 8;
 /// How often is looked whether another process has brought a unit.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// A process that is stopped is not waited for longer than a slow source would take.
+/// A process that does not say that it gets on is not waited for longer than a slow source would take.
 const PATIENCE: Duration = Duration::from_secs(2);
 const SLOW_BYTES_PER_SECOND: f64 = 20e6;
 /// A disk that has not answered by then is left alone: longer than a local one is ever silent, shorter than the deadline of a batch.
@@ -54,14 +55,14 @@ pub(crate) struct OnDisk {
     policy: Policy,
     /// By field; none for local sources.
     sets: OnceLock<Vec<Option<Arc<Set>>>>,
-    /// When this process began to use it, by the cache's clock and by the one on the wall.
+    /// When this process began to use it, by the cache's clock.
     opened: Duration,
-    opened_at: SystemTime,
     reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
     errands: Arc<Semaphore>,
     pub(super) packing: Arc<Semaphore>,
     renewing: Arc<Semaphore>,
+    beats: Beats,
     /// Bytes of records that wait to be written.
     backlog: Arc<AtomicUsize>,
 }
@@ -105,9 +106,9 @@ impl OnDisk {
         let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
         let [reading, writing, renewing, errands, packing] =
             [READS, WRITES, RENEWALS, ERRANDS, PACKS].map(|turns| Arc::new(Semaphore::new(turns)));
-        let (disk, policy, opened, opened_at) = (Arc::new(disk), config.policy, clock.now(), clock.wall());
-        let (sets, backlog) = (OnceLock::new(), Arc::default());
-        Some(Self { disk, policy, sets, opened, opened_at, reading, writing, errands, packing, renewing, backlog })
+        let (disk, policy, opened) = (Arc::new(disk), config.policy, clock.now());
+        let (sets, backlog, beats) = (OnceLock::new(), Arc::default(), Beats::default());
+        Some(Self { disk, policy, sets, opened, reading, writing, errands, packing, renewing, beats, backlog })
     }
 
     /// The folder.
@@ -147,6 +148,17 @@ impl OnDisk {
         sets[field.min(sets.len() - 1)].as_ref()
     }
 
+    /// A turn to fetch a unit for all; `None` when nothing comes of what others do it for.
+    async fn errand(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let before = come(&self.disk);
+            match turn(&self.errands, SILENT).await {
+                None if come(&self.disk) != before => {}
+                turn => return turn,
+            }
+        }
+    }
+
     /// Lets a record of so many bytes wait to be written, unless more than `limit` would wait then: one may always. With it, how long
     /// those before it and itself may take.
     fn wait(&self, bytes: usize, limit: usize) -> Option<(Waiting, Duration)> {
@@ -156,7 +168,7 @@ impl OnDisk {
     }
 
     /// Notes that an object's record is still the right one, beside everything else: by those who have the time, or not at all.
-    pub(super) fn renew_behind(&self, set: &Arc<Set>, key: &str, version: &Version, asked_at: SystemTime) {
+    pub(super) fn renew_behind(&self, set: &Arc<Set>, key: &str, version: &Version, asked_at: Moment) {
         let Ok(turn) = self.renewing.clone().try_acquire_owned() else { return };
         let (set, key, version) = (set.clone(), key.to_owned(), version.clone());
         drop(spawn_blocking(move || {
@@ -171,14 +183,45 @@ fn patience(bytes: u64) -> Duration {
     HANGING + Duration::from_secs_f64(bytes as f64 / SLOW_BYTES_PER_SECOND)
 }
 
+/// Waiting for another process.
+struct Wait {
+    patience: Duration,
+    /// What it last said, and when that was new.
+    beat: Option<Beat>,
+    since: Instant,
+}
+
+impl Wait {
+    fn of(patience: Duration) -> Self {
+        Self { patience, beat: None, since: Instant::now() }
+    }
+
+    /// Whether it has said nothing new for too long.
+    fn is_in_vain(&mut self, beat: Option<Beat>) -> bool {
+        // Whoever said nothing yet may be stopped.
+        if self.beat.is_some() && beat.is_some() && beat != self.beat {
+            self.since = Instant::now();
+        }
+        self.beat = beat.or(self.beat);
+        self.since.elapsed() >= self.patience
+    }
+}
+
 /// A turn at the disk; `None` when there was none for so long.
 async fn turn(turns: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
     timeout(patience, turns.clone().acquire_owned()).await.ok()?.ok()
 }
 
 impl Inner {
-    /// Looks for a unit on disk, and waits while another process brings it.
-    pub(super) async fn on_disk(&self, kept: &Kept, sources: &Sources, unit: UnitId) -> Result<OnDiskAnswer> {
+    /// Looks for a unit on disk, and waits while another process brings it. A version that turned out to be `replaced`
+    /// is not it.
+    pub(super) async fn on_disk(
+        &self,
+        kept: &Kept,
+        sources: &Sources,
+        unit: UnitId,
+        mut replaced: Option<Version>,
+    ) -> Result<OnDiskAnswer> {
         let nothing = |replaces| Ok(OnDiskAnswer::Missing(Asks { replaces, ..Asks::default() }));
         let Some(tier) = &kept.on_disk else { return nothing(false) };
         let Some(set) = tier.set(sources, unit.field, kept.is_ordered()) else { return nothing(false) };
@@ -193,31 +236,36 @@ impl Inner {
             return nothing(false);
         }
         let patience = PATIENCE + Duration::from_secs_f64(listed.size as f64 / SLOW_BYTES_PER_SECOND);
-        let (began, mut pause, mut waited) = (Instant::now(), FIRST_LOOK, false);
+        let (mut wait, mut pause, mut waited) = (Wait::of(patience), FIRST_LOOK, false);
         let mut turn = tier.errands.clone().try_acquire_owned().ok();
         loop {
-            let (look, claim) = self.looked_for(kept, tier, set, &listed, turn.is_some()).await?;
+            let (look, claim) = self.looked_for(kept, tier, set, &listed, replaced.clone(), turn.is_some()).await?;
             let replaces = matches!(look, Look::Outdated);
             if let Look::Found(found) = look {
-                return self.opened_record(kept, source.as_ref(), set, &listed, found).await;
+                let version = found.version.clone();
+                if let Some(answer) = self.opened_record(kept, source.as_ref(), set, &listed, found).await? {
+                    return Ok(answer);
+                }
+                replaced = Some(version);
+                continue;
             }
             match claim {
                 None => {
-                    let waiting = timeout(patience, tier.errands.clone().acquire_owned());
-                    let Ok(Ok(own)) = waiting.await else { return nothing(replaces) };
+                    let Some(own) = tier.errand().await else { return nothing(replaces) };
                     turn = Some(own);
                 }
                 // Somebody else had it and let go: the unit may be there now.
                 Some(Claim::Ours(_)) if waited => waited = false,
                 Some(Claim::Ours(flight)) => {
+                    tier.beats.begin(&tier.disk);
                     return Ok(OnDiskAnswer::Missing(Asks { flight: Some(flight), replaces, _turn: turn }));
                 }
                 Some(Claim::Nobodys) => return nothing(replaces),
-                Some(Claim::Theirs) if began.elapsed() >= patience => {
+                Some(Claim::Theirs(beat)) if wait.is_in_vain(beat) => {
                     self.metrics.record(&[(Metric::DiskWaitsInVain, 1)]);
                     return nothing(replaces);
                 }
-                Some(Claim::Theirs) => {
+                Some(Claim::Theirs(_)) => {
                     drop(turn.take());
                     if !std::mem::replace(&mut waited, true) {
                         self.metrics.record(&[(Metric::DiskWaits, 1)]);
@@ -237,6 +285,7 @@ impl Inner {
         tier: &OnDisk,
         set: &Arc<Set>,
         listed: &ObjectMeta,
+        replaced: Option<Version>,
         may_claim: bool,
     ) -> Result<(Look, Option<Claim>)> {
         let failed = |cause| Error::new(ErrorKind::Internal, "read", "the disk cache").caused_by(cause);
@@ -251,13 +300,16 @@ impl Inner {
             }
             return Ok((Look::Missing, Some(Claim::Nobodys)));
         };
-        let since_opened = || Younger { since: tier.opened_at, than: kept.clock.now().saturating_sub(tier.opened) };
+        let since_opened = || kept.clock.now().saturating_sub(tier.opened);
         let or_younger = self.accepts_changes().then(since_opened);
-        let (set, key, version, now) = (set.clone(), listed.key.clone(), listed.version.clone(), kept.clock.wall());
+        let (set, key, version, now) = (set.clone(), listed.key.clone(), listed.version.clone(), kept.clock.moment());
         let buffers = Engine::current()?.buffers();
         let (own, size) = (set.clone(), listed.size as usize);
         let looked = spawn_blocking(move || {
-            let look = set.get(&key, Wanted { version: &version, or_younger }, now, buffers);
+            let look = match set.get(&key, Wanted { version: &version, or_younger }, now, buffers) {
+                Look::Found(found) if replaced.as_ref() == Some(&found.version) => Look::Outdated,
+                look => look,
+            };
             // What will not be kept need not be waited for by others.
             let is_kept = match look {
                 Look::Found(_) => false,
@@ -276,7 +328,7 @@ impl Inner {
         Ok((Look::Missing, Some(Claim::Nobodys)))
     }
 
-    /// What a record holds, if it is not too old, or its object is still the same.
+    /// What a record holds, if it is not too old, or its object is still the same; `None` when it no longer is.
     async fn opened_record(
         &self,
         kept: &Kept,
@@ -284,17 +336,17 @@ impl Inner {
         set: &Arc<Set>,
         listed: &ObjectMeta,
         found: Found,
-    ) -> Result<OnDiskAnswer> {
+    ) -> Result<Option<OnDiskAnswer>> {
         let Ok(value) = record::open(&found.record) else {
             // Whole, and not of this version of the format: it is written anew.
-            return Ok(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() }));
+            return Ok(Some(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() })));
         };
         let mut age = found.age;
         if !source.is_pinned() && kept.ttl.is_some_and(|ttl| age >= ttl) {
-            let asked = kept.clock.wall();
+            let asked = kept.clock.moment();
             let is_same = self.is_still(source, &listed.key, &found.version).await?;
             if !is_same {
-                return Ok(OnDiskAnswer::Missing(Asks { replaces: true, ..Asks::default() }));
+                return Ok(None);
             }
             if let Some(tier) = &kept.on_disk {
                 tier.renew_behind(set, &listed.key, &found.version, asked);
@@ -302,7 +354,7 @@ impl Inner {
             age = Duration::ZERO;
         }
         let packed = Arc::new(Packed::in_record(value, found.record, found.memory));
-        Ok(OnDiskAnswer::Found(packed, found.version, age))
+        Ok(Some(OnDiskAnswer::Found(packed, found.version, age)))
     }
 
     /// Puts a record where it outlives this process, beside everything else, unless too much waits for that. The `flight` ends with it.

@@ -123,7 +123,8 @@ impl Inner {
         }
         let Ok(engine) = Engine::current() else { return false };
         let bytes = loaded.value.tensor_bytes();
-        let Some(waiting) = self.wait(kept, bytes, 1, true) else { return false };
+        // What may not wait now is offered again later, and counted then.
+        let Some(waiting) = self.waiting(kept, bytes, true) else { return false };
         let Some(tier) = &kept.on_disk else { return false };
         let packing = tier.packing.clone();
         // Not on the workers, whose next jobs the batch may wait for.
@@ -187,13 +188,17 @@ impl Inner {
 
     /// Lets units of so many bytes wait to be packed, unless others wait and that would be too much.
     pub(crate) fn wait(self: &Arc<Self>, kept: &Kept, bytes: usize, units: usize, on_disk: bool) -> Option<Waiting> {
+        let waiting = self.waiting(kept, bytes, on_disk);
+        if waiting.is_none() {
+            self.metrics.record(&[(Metric::CacheBacklogFull, units as u64)]);
+        }
+        waiting
+    }
+
+    fn waiting(self: &Arc<Self>, kept: &Kept, bytes: usize, on_disk: bool) -> Option<Waiting> {
         let before = kept.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
         let waiting = Waiting { dataset: self.clone(), bytes };
-        if before == 0 || before + bytes <= kept.backlog.limit(kept.cache.capacity(), on_disk) {
-            return Some(waiting);
-        }
-        self.metrics.record(&[(Metric::CacheBacklogFull, units as u64)]);
-        None
+        (before == 0 || before + bytes <= kept.backlog.limit(kept.cache.capacity(), on_disk)).then_some(waiting)
     }
 
     /// What may be done to values for the cache; `None` when nothing is kept. Where all of the dataset has room as it is,

@@ -38,6 +38,7 @@ pub use options::{
 };
 pub use probe::{Probe, Server};
 pub use remote::Transport;
+pub(crate) use remote::received;
 
 /// What tells two contents of one key apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

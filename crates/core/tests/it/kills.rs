@@ -5,18 +5,21 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use headwater::cache::disk::Disk;
 use headwater::cache::disk::care::Care;
+use headwater::clock::Moment;
 use headwater::collate::Collation;
-use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, Replicas, Span};
+use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnChanged, Replicas, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
 use headwater::loader::Loader;
 use headwater::metrics::Metric;
-use headwater::source::SourceSpec;
+use headwater::source::{SourceSpec, Version};
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
 
@@ -49,7 +52,11 @@ fn content(sample: usize) -> Vec<u8> {
 }
 
 fn serving() -> Server {
-    let server = Server::start(Speed::default()).expect("starts");
+    serving_at(Speed::default())
+}
+
+fn serving_at(speed: Speed) -> Server {
+    let server = Server::start(speed).expect("starts");
     for sample in 0..SAMPLES {
         let content = content(sample);
         let tensor = Tensor::from_bytes(DType::U8, &[content.len()], content.into()).expect("a tensor");
@@ -118,14 +125,38 @@ fn worker() {
         // Each in another order.
         "walk" => {
             let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
-            fs::write(folder.join(format!("ready-{}", std::process::id())), "").expect("written");
-            wait_until("all are ready", || folder.join("go").exists());
+            say_ready_and_wait(folder);
             let order = LoaderConfig { shuffle: true, seed: u64::from(std::process::id()), ..LoaderConfig::default() };
             let loader = Loader::new(&dataset, LoaderConfig { batch_size: 4, collate: Collation::List, ..order })
                 .expect("a loader");
             loader.batches(uninterrupted()).expect("begins").for_each(|batch| drop(batch.expect("read")));
             assert_eq!(dataset.snapshot().raw(Metric::DiskWaitsInVain), 0);
             std::process::exit(if dataset.snapshot().raw(Metric::DiskWaits) > 0 { WAITED } else { 0 });
+        }
+        // What they all have, once it has been replaced.
+        "again" => {
+            let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
+            (0..SAMPLES).for_each(|index| assert!(is_right(&dataset, index).expect("read")));
+            say_ready_and_wait(folder);
+            let start = chance.below(SAMPLES as u64) as usize;
+            (0..SAMPLES).for_each(|index| drop(dataset.get((start + index) % SAMPLES, uninterrupted()).expect("read")));
+        }
+        // As many records as it may.
+        "fill" => {
+            let folder = config.cache.disk.as_ref().expect("a folder");
+            let set = Arc::new(Disk::open(folder, Some(CAPACITY)).expect("opens")).set("s3://bucket/run", None, false);
+            let put = |number: usize| {
+                let key = format!("{}-{number}", std::process::id());
+                set.put(&key, &Version::ETag("1".into()), &vec![7; 60_000], Moment::now())
+            };
+            // Not while it is unknown what the others have taken.
+            put(0);
+            say_ready_and_wait(folder.parent().expect("a folder"));
+            for number in 1..100 {
+                if !put(number) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
         }
         "lock" => {
             let folder = config.cache.disk.expect("a folder");
@@ -136,6 +167,15 @@ fn worker() {
         }
         other => panic!("{other}"),
     }
+}
+
+fn say_ready_and_wait(folder: &Path) {
+    fs::write(folder.join(format!("ready-{}", std::process::id())), "").expect("written");
+    wait_until("all are ready", || folder.join("go").exists());
+}
+
+fn is_ready(worker: &Child, folder: &Path) -> bool {
+    folder.join(format!("ready-{}", worker.id())).exists()
 }
 
 /// Its first byte.
@@ -192,11 +232,21 @@ fn end(mut child: Child) {
     let _ = child.wait();
 }
 
+/// While some go and others come this is more than there is at any time: less than what blocks are larger than their contents.
 fn bytes_in(folder: &Path) -> u64 {
+    sizes(folder).sum()
+}
+
+/// In whole blocks, as the ledger counts. Right while nothing goes.
+fn blocks_in(folder: &Path) -> u64 {
+    sizes(folder).map(|bytes| bytes.next_multiple_of(4096)).sum()
+}
+
+fn sizes(folder: &Path) -> impl Iterator<Item = u64> {
     let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let shards = entries(folder.join("sets")).flat_map(entries);
     let files = shards.flat_map(entries).chain(entries(folder.join("arriving")));
-    files.filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len()).sum()
+    files.filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len())
 }
 
 #[test]
@@ -291,16 +341,42 @@ fn a_process_that_fetches_is_waited_for() {
 }
 
 #[test]
-fn of_processes_that_walk_the_same_samples_in_any_order_one_fetches_each() {
+fn a_process_whose_source_is_silent_is_not_waited_for_for_long() {
     let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
-    server.set_faults(vec!["stall=20ms,on=get".parse().expect("a fault")]);
     let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
     let mut config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    config.manifest_max_age = Span(Duration::ZERO);
+    let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
+    let worker = fetching(&server, "1h", || start("fetch", &config, &home));
+    let began = Instant::now();
+    assert!(is_right(&dataset, 0).expect("fetched all the same"));
+    assert!(began.elapsed() < Duration::from_secs(14), "{:?}", began.elapsed());
+    let snapshot = dataset.snapshot();
+    assert_eq!((snapshot.raw(Metric::DiskWaits), snapshot.raw(Metric::DiskWaitsInVain)), (1, 1));
+    end(worker);
+}
+
+#[test]
+fn of_processes_that_walk_the_same_samples_in_any_order_one_fetches_each() {
+    let server = serving();
+    server.set_faults(vec!["stall=20ms,on=get".parse().expect("a fault")]);
+    assert_one_fetches_each(&server);
+}
+
+/// All of it takes seven seconds.
+#[test]
+fn of_processes_that_walk_the_same_samples_over_a_slow_line_one_fetches_each() {
+    assert_one_fetches_each(&serving_at(Speed { total_rate: Some(600_000), ..Speed::default() }));
+}
+
+fn assert_one_fetches_each(server: &Server) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let mut config = config(specs_of(server, "run").swap_remove(0).1, &cache);
     config.cache.disk_capacity = Some(ByteSize(64 << 20));
     let before = server.requests_of(Class::Get);
     let workers: Vec<_> = (0..3).map(|_| start("walk", &config, &home)).collect();
-    let is_ready = |worker: &Child| folder.path().join(format!("ready-{}", worker.id())).exists();
-    wait_until("all are ready", || workers.iter().all(is_ready));
+    wait_until("all are ready", || workers.iter().all(|worker| is_ready(worker, folder.path())));
     fs::write(folder.path().join("go"), "").expect("written");
     let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").code()).collect();
     assert!(ends.iter().all(|end| [Some(0), Some(WAITED)].contains(end)), "{ends:?}");
@@ -308,6 +384,58 @@ fn of_processes_that_walk_the_same_samples_in_any_order_one_fetches_each() {
     let fetched = server.requests_of(Class::Get) - before;
     // What was written while it was looked for is the exception.
     assert!(fetched <= SAMPLES as u64 * 11 / 10, "{fetched} requests for {SAMPLES} objects");
+}
+
+#[test]
+fn what_was_replaced_is_fetched_by_one_process_for_all_whatever_tier_had_it() {
+    for memory in [0, 64 << 20] {
+        let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+        let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+        let mut config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+        (config.cache.disk_capacity, config.cache.memory) = (Some(ByteSize(64 << 20)), Some(ByteSize(memory)));
+        (config.cache.ttl, config.on_changed) = (Some(Span(Duration::from_secs(8))), OnChanged::Reload);
+        let mut workers: Vec<_> = (0..3).map(|_| start("again", &config, &home)).collect();
+        wait_until("all are ready", || workers.iter().all(|worker| is_ready(worker, folder.path())));
+        for sample in 0..SAMPLES {
+            let tensor = Tensor::from_bytes(DType::U8, &[9_000], vec![sample as u8; 9_000].into()).expect("a tensor");
+            server.put(&format!("run/{sample:03}.pt"), write_pt(&Value::Tensor(tensor)).expect("written").into());
+        }
+        std::thread::sleep(Duration::from_secs(9));
+        server.set_faults(vec!["stall=20ms,on=get".parse().expect("a fault")]);
+        let before = server.requests_of(Class::Get);
+        fs::write(folder.path().join("go"), "").expect("written");
+        workers.iter_mut().for_each(|worker| assert!(worker.wait().expect("it ends").success()));
+        let fetched = server.requests_of(Class::Get) - before;
+        assert!(fetched <= SAMPLES as u64 * 11 / 10, "{fetched} requests for {SAMPLES} objects");
+    }
+}
+
+#[test]
+fn processes_whose_ledger_is_removed_and_one_that_makes_it_anew_keep_to_one_capacity() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    let fill = || {
+        let worker = start("fill", &config, &home);
+        wait_until("it has written", || is_ready(&worker, folder.path()));
+        worker
+    };
+    let mut workers = vec![fill(), fill()];
+    fs::remove_file(cache.join("ledger")).expect("removed");
+    workers.push(fill());
+    fs::write(folder.path().join("go"), "").expect("written");
+    let mut most = 0;
+    while workers.iter_mut().any(|worker| worker.try_wait().expect("asked").is_none()) {
+        most = most.max(blocks_in(&cache));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(most > CAPACITY / 2 && most <= CAPACITY, "{most} bytes of {CAPACITY}");
+    let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").success()).collect();
+    assert_eq!(ends, [true; 3]);
+    let care = Care::of(&cache).expect("ours");
+    let counted = care.bytes().expect("read");
+    care.gc(Duration::from_hours(1), None, |_| Ok(())).expect("tidied");
+    assert_eq!(care.bytes().expect("read"), counted, "nothing was counted wrongly");
 }
 
 #[test]

@@ -163,6 +163,37 @@ fn what_was_replaced_is_kept_anew_though_the_folder_is_full() {
 }
 
 #[test]
+fn what_was_replaced_is_kept_anew_in_a_full_folder_by_whoever_had_it_in_memory_too() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
+    config.cache.disk_capacity = Some(ByteSize(8 * 4096 * SAMPLES as u64 / 2));
+    config.cache.memory = Some(ByteSize(16 << 20));
+    config.cache.policy = Policy::Keep;
+    config.cache.ttl = Some(Span(HOUR));
+    config.on_changed = OnChanged::Reload;
+    let clock = Clock::manual();
+    let dataset = Dataset::open_by(&config, clock.clone(), uninterrupted()).expect("opens");
+    let done = || dataset.snapshot().raw(Metric::DiskInsertions) + dataset.snapshot().raw(Metric::DiskDeclined);
+    let few = SAMPLES - 5;
+    for index in 0..few {
+        assert!(value(&dataset, index).expect("read") == content(index as u64));
+        // Those first read are those kept.
+        while index < SAMPLES / 4 && done() <= index as u64 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    written(&dataset, Metric::DiskDeclined, 1);
+    server.put("run/03.pt", object(1003));
+    clock.advance(HOUR);
+    for index in few..SAMPLES {
+        assert!(value(&dataset, index).expect("read") == content(index as u64));
+    }
+    let before = dataset.snapshot();
+    assert!(value(&dataset, 3).expect("as it is now") == content(1003));
+    written(&dataset, Metric::DiskInsertions, before.raw(Metric::DiskInsertions) + 1);
+}
+
+#[test]
 fn what_is_on_disk_expires_by_the_clock_on_the_wall_and_costs_one_question() {
     for on_changed in [OnChanged::Error, OnChanged::Reload] {
         let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));

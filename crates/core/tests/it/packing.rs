@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater::buffer::BufferPool;
 use headwater::cache::{Cache, Item, Memory, Policy, UnitId};
+use headwater::format::Limits;
 use headwater::format::record::{Compression, memory_for, pack};
 use headwater::source::Version;
 use headwater::value::{DType, Tensor, Value};
@@ -66,5 +67,15 @@ fn the_memory_of_packed_values_never_exceeds_the_capacity_by_a_byte() {
         });
         assert!(hits.into_inner() > 0 && cache.stats().entries > 3, "{:?}", cache.stats());
         assert!(most.into_inner() <= CAPACITY, "in buffers themselves");
+    }
+}
+
+#[test]
+fn whatever_nests_no_deeper_than_is_read_can_be_packed() {
+    let mut value = Value::Int(7);
+    let buffers = BufferPool::new(0);
+    for depth in 1..=Limits::default().max_depth {
+        value = Value::List(vec![value]);
+        pack(&value, Compression::None, &buffers).unwrap_or_else(|error| panic!("{depth}: {}", error.report()));
     }
 }

@@ -31,6 +31,24 @@ impl Access {
         options
     }
 
+    /// Opens a file to read and write, or makes it. One that is there is not asked to be made: in a folder that is everybody's the
+    /// system may refuse that to whoever does not own the file.
+    pub(super) fn open_or_make(self, path: &Path) -> io::Result<File> {
+        let open = || self.options().read(true).write(true).open(path);
+        let file = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match self.options().read(true).write(true).create_new(true).open(path) {
+                    // By another process, meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(),
+                    made => made,
+                }
+            }
+            opened => opened,
+        }?;
+        self.grant(&file);
+        Ok(file)
+    }
+
     /// Lets those use a file that was made whom this process keeps out of what it makes (its umask).
     pub(super) fn grant(self, file: &File) {
         if self.mode != OWNERS {

@@ -40,6 +40,22 @@ pub struct SetInfo {
     pub is_used: bool,
 }
 
+impl SetInfo {
+    /// One with nothing in it, as far as is known.
+    fn of(root: &Path, id: u128) -> Self {
+        let about = reading::read_whole(&set_folder(root, id).join(layout::ABOUT)).ok();
+        Self {
+            id: format!("{id:032x}"),
+            about: about.and_then(|about| serde_json::from_slice(&about).ok()),
+            is_quarantine: id == QUARANTINE_ID,
+            bytes: 0,
+            records: 0,
+            used: UNIX_EPOCH,
+            is_used: false,
+        }
+    }
+}
+
 /// What a check found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
@@ -84,26 +100,45 @@ impl Care {
     /// # Errors
     /// `Io`, `Denied`; `Timeout` while another process keeps its lock.
     pub fn sets(&self) -> Result<Vec<SetInfo>> {
+        let mut sets = if self.opened.ledger.is_some() { self.sets_by_ledger() } else { self.sets_by_looking() }?;
+        sets.sort_by_key(|set| std::cmp::Reverse(set.bytes));
+        Ok(sets)
+    }
+
+    fn sets_by_ledger(&self) -> Result<Vec<SetInfo>> {
         let page = self.page()?;
         let root = page.root();
         let info = |row: SetRow| {
-            let about = reading::read_whole(&set_folder(root, row.id).join(layout::ABOUT)).ok();
             let is_used = page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)?;
             let is_own = self.opened.users.lock().get(&row.slot).is_some_and(|&users| users > 0);
             Ok(SetInfo {
-                id: format!("{:032x}", row.id),
-                about: about.and_then(|about| serde_json::from_slice(&about).ok()),
-                is_quarantine: row.id == QUARANTINE_ID,
                 bytes: row.bytes,
                 records: row.files,
                 used: UNIX_EPOCH + Duration::from_secs(row.used),
                 is_used: is_used || is_own,
+                ..SetInfo::of(root, row.id)
             })
         };
         let sets: io::Result<Vec<_>> = page.sets().map(info).collect();
-        let mut sets = sets.map_err(|cause| failed(root, cause))?;
-        sets.sort_by_key(|set| std::cmp::Reverse(set.bytes));
-        Ok(sets)
+        sets.map_err(|cause| failed(root, cause))
+    }
+
+    /// The same of a folder that can only be read: counted, and who uses it is not known.
+    fn sets_by_looking(&self) -> Result<Vec<SetInfo>> {
+        let root = &self.opened.root;
+        let info = |id| {
+            let mut set = SetInfo::of(root, id);
+            for shard in layout::shards(&set_folder(root, id)) {
+                for (_, meta) in files_in(&shard)? {
+                    set.bytes += footprint(meta.len());
+                    set.records += 1;
+                    set.used = set.used.max(meta.modified()?);
+                }
+            }
+            Ok(set)
+        };
+        let sets: io::Result<Vec<_>> = layout::sets(root).and_then(|ids| ids.into_iter().map(info).collect());
+        sets.map_err(|cause| failed(root, cause))
     }
 
     /// Bytes of all records, in whole blocks.
@@ -111,7 +146,10 @@ impl Care {
     /// # Errors
     /// Those of [`Care::sets`].
     pub fn bytes(&self) -> Result<u64> {
-        Ok(self.page()?.set_bytes())
+        match self.opened.ledger {
+            Some(_) => Ok(self.page()?.set_bytes()),
+            None => Ok(self.sets()?.iter().map(|set| set.bytes).sum()),
+        }
     }
 
     /// Bytes that processes have taken to write more, besides.
@@ -302,6 +340,9 @@ fn failed(path: &Path, cause: io::Error) -> Error {
 
 /// Whether a file is whole, and is what its name says.
 fn is_sound(path: &Path, file: &[u8]) -> bool {
+    if layout::is_of_another_version(file) {
+        return true;
+    }
     let Some(said) = layout::parse(file, file.len() as u64) else { return false };
     let set = path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     layout::is_whole(file, said.record_at) && layout::file_of(set, layout::hash_of(&said.key)) == path
@@ -371,13 +412,18 @@ pub(super) fn set_aside(page: &mut Page<'_>, slot: usize, path: &Path) -> io::Re
             page.set_row(&SetRow { bytes, files: row.files + u64::from(before.is_none()), ..row })
         })?;
     }
-    page.changing(slot, |page, row| {
+    let moved = page.changing(slot, |page, row| {
         match &to {
             Some(to) => fs::rename(path, to)?,
             None => remove(path)?,
         }
         page.set_row(&SetRow { bytes: row.bytes.saturating_sub(bytes), files: row.files.saturating_sub(1), ..row })
-    })
+    });
+    if let (Err(_), Some(aside)) = (&moved, aside) {
+        // It is not there, after all.
+        page.count_anew(aside)?;
+    }
+    moved
 }
 
 fn place_aside(root: &Path, path: &Path) -> Option<PathBuf> {

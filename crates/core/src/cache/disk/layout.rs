@@ -3,9 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
+use crate::clock::Moment;
 use crate::source::Version;
 
 /// The file that says that a folder is one of ours.
@@ -25,8 +27,11 @@ const SUFFIX: &str = ".hwc";
 /// What a file takes on a disk: whole blocks.
 const BLOCK: u64 = 4096;
 /// How a file begins; the last byte is the version of the format.
-const MAGIC: [u8; 4] = *b"HWC\x01";
-const HEAD_BYTES: usize = 32;
+const MAGIC: [u8; 4] = *b"HWC\x02";
+const HEAD_BYTES: usize = STAMP_AT + STAMP_BYTES;
+/// When the record was last known to be the right one. It is written anew in its place, and has a checksum of its own.
+pub(super) const STAMP_AT: usize = 32;
+const STAMP_BYTES: usize = 32;
 /// Where the record begins: records want that.
 const ALIGNMENT: usize = 64;
 /// Longer names and tags than these are not kept.
@@ -82,7 +87,7 @@ pub(super) fn is_file_name(name: &str) -> bool {
 const READING: u32 = 0;
 
 /// What stands before a record in its file. `None` where name or tag are longer than anybody's.
-pub(super) fn head(key: &str, version: &Version, record: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn head(key: &str, version: &Version, record: &[u8], known: Moment) -> Option<Vec<u8>> {
     let version = encode(version);
     if key.len() > LONGEST || version.len() > LONGEST {
         return None;
@@ -94,12 +99,42 @@ pub(super) fn head(key: &str, version: &Version, record: &[u8]) -> Option<Vec<u8
     head.extend_from_slice(&READING.to_le_bytes());
     head.extend_from_slice(&(record.len() as u64).to_le_bytes());
     head.extend_from_slice(&[0; 8]);
+    head.extend_from_slice(&stamp(known));
     head.extend_from_slice(key.as_bytes());
     head.extend_from_slice(&version);
     head.resize(head.len().next_multiple_of(ALIGNMENT), 0);
     let checksum = checksum(&head, record);
-    head[24..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    head[24..STAMP_AT].copy_from_slice(&checksum.to_le_bytes());
     Some(head)
+}
+
+/// How a moment is written down.
+pub(super) fn stamp(known: Moment) -> [u8; STAMP_BYTES] {
+    let nanoseconds = |time: Duration| time.as_nanos() as u64;
+    let wall = known.wall.duration_since(UNIX_EPOCH).map_or(0, nanoseconds);
+    let mut stamp = [0; STAMP_BYTES];
+    for (bytes, word) in stamp.chunks_exact_mut(8).zip([wall, known.boot, nanoseconds(known.since_boot)]) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    let checksum = xxh3_64(&stamp[..24]);
+    stamp[24..].copy_from_slice(&checksum.to_le_bytes());
+    stamp
+}
+
+/// The moment that was written down; `None` where it is damaged, or just being written.
+fn stamped(stamp: &[u8]) -> Option<Moment> {
+    let [wall, boot, since_boot, checksum] = stamp.as_chunks().0 else { return None };
+    let known = Moment {
+        wall: UNIX_EPOCH + Duration::from_nanos(u64::from_le_bytes(*wall)),
+        boot: u64::from_le_bytes(*boot),
+        since_boot: Duration::from_nanos(u64::from_le_bytes(*since_boot)),
+    };
+    (xxh3_64(&stamp[..24]).to_le_bytes() == *checksum).then_some(known)
+}
+
+/// Whether a file was written by another version, whose files are neither read nor damaged.
+pub(super) fn is_of_another_version(beginning: &[u8]) -> bool {
+    beginning.get(..4).is_some_and(|magic| magic[..3] == MAGIC[..3] && magic[3] != MAGIC[3])
 }
 
 /// What a file says of itself.
@@ -109,6 +144,8 @@ pub(super) struct Head {
     pub(super) version: Version,
     /// Whether its object would be read as the same value today.
     pub(super) is_read_so: bool,
+    /// When it was last known to be of that version.
+    pub(super) known: Option<Moment>,
     /// Where the record begins, and ends with the file.
     pub(super) record_at: usize,
 }
@@ -131,7 +168,8 @@ pub(super) fn parse(beginning: &[u8], len: u64) -> Option<Head> {
     let key = beginning.get(HEAD_BYTES..HEAD_BYTES + key_len)?;
     let version = beginning.get(HEAD_BYTES + key_len..HEAD_BYTES + key_len + version_len)?;
     let is_read_so = number(12)? == READING as usize;
-    Some(Head { key: String::from_utf8(key.to_vec()).ok()?, version: decode(version)?, is_read_so, record_at })
+    let known = stamped(&beginning[STAMP_AT..HEAD_BYTES]);
+    Some(Head { key: String::from_utf8(key.to_vec()).ok()?, version: decode(version)?, is_read_so, known, record_at })
 }
 
 /// Whether what stands before a record may not have ended with this beginning of its file.
@@ -143,7 +181,7 @@ pub(super) fn may_be_longer(beginning: &[u8]) -> bool {
 /// Whether a whole file is what was written.
 pub(super) fn is_whole(file: &[u8], record_at: usize) -> bool {
     let Some((head, record)) = file.split_at_checked(record_at) else { return false };
-    head.get(24..HEAD_BYTES).is_some_and(|stored| stored == checksum(head, record).to_le_bytes())
+    head.get(24..STAMP_AT).is_some_and(|stored| stored == checksum(head, record).to_le_bytes())
 }
 
 /// Makes a file whole again that was written to.
@@ -151,7 +189,7 @@ pub(super) fn is_whole(file: &[u8], record_at: usize) -> bool {
 pub(super) fn reseal(file: &mut [u8]) {
     let record_at = parse(file, file.len() as u64).map_or(HEAD_BYTES, |said| said.record_at);
     let checksum = checksum(&file[..record_at], &file[record_at..]);
-    file[24..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    file[24..STAMP_AT].copy_from_slice(&checksum.to_le_bytes());
 }
 
 fn checksum(head: &[u8], record: &[u8]) -> u64 {
@@ -183,26 +221,31 @@ fn decode(bytes: &[u8]) -> Option<Version> {
 mod tests {
     use super::*;
 
-    /// Only ever added to: files stay readable.
+    const KNOWN: Moment = Moment { wall: UNIX_EPOCH, boot: 7, since_boot: Duration::from_secs(9) };
+
+    /// Only ever added to.
     #[test]
     fn files_stay_what_they_are() {
-        let golden: &[u8] = b"HWC\x01\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\xdcWx\xe7\xe7\x19R-a/b.pt\x02\"1\"";
-        let mut file = head("a/b.pt", &Version::ETag("\"1\"".into()), b"record").expect("a head");
+        let golden: &[u8] = b"HWC\x02\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\x006!\xba\xa1\xf502\xdb\
+            \0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\x1aq\x18\x02\0\0\0\xdc\x84\x0e\xb7\xab\xd3^\x10a/b.pt\x02\"1\"";
+        let mut file = head("a/b.pt", &Version::ETag("\"1\"".into()), b"record", KNOWN).expect("a head");
         file.extend_from_slice(b"record");
-        assert_eq!(file.len(), 70);
+        assert_eq!(file.len(), 134);
         assert!(file.starts_with(golden), "{}", file.escape_ascii());
+        let first: &[u8] = b"HWC\x01\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\xdcWx\xe7\xe7\x19R-a/b.pt\x02\"1\"";
+        assert!(is_of_another_version(first) && !is_of_another_version(golden));
         assert_eq!(set_id("s3://bucket/run", Some("http://host:9000")), 0x45c2_4d16_4d41_4d94_f5cc_5620_df7e_1f73);
     }
 
     #[test]
     fn a_file_says_what_it_is_and_no_damaged_one_is_whole() {
         for version in [Version::Unknown, Version::Modified(7), Version::ETag("\"tag\"".into())] {
-            let mut file = head("folder/x.pt", &version, b"the record").expect("a head");
+            let mut file = head("folder/x.pt", &version, b"the record", KNOWN).expect("a head");
             file.extend_from_slice(b"the record");
             let said = parse(&file, file.len() as u64).expect("one of ours");
             assert_eq!(
-                (&*said.key, &said.version, &file[said.record_at..]),
-                ("folder/x.pt", &version, &b"the record"[..])
+                (&*said.key, &said.version, said.known, &file[said.record_at..]),
+                ("folder/x.pt", &version, Some(KNOWN), &b"the record"[..])
             );
             assert!(is_whole(&file, said.record_at));
             for cut in 0..file.len() {
@@ -211,12 +254,15 @@ mod tests {
             for bit in 0..file.len() * 8 {
                 let mut flipped = file.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
-                let is_whole =
-                    parse(&flipped, flipped.len() as u64).is_some_and(|said| is_whole(&flipped, said.record_at));
-                assert!(!is_whole, "bit {bit}");
+                let said = parse(&flipped, flipped.len() as u64);
+                // Where it says since when, nobody knows since when.
+                let is_known = said.as_ref().is_some_and(|said| said.known.is_some());
+                let is_whole = said.is_some_and(|said| is_whole(&flipped, said.record_at));
+                let is_stamp = (STAMP_AT..HEAD_BYTES).contains(&(bit / 8));
+                assert!(is_whole == is_stamp && !(is_known && is_whole), "bit {bit}");
             }
         }
-        assert_eq!(head(&"x".repeat(LONGEST + 1), &Version::Unknown, b""), None);
-        assert!(head(&"x".repeat(LONGEST), &Version::ETag("x".repeat(LONGEST - 1)), b"").is_some());
+        assert_eq!(head(&"x".repeat(LONGEST + 1), &Version::Unknown, b"", KNOWN), None);
+        assert!(head(&"x".repeat(LONGEST), &Version::ETag("x".repeat(LONGEST - 1)), b"", KNOWN).is_some());
     }
 }

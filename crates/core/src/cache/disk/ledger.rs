@@ -4,12 +4,14 @@
 //! a process takes *allowance* before it writes, and passes it on to a set when the file takes its name. What a killed process had
 //! taken is taken back by the others. While a set's files are being changed the ledger says so, so that whoever comes after one
 //! that was killed at it counts that set anew. Should the file be lost under way, whoever comes first makes it of what there is, and
-//! every process writes down again what it had taken before it takes or passes on any more.
+//! every process writes down again what it had taken before it takes or passes on any more; until then it is taken to have as much
+//! as any takes.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,9 @@ pub(super) const SETS: usize = 128;
 /// Processes that write at a time, at most.
 const PROCESSES: usize = 512;
 
+/// Allowance that a process takes at once, of a large capacity.
+pub(super) const ALLOWANCE: u64 = 32 << 20;
+
 const MAGIC: u64 = u64::from_le_bytes(*b"HWLEDG1\0");
 const HEAD_WORDS: usize = 8;
 const SET_WORDS: usize = 8;
@@ -31,6 +36,8 @@ const SET_WORDS: usize = 8;
 const CHANGING: usize = 1;
 const PROCESS_WORDS_AT: usize = HEAD_WORDS + SETS * SET_WORDS;
 const WORDS: usize = PROCESS_WORDS_AT + PROCESSES;
+/// Behind all that: a word per process, which it alone writes, without the lock, and which changes as long as what it fetches comes.
+const BEATS_AT: usize = WORDS;
 
 /// Another process that has the lock works for microseconds. One that was stopped then has it for ever.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -46,7 +53,8 @@ const LARGEST: u64 = 1 << 50;
 pub(super) struct Ledger {
     root: PathBuf,
     access: Access,
-    file: File,
+    /// As it was last found in its place.
+    file: Mutex<Arc<File>>,
     locks: Locks,
     /// Whoever has the lock of the process.
     turn: Mutex<()>,
@@ -74,8 +82,7 @@ impl Ledger {
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let access = Access::in_folder(root)?;
         let locks = Locks::open(&root.join(LOCK), access)?;
-        let file = access.options().read(true).write(true).create(true).truncate(false).open(root.join(LEDGER))?;
-        access.grant(&file);
+        let file = Mutex::new(Arc::new(access.open_or_make(&root.join(LEDGER))?));
         let mut ledger = Self {
             root: root.to_owned(),
             access,
@@ -108,9 +115,9 @@ impl Ledger {
         self.access
     }
 
-    /// Whether it is still in its folder.
+    /// Whether its folder is still there. The file may be another one by now.
     pub(super) fn is_there(&self) -> bool {
-        self.locks.is_at(&self.root.join(LOCK)) && locks::is_at(&self.file, &self.root.join(LEDGER))
+        self.locks.is_at(&self.root.join(LOCK))
     }
 
     /// Files and bytes as they were when this process last had the lock: for whoever must not wait.
@@ -122,6 +129,27 @@ impl Ledger {
     /// The name of a file on its way to its set: whose it is tells who may remove it.
     pub(super) fn arriving(&self, number: u64) -> PathBuf {
         self.root.join(ARRIVING).join(format!("{}-{number}", self.process.unwrap_or(PROCESSES)))
+    }
+
+    /// Its row.
+    pub(super) fn process(&self) -> Option<usize> {
+        self.process
+    }
+
+    /// Says that what this process fetches is on its way: by another number each time.
+    pub(super) fn beat(&self, beat: u64) -> io::Result<()> {
+        let Some(process) = self.process else { return Ok(()) };
+        let file = self.file.lock().clone();
+        file.write_all_at(&beat.to_le_bytes(), (BEATS_AT + process) as u64 * 8)
+    }
+
+    /// What a process last said so by.
+    pub(super) fn beat_of(&self, process: usize) -> Option<u64> {
+        let mut beat = [0; 8];
+        let at = (BEATS_AT + process) as u64 * 8;
+        let file = self.file.lock().clone();
+        file.read_exact_at(&mut beat, at).ok()?;
+        Some(u64::from_le_bytes(beat))
     }
 
     /// The ledger while nobody else reads or writes it. `None`: somebody else has it and does not let go.
@@ -136,7 +164,8 @@ impl Ledger {
             std::thread::sleep(pause);
             pause *= 2;
         }
-        let mut page = Page { ledger: self, words: Box::new([0; WORDS]), _turn: turn };
+        let mut page = Page { ledger: self, file: self.file.lock().clone(), words: Box::new([0; WORDS]), _turn: turn };
+        page.find_file()?;
         page.read()?;
         if let Some(process) = self.process {
             if page.words[0] != MAGIC {
@@ -155,6 +184,7 @@ impl Ledger {
 /// What the ledger says, for whoever has the lock.
 pub(super) struct Page<'a> {
     ledger: &'a Ledger,
+    file: Arc<File>,
     words: Box<[u64; WORDS]>,
     _turn: MutexGuard<'a, ()>,
 }
@@ -171,11 +201,21 @@ impl Drop for Page<'_> {
 }
 
 impl Page<'_> {
+    /// Somebody may have removed the file, and another process made it anew: those who have one that is gone would count by themselves.
+    fn find_file(&mut self) -> io::Result<()> {
+        let place = self.ledger.root.join(LEDGER);
+        if !locks::is_at(&self.file, &place) {
+            self.file = Arc::new(self.ledger.access.open_or_make(&place)?);
+            *self.ledger.file.lock() = self.file.clone();
+        }
+        Ok(())
+    }
+
     fn read(&mut self) -> io::Result<()> {
         let mut bytes = [0; WORDS * 8];
         let mut done = 0;
         while done < bytes.len() {
-            match self.ledger.file.read_at(&mut bytes[done..], done as u64)? {
+            match self.file.read_at(&mut bytes[done..], done as u64)? {
                 0 => break,
                 more => done += more,
             }
@@ -189,7 +229,7 @@ impl Page<'_> {
     fn write(&mut self, at: usize, values: &[u64]) -> io::Result<()> {
         self.words[at..at + values.len()].copy_from_slice(values);
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.ledger.file.write_all_at(&bytes, at as u64 * 8)
+        self.file.write_all_at(&bytes, at as u64 * 8)
     }
 
     /// Makes a ledger of a file that is none yet, or no longer, and of one that does not know what there is.
@@ -205,8 +245,10 @@ impl Page<'_> {
             self.count_anew(row.slot)?;
         }
         for process in 0..PROCESSES {
-            if self.words[PROCESS_WORDS_AT + process] > LARGEST {
-                self.write(PROCESS_WORDS_AT + process, &[0])?;
+            if !is_one || self.words[PROCESS_WORDS_AT + process] > LARGEST {
+                // It writes down what it has as soon as it comes.
+                let is_there = self.ledger.locks.is_held_elsewhere(locks::PROCESSES + process as u64)?;
+                self.write(PROCESS_WORDS_AT + process, &[if is_there { ALLOWANCE } else { 0 }])?;
             }
         }
         for &id in &ids {
@@ -304,8 +346,10 @@ impl Page<'_> {
     }
 
     pub(super) fn set_allowance(&mut self, bytes: u64) -> io::Result<()> {
+        // Known only once it is written down: who cannot write it down takes nothing.
+        self.ledger.process.map_or(Ok(()), |process| self.write(PROCESS_WORDS_AT + process, &[bytes]))?;
         self.ledger.taken.store(bytes, Ordering::Relaxed);
-        self.ledger.process.map_or(Ok(()), |process| self.write(PROCESS_WORDS_AT + process, &[bytes]))
+        Ok(())
     }
 
     /// Changes files of a set, and what is counted of it by what `change` tells: bytes and files, before it does so for what comes and

@@ -18,8 +18,12 @@ pub(super) const LEDGER: u64 = 0;
 pub(super) const PROCESSES: u64 = 1 << 12;
 /// A byte per set, shared by the processes that use it.
 pub(super) const SETS: u64 = 1 << 14;
-/// A byte per object, by its hash: who holds it fetches the object.
+/// A place per object, by its hash: who holds it fetches the object. How long the lock is there tells which process that is.
 const FLIGHTS: u64 = 1 << 62;
+/// Bytes between such places: more than a lock is long, so that two never become one.
+const FLIGHT: u64 = 1 << 10;
+/// A lock of the first process is so long, of the next ones each a byte longer.
+const FIRST_OWNER: u64 = 2;
 
 /// How a byte is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +40,7 @@ pub(super) struct Locks {
 
 impl Locks {
     pub(super) fn open(path: &Path, access: Access) -> io::Result<Self> {
-        let file = access.options().read(true).write(true).create(true).truncate(false).open(path)?;
-        access.grant(&file);
-        Ok(Self { file })
+        Ok(Self { file: access.open_or_make(path)? })
     }
 
     /// Whether the file is what is found by that path: folders are removed, renamed, and mounted over.
@@ -52,7 +54,30 @@ impl Locks {
             Kind::Shared => libc::F_RDLCK,
             Kind::Exclusive => libc::F_WRLCK,
         };
-        match self.control(libc::F_SETLK, kind, at) {
+        self.try_range(kind, at, 1)
+    }
+
+    /// Takes the place of an object for a process; `false` while another one has it.
+    pub(super) fn try_fly(&self, at: u64, process: usize) -> io::Result<bool> {
+        self.try_range(libc::F_WRLCK, at, FIRST_OWNER + process as u64)
+    }
+
+    /// Gives the place of an object back.
+    pub(super) fn land(&self, at: u64) {
+        // Fails only for a file that is no file.
+        let _ = self.control(libc::F_SETLK, libc::F_UNLCK, at, FLIGHT);
+    }
+
+    /// Which other process has the place of an object, if one has and says so.
+    pub(super) fn who_flies(&self, at: u64) -> Option<usize> {
+        let lock = self.control(libc::F_GETLK, libc::F_WRLCK, at, 1).ok()?;
+        let is_held = i32::from(lock.l_type) != libc::F_UNLCK;
+        let owner = lock.l_len.cast_unsigned().checked_sub(FIRST_OWNER);
+        owner.filter(|_| is_held).map(|owner| owner as usize)
+    }
+
+    fn try_range(&self, kind: i32, at: u64, len: u64) -> io::Result<bool> {
+        match self.control(libc::F_SETLK, kind, at, len) {
             Ok(_) => Ok(true),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
             Err(error) => Err(error),
@@ -62,26 +87,26 @@ impl Locks {
     /// Gives a byte back.
     pub(super) fn unlock(&self, at: u64) {
         // Fails only for a file that is no file.
-        let _ = self.control(libc::F_SETLK, libc::F_UNLCK, at);
+        let _ = self.control(libc::F_SETLK, libc::F_UNLCK, at, 1);
     }
 
     /// Whether another process has a byte, in whatever way.
     pub(super) fn is_held_elsewhere(&self, at: u64) -> io::Result<bool> {
-        Ok(self.control(libc::F_GETLK, libc::F_WRLCK, at)? != libc::F_UNLCK)
+        Ok(i32::from(self.control(libc::F_GETLK, libc::F_WRLCK, at, 1)?.l_type) != libc::F_UNLCK)
     }
 
     #[allow(unsafe_code)]
-    fn control(&self, command: i32, kind: i32, at: u64) -> io::Result<i32> {
+    fn control(&self, command: i32, kind: i32, at: u64, len: u64) -> io::Result<libc::flock> {
         let mut lock = libc::flock {
             l_type: kind as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
             l_start: at.cast_signed(),
-            l_len: 1,
+            l_len: len.cast_signed(),
             l_pid: 0,
         };
         // SAFETY: the descriptor is open, and the call reads and writes only `lock`.
         let done = unsafe { libc::fcntl(self.file.as_raw_fd(), command, &raw mut lock) };
-        if done == -1 { Err(io::Error::last_os_error()) } else { Ok(i32::from(lock.l_type)) }
+        if done == -1 { Err(io::Error::last_os_error()) } else { Ok(lock) }
     }
 }
 
@@ -91,7 +116,7 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().is_ok_and(|held| path.metadata().is_ok_and(|found| of(held) == of(found)))
 }
 
-/// The byte of an object with this hash.
+/// The place of an object with this hash.
 pub(super) fn flight(hash: u128) -> u64 {
-    FLIGHTS + (hash as u64 >> 2)
+    FLIGHTS + (hash as u64 >> 2) / FLIGHT * FLIGHT
 }

@@ -11,6 +11,7 @@
 
 mod access;
 pub mod care;
+mod flight;
 mod health;
 mod layout;
 mod ledger;
@@ -37,8 +38,9 @@ use crate::error::Result;
 use health::Health;
 use opened::Opened;
 
-pub use reading::{Found, Look, Wanted, Younger};
-pub use set::{About, Claim, Flight, Set};
+pub use flight::{Beat, Claim, Flight};
+pub use reading::{Found, Look, Wanted};
+pub use set::{About, Set};
 
 /// A folder for records.
 #[derive(Debug)]
@@ -95,18 +97,18 @@ pub struct DiskStats {
 
 impl Disk {
     /// Opens a folder, or makes one of an empty or missing one. Without a capacity, it may take four fifths of what is free and of
-    /// what it has already. Where the disk fails, the tier is off until it works.
+    /// what it has already. Where the disk fails, or does not answer for 5 s, the tier is off until it works.
     ///
     /// # Errors
     /// `Invalid` when the folder holds anything that is not ours, `Unsupported` when another version made it.
     pub fn open(root: &Path, capacity: Option<u64>) -> Result<Self> {
-        let opened = Opened::at(root, true)?;
+        let opened = Opened::at_if_it_answers(root, true)?;
         Ok(Self::of(root, opened, capacity))
     }
 
     /// Opens a folder that is there; where it is not, or is no longer ours, the tier is off until it is.
     pub fn there(root: &Path, capacity: Option<u64>) -> Self {
-        let opened = Opened::at(root, false);
+        let opened = Opened::at_if_it_answers(root, false);
         Self::of(root, opened.unwrap_or_else(|error| Err(io::Error::other(error.report()))), capacity)
     }
 

@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,7 +20,7 @@ use super::reading::read_whole;
 use crate::engine::PerProcess;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long to wait for another thread that opens a folder.
+/// How long to wait for a disk, or for another thread that opens a folder.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A full set is counted no more often than this.
 const COUNTED_EVERY: Duration = Duration::from_hours(1);
@@ -45,6 +47,9 @@ pub(super) struct Opened {
     /// When a full set was last counted.
     pub(super) counted_at: Mutex<Option<Instant>>,
     pub(super) number: AtomicU64,
+    /// Objects that this process fetches for all, and how many it has brought, or given up.
+    pub(super) flights: AtomicUsize,
+    pub(super) landed: AtomicU64,
 }
 
 impl Opened {
@@ -83,6 +88,20 @@ impl Opened {
         Ok(Ok(opened))
     }
 
+    /// The same for whoever goes on without, where the disk does not answer: that is asked on a thread of its own, which may wait for ever.
+    pub(super) fn at_if_it_answers(root: &Path, make: bool) -> Result<io::Result<Arc<Self>>> {
+        let (answer, answered) = sync_channel(1);
+        let place = root.to_owned();
+        let asking = thread::Builder::new().name("headwater-disk".to_owned()).spawn(move || {
+            // Nobody may wait for it any more.
+            let _ = answer.send(Self::at(&place, make));
+        });
+        match asking {
+            Ok(_) => answered.recv_timeout(PATIENCE).unwrap_or_else(|_| Ok(Err(io::ErrorKind::TimedOut.into()))),
+            Err(cause) => Ok(Err(cause)),
+        }
+    }
+
     pub(super) fn unusable(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
@@ -91,6 +110,8 @@ impl Opened {
             users: Mutex::default(),
             counted_at: Mutex::default(),
             number: AtomicU64::new(0),
+            flights: AtomicUsize::new(0),
+            landed: AtomicU64::new(0),
         }
     }
 

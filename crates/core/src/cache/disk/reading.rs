@@ -1,17 +1,19 @@
 //! Reading records: without a lock, whole, and compared with what they should be.
 
-use std::fs::{self, File, FileTimes};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
 use super::layout;
 use super::set::Set;
 use crate::buffer::BufferPool;
+use crate::clock::Moment;
 use crate::source::Version;
 
 /// When a file was last used is noted no more often than this, where that hardly matters.
@@ -58,22 +60,13 @@ impl Look {
 pub struct Wanted<'a> {
     /// The listed one.
     pub version: &'a Version,
-    /// Whatever was known to be the right one lately does as well.
-    pub or_younger: Option<Younger>,
-}
-
-/// How lately: by the clock on the wall and by one that cannot be set.
-#[derive(Debug, Clone, Copy)]
-pub struct Younger {
-    /// Not before that.
-    pub since: SystemTime,
-    /// No longer ago than this.
-    pub than: Duration,
+    /// Whatever was known to be the right one no longer ago than this does as well.
+    pub or_younger: Option<Duration>,
 }
 
 impl Set {
     /// Looks for an object's record. Reads from the disk: call it where waiting harms nobody.
-    pub fn get(&self, key: &str, wanted: Wanted<'_>, now: SystemTime, buffers: &BufferPool) -> Look {
+    pub fn get(&self, key: &str, wanted: Wanted<'_>, now: Moment, buffers: &BufferPool) -> Look {
         let Some(_turn) = self.disk.reading.begin() else { return Look::Missing };
         // Whoever only reads uses it too.
         if self.joined.try_lock().is_some_and(|joined| joined.is_none())
@@ -107,14 +100,7 @@ impl Set {
         found
     }
 
-    fn read(
-        &self,
-        path: &Path,
-        key: &str,
-        wanted: Wanted<'_>,
-        now: SystemTime,
-        buffers: &BufferPool,
-    ) -> io::Result<Look> {
+    fn read(&self, path: &Path, key: &str, wanted: Wanted<'_>, now: Moment, buffers: &BufferPool) -> io::Result<Look> {
         let mut file = open(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
@@ -124,19 +110,19 @@ impl Set {
         if self.disk.known_capacity().is_some_and(|capacity| meta.len() > capacity) {
             return Ok(Look::Missing);
         }
-        let known = meta.modified()?;
-        let age = now.duration_since(known);
-        // What comes from the future was noted by a clock that was wrong: nobody knows how old it is.
-        let age = age.unwrap_or(Duration::MAX);
+        let age = |said: &layout::Head| said.known.map_or(Duration::MAX, |known| now.age_of(&known));
         let is_wanted = |said: &layout::Head| {
             said.key == key
                 && said.is_read_so
                 && (*wanted.version != Version::Unknown && said.version == *wanted.version
-                    || wanted.or_younger.is_some_and(|limit| known >= limit.since && age <= limit.than))
+                    || wanted.or_younger.is_some_and(|limit| age(said) <= limit))
         };
         // Of another version nothing else matters, not even whether it is whole.
         let mut beginning = [0; BEGINNING];
         let mut filled = fill(&mut file, &mut beginning[..BEGINNING.min(meta.len() as usize)])?;
+        if layout::is_of_another_version(&beginning[..filled]) {
+            return Ok(Look::Outdated);
+        }
         match layout::parse(&beginning[..filled], meta.len()) {
             Some(said) if !is_wanted(&said) => return Ok(Look::Outdated),
             // Nor how long it is, unless its head says the same.
@@ -159,6 +145,7 @@ impl Set {
         }
         self.note_use(&file, &meta);
         let memory = buffer.capacity();
+        let age = age(&said);
         let record = buffer.freeze().slice(said.record_at..);
         Ok(Look::Found(Found { record, memory, version: said.version, age }))
     }
@@ -168,22 +155,24 @@ impl Set {
         let every = if self.replaces.load(Ordering::Relaxed) { Duration::from_secs(1) } else { USE_NOTED_EVERY };
         let now = SystemTime::now();
         if meta.accessed().is_ok_and(|used| now.duration_since(used).is_ok_and(|since| since >= every)) {
-            // The owner may do so with a file that is open for reading. Who is not, does without.
-            let _ = file.set_times(FileTimes::new().set_accessed(now));
+            // Both times: whoever may write may set them to the present, and any other only the owner.
+            let present = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            let _ = futimens(file, &Timestamps { last_access: present, last_modification: present });
         }
     }
 
     /// Notes that an object's record of a version was the right one when that was asked.
-    pub fn renew(&self, key: &str, version: &Version, asked_at: SystemTime) {
-        let Ok(mut file) = open(&layout::file_of(&self.folder, layout::hash_of(key))) else { return };
+    pub fn renew(&self, key: &str, version: &Version, asked_at: Moment) {
+        let path = layout::file_of(&self.folder, layout::hash_of(key));
+        let Ok(mut file) = options().write(true).open(path) else { return };
         let mut beginning = vec![0; BEGINNING];
         let (Ok(len), Ok(meta)) = (file.read(&mut beginning), file.metadata()) else { return };
-        // Nobody can have known it in the future, and who asked later knows better.
-        let is_newer = |known: SystemTime| known < asked_at || known > SystemTime::now();
-        // The file may be of another version by now.
-        let said = layout::parse(&beginning[..len], meta.len());
-        if said.is_some_and(|said| said.key == key && said.version == *version) && meta.modified().is_ok_and(is_newer) {
-            let _ = file.set_times(FileTimes::new().set_modified(asked_at));
+        let Some(said) = layout::parse(&beginning[..len], meta.len()) else { return };
+        // Who asked later knows better, and the file may be of another version by now.
+        let is_later = said.known.is_some_and(|known| known.is_since(&asked_at));
+        if said.key == key && said.version == *version && !is_later {
+            // One that fails costs a question.
+            let _ = file.write_all_at(&layout::stamp(asked_at), layout::STAMP_AT as u64);
         }
     }
 
@@ -233,5 +222,11 @@ pub(super) fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Opens a file to read it. What is no file at all keeps nobody waiting.
 fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+    options().open(path)
+}
+
+fn options() -> OpenOptions {
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    options
 }

@@ -44,11 +44,18 @@ pub(super) struct Gone {
     pub(super) files: u64,
 }
 
-/// Makes room, if there is or can be any. `is_own` says which sets this process uses itself.
-pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<Gone>> {
+impl std::ops::AddAssign for Gone {
+    fn add_assign(&mut self, more: Self) {
+        self.bytes += more.bytes;
+        self.files += more.files;
+    }
+}
+
+/// Makes room, if there is or can be any; whether there is now, and what went for it. `is_own` says which sets this process uses itself.
+pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) -> bool) -> io::Result<(bool, Gone)> {
     let mut gone = Gone::default();
     if wish.bytes > wish.capacity {
-        return Ok(None);
+        return Ok((false, gone));
     }
     let fits = |page: &Page<'_>| page.bytes().saturating_add(wish.bytes) <= wish.capacity;
     if !fits(page) {
@@ -60,17 +67,16 @@ pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) 
     let mut step = 0;
     while !fits(page) {
         let wanted = (page.bytes().saturating_add(wish.bytes) - wish.capacity).max(AT_LEAST.min(wish.capacity / 64));
-        let Some((set, which)) = victim(page, wish, is_own)? else { return Ok(None) };
+        let Some((set, which)) = victim(page, wish, is_own)? else { return Ok((false, gone)) };
         let freed = free(page, set, which, wanted, wish.chance.wrapping_add(step))?;
-        gone.bytes += freed.bytes;
-        gone.files += freed.files;
+        gone += freed;
         step += 1;
         // An unused set whose counted bytes are not there was counted anew meanwhile.
         if freed.files == 0 && which != Which::Any {
-            return Ok(None);
+            return Ok((false, gone));
         }
     }
-    Ok(Some(gone))
+    Ok((true, gone))
 }
 
 /// Which files of a set may go.

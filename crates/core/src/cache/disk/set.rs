@@ -1,4 +1,4 @@
-//! What a folder has of one source: who uses it, and who fetches for it.
+//! What a folder has of one source, and who uses it.
 
 use std::fmt::Display;
 use std::fs;
@@ -114,7 +114,7 @@ impl Set {
             page.changing(slot, |page, _| page.count_anew(slot))?;
             let about = serde_json::to_vec_pretty(&self.about).unwrap_or_default();
             let arriving = ledger.arriving(opened.number.fetch_add(1, Ordering::Relaxed));
-            write_file(&arriving, ledger.access(), &[&about]).map(drop)?;
+            write_file(&arriving, ledger.access(), &[&about])?;
             // Whatever is in its place is not written to.
             fs::rename(&arriving, self.folder.join(layout::ABOUT))?;
         } else if let Some(row) = page.set(slot) {
@@ -164,26 +164,6 @@ impl Set {
         }
     }
 
-    /// Claims to be the one process that fetches an object.
-    pub fn claim(&self, key: &str) -> Claim {
-        let Some(_turn) = self.disk.writing.begin() else { return Claim::Nobodys };
-        let opened = match self.join() {
-            Ok(Some((opened, _))) => opened,
-            Ok(None) => return Claim::Nobodys,
-            Err(cause) => {
-                self.disk.writing.failed(&self.disk.root, "write", &cause);
-                return Claim::Nobodys;
-            }
-        };
-        let Some(ledger) = &opened.ledger else { return Claim::Nobodys };
-        let at = locks::flight(layout::hash_of(key) ^ self.id);
-        match ledger.locks().try_lock(at, Kind::Exclusive) {
-            Ok(true) => Claim::Ours(Flight { opened, at, owner: self.owner }),
-            Ok(false) => Claim::Theirs,
-            Err(_) => Claim::Nobodys,
-        }
-    }
-
     /// Uses it no longer.
     pub(super) fn leave(&self) {
         let joined = self.joined.lock().take();
@@ -205,32 +185,5 @@ impl Set {
 impl Drop for Set {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-/// Who fetches an object that several processes want.
-#[derive(Debug)]
-pub enum Claim {
-    /// This process, for as long as it holds on.
-    Ours(Flight),
-    /// Another one.
-    Theirs,
-    /// It cannot be told.
-    Nobodys,
-}
-
-/// The right to fetch an object, until it is dropped or the process ends.
-#[derive(Debug)]
-pub struct Flight {
-    opened: Arc<Opened>,
-    at: u64,
-    owner: ProcessStamp,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if let Some(ledger) = self.opened.ledger.as_ref().filter(|_| self.owner.is_current()) {
-            ledger.locks().unlock(self.at);
-        }
     }
 }

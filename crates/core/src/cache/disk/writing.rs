@@ -1,22 +1,20 @@
 //! Writing records: room first, then the file, its name last.
 
-use std::fs::{self, File, FileTimes};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::access::Access;
 use super::layout::{self, footprint};
-use super::ledger::{Ledger, SetRow};
+use super::ledger::{ALLOWANCE, Ledger, SetRow};
 use super::opened::Opened;
-use super::room::{self, Gone, Wish};
+use super::room::{self, Wish};
 use super::seconds_now;
 use super::set::Set;
+use crate::clock::Moment;
 use crate::source::Version;
-
-/// Allowance that a process takes at once, of a large capacity.
-const ALLOWANCE: u64 = 32 << 20;
 
 /// A full folder is not asked for room again for so long.
 pub(super) const DECLINED_FOR: Duration = Duration::from_secs(1);
@@ -36,17 +34,17 @@ impl Set {
         self.declined_at.lock().is_some_and(|at| at.elapsed() < DECLINED_FOR)
     }
 
-    /// Puts an object's record in, if there is room or room can be made; whether it did. Writes to the disk: call it where waiting
+    /// Puts an object's record in that was `known` to be the right one then, if there is room or room can be made; whether it did. Writes to the disk: call it where waiting
     /// harms nobody.
-    pub fn put(&self, key: &str, version: &Version, record: &[u8], now: SystemTime) -> bool {
+    pub fn put(&self, key: &str, version: &Version, record: &[u8], known: Moment) -> bool {
         let place = layout::file_of(&self.folder, layout::hash_of(key));
-        let head = layout::head(key, version, record).filter(|_| self.may_replace(record.len()));
+        let head = layout::head(key, version, record, known).filter(|_| self.may_replace(record.len()));
         let Some(head) = head.filter(|_| !self.was_declined() || place.exists()) else {
             self.decline();
             return false;
         };
         let Some(_turn) = self.disk.writing.begin() else { return false };
-        match self.write(&place, &head, record, now) {
+        match self.write(&place, &head, record) {
             Ok(true) => {
                 self.disk.writing.worked(&self.disk.root);
                 self.disk.counters.insertions.fetch_add(1, Ordering::Relaxed);
@@ -82,7 +80,7 @@ impl Set {
         self.disk.writing.failed(&self.disk.root, "write", &io::ErrorKind::TimedOut.into());
     }
 
-    fn write(&self, place: &Path, head: &[u8], record: &[u8], now: SystemTime) -> io::Result<bool> {
+    fn write(&self, place: &Path, head: &[u8], record: &[u8]) -> io::Result<bool> {
         let Some((opened, slot)) = self.join_to_write()? else { return Ok(false) };
         let Some(ledger) = &opened.ledger else { return Ok(false) };
         let takes = footprint((head.len() + record.len()) as u64);
@@ -92,7 +90,6 @@ impl Set {
         }
         let arriving = ledger.arriving(opened.number.fetch_add(1, Ordering::Relaxed));
         let written = write_file(&arriving, ledger.access(), &[head, record])
-            .and_then(|file| file.set_times(FileTimes::new().set_modified(now).set_accessed(SystemTime::now())))
             .and_then(|()| self.name(ledger, slot, place, &arriving, takes));
         if !matches!(written, Ok(true)) {
             let removed = fs::remove_file(&arriving);
@@ -126,14 +123,19 @@ impl Set {
             let chance = opened.number.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 32;
             let wish = Wish { slot, place, bytes: more, capacity, replaces, chance };
             let is_own = |slot| opened.users.lock().get(&slot).is_some_and(|&users| users > 0);
-            let mut made = room::make(&mut page, &wish, &is_own)?;
+            let (mut fits, mut gone) = room::make(&mut page, &wish, &is_own)?;
             // Others may have removed files: whether it is full indeed is counted now and then.
-            if made.is_none() && opened.counts_again() {
+            if !fits && opened.counts_again() {
                 page.count_anew(slot)?;
-                made = room::make(&mut page, &wish, &is_own)?;
+                let again = room::make(&mut page, &wish, &is_own)?;
+                gone += again.1;
+                fits = again.0;
             }
-            let Some(Gone { files, .. }) = made else { continue };
-            self.disk.counters.evictions.fetch_add(files, Ordering::Relaxed);
+            // Also what went for nothing.
+            self.disk.counters.evictions.fetch_add(gone.files, Ordering::Relaxed);
+            if !fits {
+                continue;
+            }
             let taken = page.allowance() + more;
             page.set_allowance(taken)?;
             *left = *left + more - bytes;
@@ -179,11 +181,11 @@ impl Set {
 }
 
 /// Writes a file that is not there yet.
-pub(super) fn write_file(path: &Path, access: Access, parts: &[&[u8]]) -> io::Result<File> {
+pub(super) fn write_file(path: &Path, access: Access, parts: &[&[u8]]) -> io::Result<()> {
     let mut file = access.options().write(true).create_new(true).open(path)?;
     access.grant(&file);
     for part in parts {
         file.write_all(part)?;
     }
-    Ok(file)
+    Ok(())
 }

@@ -100,7 +100,7 @@ fn a_check_tells_of_what_cannot_be_read_and_goes_on() {
     shell("mkfifo \"$1\"", &path);
     fs::remove_file(set.folder.join(layout::ABOUT)).expect("there");
     shell("mkfifo \"$1\"", &set.folder.join(layout::ABOUT));
-    let bytes = 8 * 65;
+    let bytes = 8 * 129;
     let care = Care::of(dir.path()).expect("ours");
     let checked = care.verify(|_| Ok(())).expect("checked");
     assert_eq!(checked, care::Checked { records: 8, bytes, damaged: 0, unreadable: 2, put_aside: 2 });
@@ -108,10 +108,45 @@ fn a_check_tells_of_what_cannot_be_read_and_goes_on() {
     assert_eq!(care.verify(|_| Ok(())).expect("checked"), care::Checked { unreadable: 0, put_aside: 0, ..checked });
     // As in a folder that can only be read.
     let path = layout::file_of(&set.folder, layout::hash_of("2.pt"));
-    fs::write(&path, vec![0; 65]).expect("damaged");
+    fs::write(&path, vec![0; 129]).expect("damaged");
     let care = Care { opened: Arc::new(Opened::unusable(dir.path())) };
     let checked = care.verify(|_| Ok(())).expect("checked");
     assert_eq!(checked, care::Checked { records: 8, bytes, damaged: 1, unreadable: 0, put_aside: 0 });
+}
+
+#[test]
+fn what_is_in_a_folder_that_can_only_be_read_is_listed_and_not_removed() {
+    let dir = folder();
+    let disk = disk(dir.path(), 1 << 20);
+    let (one, other) = (disk.set("s3://one", None, false), disk.set("s3://other", None, false));
+    assert!((0..10).all(|number| put(&one, &format!("{number}.pt"), b"x")) && put(&other, "a.pt", &vec![7; 90_000]));
+    drop((one, other));
+    let known = Care::of(dir.path()).expect("ours");
+    let care = Care { opened: Arc::new(Opened::unusable(dir.path())) };
+    let sets = |care: &Care| {
+        let sets = care.sets().expect("listed").into_iter();
+        sets.map(|set| (set.about.expect("said").uri, set.records, set.bytes)).collect::<Vec<_>>()
+    };
+    assert_eq!(sets(&care), sets(&known));
+    assert_eq!(care.bytes().expect("counted"), bytes_in(dir.path()));
+    assert!(care.sets().expect("listed").iter().all(|set| set.used.elapsed().expect("past") < HOUR));
+    assert_eq!(care.clear(None, |_| Ok(())).expect_err("read-only").kind(), ErrorKind::Denied);
+    assert_eq!(care.gc(HOUR, None, |_| Ok(())).expect_err("read-only").kind(), ErrorKind::Denied);
+}
+
+#[test]
+fn what_cannot_be_put_aside_is_not_counted_there() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert!(put(&set, "a.pt", &vec![7; 50_000]));
+    let path = layout::file_of(&set.folder, layout::hash_of("a.pt"));
+    let place = layout::file_of(&layout::set_folder(dir.path(), layout::QUARANTINE_ID), layout::hash_of("a.pt"));
+    fs::create_dir_all(place.join("somebody's")).expect("made");
+    let bytes = fs::read(&path).expect("read");
+    fs::write(&path, vec![7; bytes.len()]).expect("damaged");
+    assert_eq!(get(&set, "a.pt", &tag("1")), None);
+    assert!(path.exists(), "it stays where it is");
+    assert_eq!(Care::of(dir.path()).expect("ours").bytes().expect("counted"), bytes_in(dir.path()));
 }
 
 #[test]
@@ -227,4 +262,59 @@ fn links_in_the_place_of_ledger_and_lock_lead_nowhere() {
         let text = fs::read(&thesis).expect("read");
         assert!(text == b"years of work" && mode == 0o600, "{name}: {} bytes, mode {mode:o}", text.len());
     }
+}
+
+/// Where the folder is, told to the process that becomes another user.
+const ANOTHER: &str = "HEADWATER_TEST_ANOTHER_USER";
+const ANOTHERS_ID: u32 = 12_345;
+
+#[test]
+#[allow(clippy::disallowed_methods, clippy::print_stderr)] // how the test tells itself, in another process, where it is
+fn whoever_shares_a_folder_writes_renews_and_notes_use_as_its_owner_does() {
+    if let Some(place) = std::env::var_os(ANOTHER) {
+        return as_another_user(Path::new(&place));
+    }
+    let name = "whoever_shares_a_folder_writes_renews_and_notes_use_as_its_owner_does";
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("{name}: skipped, since only root becomes another user");
+    }
+    let dir = folder();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).expect("set");
+    // Of a group, and of everybody.
+    for mode in [0o2770, 0o1777] {
+        let root = dir.path().join(format!("{mode:o}"));
+        fs::create_dir(&root).expect("made");
+        std::os::unix::fs::chown(&root, None, Some(ANOTHERS_ID)).expect("given");
+        fs::set_permissions(&root, fs::Permissions::from_mode(mode)).expect("set");
+        let set = disk(&root, 1 << 20).set("s3://bucket/run", None, false);
+        let now = Moment::now();
+        assert!(set.put("a.pt", &tag("1"), b"x", now) && set.put("c.pt", &tag("1"), b"x", now));
+        let path = layout::file_of(&set.folder, layout::hash_of("c.pt"));
+        old(&path, 2 * HOUR);
+        // Reading may change the time of access by itself, and never this one.
+        let then = FileTimes::new().set_modified(SystemTime::now() - 2 * HOUR);
+        File::open(&path).and_then(|file| file.set_times(then)).expect("made old");
+        let program = std::env::current_exe().expect("this program");
+        let mut command = std::process::Command::new(program);
+        command.args(["--exact", &format!("cache::disk::tests::folder::{name}"), "--nocapture"]);
+        let done = command.env(ANOTHER, &root).output().expect("runs");
+        assert!(done.status.success(), "{mode:o}: {}", String::from_utf8_lossy(&[done.stdout, done.stderr].concat()));
+        assert_eq!(age(&set, now.after(HOUR), "1", None), Some(Duration::ZERO), "{mode:o}: renewed");
+        let used = fs::metadata(&path).and_then(|meta| meta.modified()).expect("there");
+        assert!(used.elapsed().expect("past") < HOUR, "{mode:o}: noted");
+        assert_eq!(get(&set, "b.pt", &tag("1")).expect("there"), b"of another");
+    }
+}
+
+#[allow(unsafe_code)]
+fn as_another_user(place: &Path) {
+    // SAFETY: each call reads its arguments alone; all threads become another user.
+    let became =
+        unsafe { [libc::setgroups(0, std::ptr::null()), libc::setgid(ANOTHERS_ID), libc::setuid(ANOTHERS_ID)] };
+    assert_eq!(became, [0; 3]);
+    let set = disk(place, 1 << 20).set("s3://bucket/run", None, false);
+    assert_eq!(get(&set, "c.pt", &tag("1")).expect("there"), b"x");
+    set.renew("a.pt", &tag("1"), Moment::now().after(HOUR));
+    assert!(put(&set, "b.pt", b"of another"));
+    assert_eq!((set.disk.stats().failures, set.disk.stats().is_off), (0, false));
 }

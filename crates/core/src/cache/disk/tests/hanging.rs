@@ -97,3 +97,20 @@ fn while_a_write_hangs_nobody_writes_and_all_read() {
         assert!(put(&set, "b.pt", b"y") && !disk.stats().is_off);
     });
 }
+
+#[test]
+fn a_folder_that_hangs_when_it_is_opened_is_left_alone_until_it_answers() {
+    where_mounts_are_own("a_folder_that_hangs_when_it_is_opened_is_left_alone_until_it_answers", |root| {
+        drop(resting(root));
+        hang(root);
+        let began = Instant::now();
+        let mut disk = Disk::open(root, Some(1 << 20)).expect("goes on without");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(disk.stats().is_off);
+        let_go(root);
+        (disk.reading, disk.writing) = (Health::resting(REST), Health::resting(REST));
+        let set = Arc::new(disk).set("s3://bucket/run", None, false);
+        assert!(put(&set, "a.pt", b"x"));
+        assert_eq!(get(&set, "a.pt", &tag("1")).expect("there"), b"x");
+    });
+}
