@@ -23,6 +23,8 @@ pub enum Compression {
 
 /// What a coded block takes beside its bytes.
 const BLOCK_OVERHEAD: usize = 8;
+/// Filling up to a multiple of [`ALIGNMENT`] is less than one percent from here on.
+const ALIGNED_FROM: usize = 8192;
 /// A scratch payload that grew beyond this is not kept.
 const KEPT_SCRATCH: usize = 16 << 20;
 
@@ -85,10 +87,16 @@ fn assemble(meta: &[u8], payload: &[u8], unpacked: usize, buffers: &BufferPool) 
     (buffer.freeze(), charge)
 }
 
+/// What a tensor begins at a multiple of: many small ones would be mostly filling.
+fn alignment(item: usize, len: usize) -> usize {
+    if len < ALIGNED_FROM { item } else { ALIGNMENT }
+}
+
 /// Appends a tensor to the payload.
 fn layout(tensor: &Tensor, compression: Compression, payload: &mut Vec<u8>, plain: &mut Vec<u8>) -> Result<Layout> {
-    payload.resize(payload.len().next_multiple_of(ALIGNMENT), 0);
-    let (offset, item, len) = (payload.len(), tensor.dtype().size(), tensor.tight_len());
+    let (item, len) = (tensor.dtype().size(), tensor.tight_len());
+    payload.resize(payload.len().next_multiple_of(alignment(item, len)), 0);
+    let offset = payload.len();
     let bytes = if let Some(bytes) = tensor.tight_bytes() {
         bytes
     } else {
