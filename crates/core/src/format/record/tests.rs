@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::mpsc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -6,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::buffer::BufferPool;
 use crate::codec::tensor::block_bytes;
+use crate::engine::Workers;
 use crate::value::{DType, Dict, Packed, Tensor, Value};
 
 const FORCED: Compression = Compression::AtLeast(0.0);
@@ -194,6 +196,28 @@ fn a_large_tensor_begins_at_a_multiple_of_64_and_a_small_one_of_its_element() {
     assert!(places[0].is_multiple_of(64));
     let offsets: Vec<_> = places.iter().map(|place| place - places[0]).collect();
     assert_eq!(offsets, [0, 8, 16, 64, 64 + 8192, 64 + 8192 + 8192]);
+}
+
+#[test]
+fn several_threads_write_the_bytes_that_one_does() {
+    let large =
+        |seed, len| Value::Tensor(Tensor::from_bytes(DType::F32, &[len], storage(seed, len * 4)).expect("a tensor"));
+    // The last block of the first one is short, the second has fewer blocks than there are threads for it.
+    let values = [large(2, 5_000_001), sample(), large(1, 1_100_000), Value::List(vec![large(2, 2_000_000), sample()])];
+    let value = Value::List(values.into());
+    for compression in [FORCED, Compression::AtLeast(1.25), Compression::None] {
+        let alone = bytes_of(&packed(&value, compression));
+        let workers = Workers::start(7).expect("threads");
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..9 {
+            let (sender, value) = (sender.clone(), value.clone());
+            workers.spawn(move || sender.send(bytes_of(&packed(&value, compression))).expect("heard"));
+        }
+        drop(sender);
+        let together: Vec<_> = receiver.iter().collect();
+        assert!(together.len() == 9 && together.iter().all(|record| *record == alone));
+        verify(&alone).expect("sound");
+    }
 }
 
 #[test]
