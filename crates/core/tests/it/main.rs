@@ -3,6 +3,7 @@
 
 mod decoders;
 mod expiry;
+mod failing_disk;
 mod faults;
 mod hanging;
 mod interleavings;
@@ -11,6 +12,7 @@ mod layers;
 mod listings;
 mod loader;
 mod manifests;
+mod mounts;
 mod on_disk;
 mod packing;
 mod places;
