@@ -8,35 +8,37 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use headwater::cache::Policy;
 use headwater::cache::disk::care::Care;
 use headwater::collate::Collation;
 use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, Replicas, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
-use headwater::loader::Loader;
+use headwater::loader::{Content, Loader};
 use headwater::metrics::Metric;
+use headwater::sample::Sample;
 use headwater::source::SourceSpec;
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
 
 use crate::sources::specs_of;
 
-const SAMPLES: usize = 120;
-const PROCESSES: usize = 8;
+pub(crate) const SAMPLES: usize = 120;
+pub(crate) const PROCESSES: usize = 8;
 const KILLS: usize = 200;
 /// Room for half of it.
-const CAPACITY: u64 = 2 << 20;
+pub(crate) const CAPACITY: u64 = 2 << 20;
 /// What a worker is told.
 const TOLD: &str = "HEADWATER_TEST_WORKER";
 /// How a worker says that it was given something wrong, and that it waited for another one.
 const WRONG: i32 = 73;
 const WAITED: i32 = 74;
 
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
@@ -48,7 +50,7 @@ fn content(sample: usize) -> Vec<u8> {
     (0..1_000 + sample * 531).map(|_| chance.below(256) as u8).collect()
 }
 
-fn serving() -> Server {
+pub(crate) fn serving() -> Server {
     let server = Server::start(Speed::default()).expect("starts");
     for sample in 0..SAMPLES {
         let content = content(sample);
@@ -59,7 +61,7 @@ fn serving() -> Server {
     server
 }
 
-fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
+pub(crate) fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
     let cache = CacheConfig {
         memory: Some(ByteSize(0)),
         disk: Some(folder.to_owned()),
@@ -69,14 +71,18 @@ fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
     DatasetConfig { source: Some(Replicas::from(spec)), cache, ..DatasetConfig::default() }
 }
 
-fn is_right(dataset: &Dataset, index: usize) -> headwater::Result<bool> {
-    let sample = dataset.get(index, uninterrupted())?;
-    let Value::Tensor(tensor) = &sample.fields[0].1 else { return Ok(false) };
-    Ok(tensor.contiguous_bytes().is_some_and(|bytes| *bytes == content(index)[..]))
+pub(crate) fn is_right(dataset: &Dataset, index: usize) -> headwater::Result<bool> {
+    dataset.get(index, uninterrupted()).map(|sample| sample.index == index && is_as_stored(&sample))
+}
+
+/// Whether every byte is.
+fn is_as_stored(sample: &Sample) -> bool {
+    let Value::Tensor(tensor) = &sample.fields[0].1 else { return false };
+    tensor.contiguous_bytes().is_some_and(|bytes| *bytes == content(sample.index)[..])
 }
 
 /// A process of this program that does what it is told.
-fn start(told: &str, config: &DatasetConfig, home: &Path) -> Child {
+pub(crate) fn start(told: &str, config: &DatasetConfig, home: &Path) -> Child {
     let program = std::env::current_exe().expect("this program");
     Command::new(program)
         .args(["--exact", "kills::worker", "--nocapture", "--test-threads=1"])
@@ -97,6 +103,8 @@ fn worker() {
     let config = DatasetConfig::from_json(config).expect("a configuration");
     let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
     let mut chance = Chance(u64::from(std::process::id()));
+    let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
+    fs::write(ready(folder, std::process::id()), "").expect("written");
     match what {
         "read" => loop {
             let index = chance.below(SAMPLES as u64) as usize;
@@ -117,13 +125,14 @@ fn worker() {
         "fetch" => drop(is_right(&dataset, 0)),
         // Each in another order.
         "walk" => {
-            let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
-            fs::write(folder.join(format!("ready-{}", std::process::id())), "").expect("written");
             wait_until("all are ready", || folder.join("go").exists());
             let order = LoaderConfig { shuffle: true, seed: u64::from(std::process::id()), ..LoaderConfig::default() };
-            let loader = Loader::new(&dataset, LoaderConfig { batch_size: 4, collate: Collation::List, ..order })
+            let loader = Loader::new(&dataset, LoaderConfig { batch_size: 4, collate: Collation::Samples, ..order })
                 .expect("a loader");
-            loader.batches(uninterrupted()).expect("begins").for_each(|batch| drop(batch.expect("read")));
+            for batch in loader.batches(uninterrupted()).expect("begins") {
+                let Content::Samples(samples) = batch.expect("read").content else { panic!("samples") };
+                assert!(samples.iter().all(is_as_stored));
+            }
             assert_eq!(dataset.snapshot().raw(Metric::DiskWaitsInVain), 0);
             std::process::exit(if dataset.snapshot().raw(Metric::DiskWaits) > 0 { WAITED } else { 0 });
         }
@@ -136,6 +145,11 @@ fn worker() {
         }
         other => panic!("{other}"),
     }
+}
+
+/// What a process writes beside the cache's folder when it has opened that.
+pub(crate) fn ready(folder: &Path, process: u32) -> PathBuf {
+    folder.join(format!("ready-{process}"))
 }
 
 /// Its first byte.
@@ -163,7 +177,7 @@ fn leave_a_child() {
     }
 }
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let ends = Instant::now() + Duration::from_mins(1);
     while !is_so() {
         assert!(Instant::now() < ends, "waiting until {what}");
@@ -186,13 +200,13 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 }
 
 /// And what it left behind.
-fn end(mut child: Child) {
+pub(crate) fn end(mut child: Child) {
     let pid = rustix::process::Pid::from_child(&child);
     let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
     let _ = child.wait();
 }
 
-fn bytes_in(folder: &Path) -> u64 {
+pub(crate) fn bytes_in(folder: &Path) -> u64 {
     let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let shards = entries(folder.join("sets")).flat_map(entries);
     let files = shards.flat_map(entries).chain(entries(folder.join("arriving")));
@@ -246,6 +260,14 @@ fn processes_that_are_killed_stopped_and_forked_leave_nothing_wrong_behind() {
     let sets = care.sets().expect("read");
     assert!(sets.iter().all(|set| !set.is_used && !set.is_quarantine), "{sets:?}");
     assert_eq!(care.taken().expect("read"), 0, "nobody has taken more");
+    // Nothing goes while what is there is read, and all of it comes out as it was stored.
+    let keeping = CacheConfig { policy: Policy::Keep, ..config.cache.clone() };
+    let keeping = Dataset::open(&DatasetConfig { cache: keeping, ..config.clone() }, uninterrupted()).expect("opens");
+    for index in 0..SAMPLES {
+        assert!(is_right(&keeping, index).expect("read"), "sample {index}");
+    }
+    assert_eq!(keeping.snapshot().raw(Metric::DiskHits), checked.records);
+    drop(keeping);
     let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
     care.clear(None, |_| Ok(())).expect("cleared");
     for index in 0..SAMPLES {
@@ -299,8 +321,7 @@ fn of_processes_that_walk_the_same_samples_in_any_order_one_fetches_each() {
     config.cache.disk_capacity = Some(ByteSize(64 << 20));
     let before = server.requests_of(Class::Get);
     let workers: Vec<_> = (0..3).map(|_| start("walk", &config, &home)).collect();
-    let is_ready = |worker: &Child| folder.path().join(format!("ready-{}", worker.id())).exists();
-    wait_until("all are ready", || workers.iter().all(is_ready));
+    wait_until("all are ready", || workers.iter().all(|worker| ready(folder.path(), worker.id()).exists()));
     fs::write(folder.path().join("go"), "").expect("written");
     let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").code()).collect();
     assert!(ends.iter().all(|end| [Some(0), Some(WAITED)].contains(end)), "{ends:?}");

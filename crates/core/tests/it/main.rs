@@ -20,6 +20,7 @@ mod pt;
 mod secrets;
 mod simulate;
 mod sources;
+mod under_load;
 
 use headwater_testkit::allocation::Counting;
 
