@@ -2,8 +2,9 @@
 
 Reuse is counted by the loader over whole shuffled epochs after two that fill the cache. The most there can be is capacity /
 dataset, both in the bytes that the cache charges; LRU stands beside it with what theory says of it, to which the loader's
-window adds. First epochs are of new datasets in pairs, packing on and off in turn, through an emulated remote of 30 ms and
-100 MB/s per stream, with a cache that holds half of the samples as they are.
+window adds. First epochs are of new datasets in turn — packing on, packing off, nothing kept at all — in memory through an
+emulated remote of 30 ms and 100 MB/s per stream, and with a disk behind the fault server, with a cache whose memory holds half
+of the samples as they are.
 
 Tiers are compared by the time of `dataset[i]` for one sample: memory as it is, memory compressed, disk with the file in the
 page cache, and a miss at a server of 30 ms. Two ranks are two processes of one run behind the fault server, each with a memory
@@ -22,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,42 +122,63 @@ def reuse_rows() -> list[Row]:
     return rows
 
 
+def in_turn(what: str, sides: Mapping[str, Callable[[], float]]) -> list[Row]:
+    """The seconds of the first side against those of each other, in rounds of all, which begin with another one each time."""
+    for call in sides.values():
+        call()
+    took: dict[str, list[float]] = {side: [] for side in sides}
+    names = list(sides)
+    for number in range(PAIRED):
+        first = number % len(names)
+        for side in names[first:] + names[:first]:
+            took[side].append(sides[side]())
+    mine, rows = took[names[0]], []
+    for side in names[1:]:
+        ratios = [theirs / ours for ours, theirs in zip(mine, took[side], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        rows.append(
+            Row(
+                name=f"first epoch, {names[0]}: {what}",
+                unit="s",
+                ours=statistics.median(mine),
+                baseline=statistics.median(took[side]),
+                baseline_name=side,
+                ratio=middle,
+                n=PAIRED,
+                spread=(high - low) / 2 / middle,
+            )
+        )
+    return rows
+
+
 def packing_rows() -> list[Row]:
-    """First epochs with packing on and off."""
+    """First epochs with packing on, off, and with nothing kept, in memory."""
     folder = demo_set("6.8 MB", 96)
     memory = charged(folder) // 2
+    packed: dict[str, int | float] = {}
 
-    def first_epoch(compression: Compression) -> tuple[float, dict[str, int | float]]:
+    def first_epoch(memory: int, compression: Compression) -> float:
         dataset = opened(folder, memory, "auto", compression, fetch=hw.FetchConfig(throttle=REMOTE))
         loader = hw.StreamingDataLoader(dataset, 8, shuffle=True)
         began = time.perf_counter()
         walk(loader)
         took = time.perf_counter() - began
         settle(dataset)
-        return took, loader.stats()
+        if memory and compression == "auto":
+            packed.update(loader.stats())
+        return took
 
-    first_epoch("auto")
-    pairs = [(first_epoch("auto"), first_epoch("none")) for _ in range(PAIRED)]
-    on, off = ([pair[side][0] for pair in pairs] for side in (0, 1))
-    ratios = [plain / packed for packed, plain in zip(on, off, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    stats = pairs[-1][0][1]
-    what = "96 samples of 6.8 MB, emulated remote"
-    middle = statistics.median(ratios)
-    rows = [
-        Row(
-            name=f"first epoch, packing on: {what}",
-            unit="s",
-            ours=statistics.median(on),
-            baseline=statistics.median(off),
-            baseline_name="packing off",
-            ratio=middle,
-            n=PAIRED,
-            spread=(high - low) / 2 / middle,
-        )
-    ]
-    ratio = stats["cache_pack_bytes_total"] / max(1, stats["cache_packed_bytes_total"])
+    what = "96 samples of 6.8 MB, emulated remote, memory"
+    sides = {
+        "packing on": lambda: first_epoch(memory, "auto"),
+        "packing off": lambda: first_epoch(memory, "none"),
+        "no cache": lambda: first_epoch(0, "none"),
+    }
+    rows = in_turn(what, sides)
+    ratio = packed["cache_pack_bytes_total"] / max(1, packed["cache_packed_bytes_total"])
     rows.append(figure(f"ratio of what was packed: {what}", "", ratio, 1.0, "as it is", 1))
+    kept = 100 * packed["cache_insertions_total"] / (96 * len(PAIRS))
+    rows.append(figure(f"kept of a first epoch: {what}", "%", kept, 100, "all", 1))
     return rows
 
 
@@ -293,14 +315,15 @@ def rank_rows() -> list[Row]:
 
 
 def disk_rows() -> list[Row]:
-    """First epochs with a disk tier and without."""
+    """First epochs with a disk tier and memory, packing on and off, with a disk alone, and with neither."""
     folder, place = demo_set("6.8 MB", 96), RESULTS / "first-epoch"
+    memory, disk = charged(folder) // 2, {"disk": place, "disk_capacity": "8GB"}
     with Server(folder, *SLOW) as server:
 
         def first_epoch(**cache: Any) -> float:
             shutil.rmtree(place, ignore_errors=True)
             fields = {name: server.source(name) for name in PAIRS}
-            dataset = hw.StreamingDataset(fields, pairs=PAIRS, cache=hw.CacheConfig(memory=0, **cache))
+            dataset = hw.StreamingDataset(fields, pairs=PAIRS, cache=hw.CacheConfig(**cache))
             loader = hw.StreamingDataLoader(dataset, 8, shuffle=True)
             began = time.perf_counter()
             walk(loader)
@@ -308,22 +331,15 @@ def disk_rows() -> list[Row]:
             settled(dataset)
             return took
 
-        first_epoch()
-        pairs = [(first_epoch(disk=place, disk_capacity="8GB"), first_epoch()) for _ in range(PAIRED)]
-    ratios = [without / with_disk for with_disk, without in pairs]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return [
-        Row(
-            name="first epoch, disk tier on: 96 samples of 6.8 MB, server of 30 ms",
-            unit="s",
-            ours=statistics.median(pair[0] for pair in pairs),
-            baseline=statistics.median(pair[1] for pair in pairs),
-            baseline_name="no disk tier",
-            ratio=middle,
-            n=PAIRED,
-            spread=(high - low) / 2 / middle,
-        )
-    ]
+        what = "96 samples of 6.8 MB, server of 30 ms, memory and disk"
+        sides = {
+            "packing on": lambda: first_epoch(memory=memory, **disk),
+            "packing off": lambda: first_epoch(memory=memory, compression="none", **disk),
+            "no cache": lambda: first_epoch(memory=0),
+        }
+        rows = in_turn(what, sides)
+        alone = {"disk tier on": lambda: first_epoch(memory=0, **disk), "no disk tier": lambda: first_epoch(memory=0)}
+        return rows + in_turn("96 samples of 6.8 MB, server of 30 ms", alone)
 
 
 def core_rows() -> list[Row]:

@@ -5,6 +5,10 @@ are the Python packages of their own C or Rust, one thread, on the same bytes in
 uses zstd level 1, ``pco`` is told the elements' type where it has it. Every result is compared with what went in. The bound is
 what an ideal coder of single bytes per plane and block would reach. Speed is compared with the fastest of those that save four
 fifths of what ours saves: what stores instead of compressing is always faster.
+
+The limit of decoding is what the memory allows for: a byte decoded reads its share of the coded ones and is written, which
+touches 1 + 1 / ratio bytes where ``memcpy``, measured in the same run, touches two. What a processor reads of lines that it
+is about to write is left out on both sides; with it there are 2 + 1 / ratio against three, which is a lower limit.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import time
@@ -30,6 +35,7 @@ from measure import RESULTS, Row, figure, report
 from sets import demo_set
 
 ROUNDS = 3
+AIMED_AT = 16
 SECONDS = 0.4
 FOLDER = RESULTS / "sets" / "codec"
 # What `pco` takes elements for.
@@ -107,6 +113,34 @@ def ours(item: int, path: Path, threads: int) -> dict[str, Any]:
     return found
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def limit_row(what: str, runs: list[dict[str, Any]]) -> Row:
+    """Decoding on one core against what its memory allows for."""
+    decode, copy, ratio = (statistics.median(run[key] for run in runs) for key in ("decode", "copy", "ratio"))
+    limit, owning = copy * 2 / (1 + 1 / ratio), copy * 3 / (2 + 1 / ratio)
+    touched = f"memcpy of {copy:.1f} GB/s x 2 / {1 + 1 / ratio:.2f} bytes touched; lines read to be written, {owning:.1f}"
+    return figure(f"share of the limit of decode, one core: {what}", "GB/s", decode, limit, touched, len(runs))
+
+
+def all_cores_rows(what: str, item: int, path: Path) -> list[Row]:
+    """Time per GB with every core there is, and of one record that is packed by a pool of as many threads."""
+    count = cores()
+    runs = [ours(item, path, count) for _ in range(ROUNDS)]
+    rows = []
+    for key, aim in (("encode", 50.0), ("decode", 100.0)):
+        took = statistics.median(1e3 / run[key] for run in runs)
+        aimed = f"what {AIMED_AT} cores are to reach" + (f"; {count} are too few to tell" if count < AIMED_AT else "")
+        rows.append(figure(f"{key}, all {count} cores: {what}", "ms/GB", took, aim, aimed, ROUNDS, lower=True))
+    alone = [ours(item, path, 1) for _ in range(ROUNDS)]
+    pack, by_one = (statistics.median(run["pack"] for run in each) for each in (runs, alone))
+    name = f"one record packed, pool of {count} threads: {what}"
+    return [*rows, figure(name, "GB/s", pack, by_one, "pool of one thread", ROUNDS)]
+
+
 def spun(seconds: float) -> int:
     """Rounds of nothing in that time."""
     began, rounds = time.perf_counter(), 0
@@ -168,14 +202,17 @@ def rows_of(name: str, item: int, data: bytes) -> list[Row]:
         what = f"{key}, two cores: {name}"
         rows.append(figure(what, "GB/s", median(both, key), median(alone, key), "one core", ROUNDS, spread(both, key)))
     rows.append(figure(f"decode, one core: {name}", "GB/s", median(alone, "decode"), median(alone, "copy"), "memcpy", ROUNDS))
-    return rows
+    return [*rows, limit_row(name, alone), *all_cores_rows(name, item, path)]
 
 
 def main() -> None:
     """Runs the suite."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    given = {name: (tensor.element_size(), raw(tensor)) for name, tensor in tensors().items()}
-    given["the demo set"] = (4, demo_tensors())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="kinds of tensors by their names; all of them by default")
+    names = parser.parse_args().names
+    given = {name: (tensor.element_size(), raw(tensor)) for name, tensor in tensors().items() if not names or name in names}
+    if not names or "the demo set" in names:
+        given["the demo set"] = (4, demo_tensors())
     rows = [row for name, (item, data) in given.items() for row in rows_of(name, item, data)]
     report("codec", [*rows, machine_row()])
 

@@ -2,7 +2,8 @@
 
 Warm from memory, cold through an emulated remote, and up the ladder from no cache to prefetch on an S3 server that takes 30 ms.
 Warm rows: the files are in the page cache for both sides; ours are raw entries of the memory tier, fp32 as stored. Baselines
-are ``torch.load`` (also ``mmap=True``) in a ``DataLoader`` of 0, 1, 2 and 4 persistent workers; the best of them counts.
+are ``torch.load`` (also ``mmap=True``) in a ``DataLoader`` of 0, 1, 2, 4 and 8 persistent workers; the best of them counts.
+Packed rows are the same with a memory that has room for the entries only when they are compressed.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def plain_loaders(folder: Path, dataset: hw.StreamingDataset, batch: int) -> dic
     keys = [dataset.key(index) for index in range(len(dataset))]
     made = {}
     for mmap in (False, True):
-        for workers in (0, 1, 2, 4):
+        for workers in (0, 1, 2, 4, 8):
             name = f"torch.load{'(mmap=True)' if mmap else ''}, DataLoader of {workers}"
             files = Files(folder, keys, mmap)
             made[name] = DataLoader(
@@ -156,6 +157,25 @@ def warm_rows(name: str, size: str, batch: int, samples: int, epochs: int) -> li
     rows.append(fault_row(name, what))
     print(f"{name}: best baseline is {best}")
     return rows
+
+
+def packed_rows() -> list[Row]:
+    """Throughput from memory that holds all entries packed, and has no room for them as they are."""
+    name = "8 x 6.8 MB"
+    size, batch, samples, epochs = WARM[name]
+    folder = demo_set(size, samples)
+    stored = sum(path.stat().st_size for path in folder.glob("*/*.pt"))
+    dataset = hw.StreamingDataset(str(folder), pairs=PAIRS, cache=hw.CacheConfig(memory=stored // 2))
+    loader = hw.StreamingDataLoader(dataset, batch, shuffle=True, drop_last=True)
+    warm_cache(loader)
+    stats = loader.stats()
+    if stats["cache_memory_entries"] != 2 * samples or stats["cache_memory_bytes"] > stored // 2:
+        raise SystemExit(f"{stats['cache_memory_entries']} entries of {2 * samples} are kept")
+    calls = {baseline: repeat(epochs, batches) for baseline, batches in plain_loaders(folder, dataset, batch).items()}
+    what = f"loader warm: {name}, packed entries in memory, fp32"
+    throughput = compare(what, "samples/s", epochs * len(loader) * batch, repeat(epochs, loader), calls, n=5)
+    ratio = stored / stats["cache_memory_bytes"]
+    return [throughput, figure(f"ratio: {name}, packed entries in memory", "", ratio, 1.0, "as stored", 1)]
 
 
 def quantiles(seconds: list[float]) -> tuple[float, float]:
@@ -351,18 +371,20 @@ class serving:  # noqa: N801 - reads as a verb
 def main() -> None:
     """Runs the suite, or the parts named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help="warm, cold, ladder; all of them by default")
+    parser.add_argument("parts", nargs="*", help="warm, packed, cold, ladder; all of them by default")
     given = parser.parse_args().parts
     if given[:1] == ["faults"]:
         print(json.dumps(faults(given[1])))
         return
-    parts = given or ["warm", "cold", "ladder"]
+    parts = given or ["warm", "packed", "cold", "ladder"]
     torch.set_num_threads(1)
-    # Four workers on two cores are meant.
+    # Eight workers on two cores are meant.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     rows: list[Row] = []
     if "warm" in parts:
         rows += [row for name, settings in WARM.items() for row in warm_rows(name, *settings)]
+    if "packed" in parts:
+        rows += packed_rows()
     if "cold" in parts:
         rows += cold_rows()
     if "ladder" in parts:

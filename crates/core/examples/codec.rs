@@ -8,10 +8,15 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use headwater::Result;
+use headwater::buffer::BufferPool;
 use headwater::codec::tensor::{Plan, block_bytes, decode_block, encode_block};
+use headwater::engine::Workers;
+use headwater::format::record::{Compression, pack};
+use headwater::value::{DType, Tensor, Value};
 use serde_json::json;
 
 fn main() -> ExitCode {
@@ -78,7 +83,26 @@ fn run(bytes: &[u8], item: usize, threads: usize, seconds: f64) -> Result<serde_
             let mut out = vec![0; bytes.len()];
             move || { out.copy_from_slice(black_box(bytes)); Ok(()) }
         })?),
+        "pack": gigabytes(packs(bytes, item, threads, seconds)?),
     }))
+}
+
+/// Records per second that a pool of so many threads packs, one after the other.
+fn packs(bytes: &[u8], item: usize, threads: usize, seconds: f64) -> Result<f64> {
+    let dtype = DType::ALL.iter().copied().find(|dtype| dtype.size() == item).unwrap_or(DType::U8);
+    let tensor = Tensor::from_bytes(dtype, &[bytes.len() / dtype.size()], bytes.to_vec().into())?;
+    let (value, workers) = (Arc::new(Value::Tensor(tensor)), Workers::start(threads)?);
+    let buffers = Arc::new(BufferPool::new(1 << 30));
+    rounds(1, seconds, || {
+        || {
+            let (value, buffers) = (value.clone(), buffers.clone());
+            let (sender, receiver) = mpsc::sync_channel(1);
+            workers.spawn(move || {
+                let _ = sender.send(pack(&value, Compression::AtLeast(0.0), &buffers).map(drop));
+            });
+            receiver.recv().unwrap_or(Ok(()))
+        }
+    })
 }
 
 /// Rounds per second, over all threads.

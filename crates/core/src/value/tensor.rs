@@ -281,11 +281,11 @@ impl Debug for Tensor {
     }
 }
 
-/// Row-major strides of a shape, in elements.
+/// Row-major strides of a shape, in elements. Of one that is larger than any memory, which no tensor has, as large as can be.
 pub(crate) fn row_major(shape: &[usize]) -> Dims {
     let mut strides = Dims::from_elem(1, shape.len());
     for dim in (1..shape.len()).rev() {
-        strides[dim - 1] = strides[dim] * shape[dim].max(1);
+        strides[dim - 1] = strides[dim].saturating_mul(shape[dim].max(1));
     }
     strides
 }
@@ -321,6 +321,13 @@ mod tests {
         let tensor = Tensor::new(DType::U8, &[3, 2], &[1, 3], counting(6), 0).expect("fits");
         assert!(!tensor.is_contiguous());
         assert_eq!(tensor.to_contiguous().expect("plain").contiguous_bytes(), Some(&[0, 3, 1, 4, 2, 5][..]));
+    }
+
+    #[test]
+    fn a_shape_larger_than_any_memory_is_no_tensor() {
+        for shape in [[2, usize::MAX, 2], [0, usize::MAX, usize::MAX], [1 << 40, 1 << 20, 1 << 20]] {
+            assert!(Tensor::new(DType::U8, &shape, &row_major(&shape), counting(6), 0).is_err(), "{shape:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use headwater::cache::Policy;
 use headwater::cache::disk::Disk;
 use headwater::cache::disk::care::Care;
 use headwater::clock::Moment;
@@ -17,29 +18,30 @@ use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnCh
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
-use headwater::loader::Loader;
+use headwater::loader::{Content, Loader};
 use headwater::metrics::Metric;
+use headwater::sample::Sample;
 use headwater::source::{SourceSpec, Version};
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
 
 use crate::sources::specs_of;
 
-const SAMPLES: usize = 120;
-const PROCESSES: usize = 8;
+pub(crate) const SAMPLES: usize = 120;
+pub(crate) const PROCESSES: usize = 8;
 const KILLS: usize = 200;
 /// Room for half of it.
-const CAPACITY: u64 = 2 << 20;
+pub(crate) const CAPACITY: u64 = 2 << 20;
 /// What a worker is told.
 const TOLD: &str = "HEADWATER_TEST_WORKER";
 /// How a worker says that it was given something wrong, and that it waited for another one.
 const WRONG: i32 = 73;
 const WAITED: i32 = 74;
 
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
@@ -51,7 +53,7 @@ fn content(sample: usize) -> Vec<u8> {
     (0..1_000 + sample * 531).map(|_| chance.below(256) as u8).collect()
 }
 
-fn serving() -> Server {
+pub(crate) fn serving() -> Server {
     serving_at(Speed::default())
 }
 
@@ -66,7 +68,7 @@ fn serving_at(speed: Speed) -> Server {
     server
 }
 
-fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
+pub(crate) fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
     let cache = CacheConfig {
         memory: Some(ByteSize(0)),
         disk: Some(folder.to_owned()),
@@ -76,14 +78,18 @@ fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
     DatasetConfig { source: Some(Replicas::from(spec)), cache, ..DatasetConfig::default() }
 }
 
-fn is_right(dataset: &Dataset, index: usize) -> headwater::Result<bool> {
-    let sample = dataset.get(index, uninterrupted())?;
-    let Value::Tensor(tensor) = &sample.fields[0].1 else { return Ok(false) };
-    Ok(tensor.contiguous_bytes().is_some_and(|bytes| *bytes == content(index)[..]))
+pub(crate) fn is_right(dataset: &Dataset, index: usize) -> headwater::Result<bool> {
+    dataset.get(index, uninterrupted()).map(|sample| sample.index == index && is_as_stored(&sample))
+}
+
+/// Whether every byte is.
+fn is_as_stored(sample: &Sample) -> bool {
+    let Value::Tensor(tensor) = &sample.fields[0].1 else { return false };
+    tensor.contiguous_bytes().is_some_and(|bytes| *bytes == content(sample.index)[..])
 }
 
 /// A process of this program that does what it is told.
-fn start(told: &str, config: &DatasetConfig, home: &Path) -> Child {
+pub(crate) fn start(told: &str, config: &DatasetConfig, home: &Path) -> Child {
     let program = std::env::current_exe().expect("this program");
     Command::new(program)
         .args(["--exact", "kills::worker", "--nocapture", "--test-threads=1"])
@@ -104,6 +110,8 @@ fn worker() {
     let config = DatasetConfig::from_json(config).expect("a configuration");
     let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
     let mut chance = Chance(u64::from(std::process::id()));
+    let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
+    fs::write(ready(folder, std::process::id()), "").expect("written");
     match what {
         "read" => loop {
             let index = chance.below(SAMPLES as u64) as usize;
@@ -124,12 +132,14 @@ fn worker() {
         "fetch" => drop(is_right(&dataset, 0)),
         // Each in another order.
         "walk" => {
-            let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
-            say_ready_and_wait(folder);
+            wait_until("all are ready", || folder.join("go").exists());
             let order = LoaderConfig { shuffle: true, seed: u64::from(std::process::id()), ..LoaderConfig::default() };
-            let loader = Loader::new(&dataset, LoaderConfig { batch_size: 4, collate: Collation::List, ..order })
+            let loader = Loader::new(&dataset, LoaderConfig { batch_size: 4, collate: Collation::Samples, ..order })
                 .expect("a loader");
-            loader.batches(uninterrupted()).expect("begins").for_each(|batch| drop(batch.expect("read")));
+            for batch in loader.batches(uninterrupted()).expect("begins") {
+                let Content::Samples(samples) = batch.expect("read").content else { panic!("samples") };
+                assert!(samples.iter().all(is_as_stored));
+            }
             assert_eq!(dataset.snapshot().raw(Metric::DiskWaitsInVain), 0);
             std::process::exit(if dataset.snapshot().raw(Metric::DiskWaits) > 0 { WAITED } else { 0 });
         }
@@ -137,7 +147,7 @@ fn worker() {
         "again" => {
             let folder = config.cache.disk.as_ref().and_then(|folder| folder.parent()).expect("a folder");
             (0..SAMPLES).for_each(|index| assert!(is_right(&dataset, index).expect("read")));
-            say_ready_and_wait(folder);
+            say_prepared_and_wait(folder);
             let start = chance.below(SAMPLES as u64) as usize;
             (0..SAMPLES).for_each(|index| drop(dataset.get((start + index) % SAMPLES, uninterrupted()).expect("read")));
         }
@@ -151,7 +161,7 @@ fn worker() {
             };
             // Not while it is unknown what the others have taken.
             put(0);
-            say_ready_and_wait(folder.parent().expect("a folder"));
+            say_prepared_and_wait(folder.parent().expect("a folder"));
             for number in 1..100 {
                 if !put(number) {
                     std::thread::sleep(Duration::from_millis(20));
@@ -169,13 +179,18 @@ fn worker() {
     }
 }
 
-fn say_ready_and_wait(folder: &Path) {
-    fs::write(folder.join(format!("ready-{}", std::process::id())), "").expect("written");
+fn say_prepared_and_wait(folder: &Path) {
+    fs::write(folder.join(format!("prepared-{}", std::process::id())), "").expect("written");
     wait_until("all are ready", || folder.join("go").exists());
 }
 
-fn is_ready(worker: &Child, folder: &Path) -> bool {
-    folder.join(format!("ready-{}", worker.id())).exists()
+fn is_prepared(worker: &Child, folder: &Path) -> bool {
+    folder.join(format!("prepared-{}", worker.id())).exists()
+}
+
+/// What a process writes beside the cache's folder when it has opened that.
+pub(crate) fn ready(folder: &Path, process: u32) -> PathBuf {
+    folder.join(format!("ready-{process}"))
 }
 
 /// Its first byte.
@@ -203,7 +218,7 @@ fn leave_a_child() {
     }
 }
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let ends = Instant::now() + Duration::from_mins(1);
     while !is_so() {
         assert!(Instant::now() < ends, "waiting until {what}");
@@ -226,14 +241,14 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 }
 
 /// And what it left behind.
-fn end(mut child: Child) {
+pub(crate) fn end(mut child: Child) {
     let pid = rustix::process::Pid::from_child(&child);
     let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
     let _ = child.wait();
 }
 
 /// While some go and others come this is more than there is at any time: less than what blocks are larger than their contents.
-fn bytes_in(folder: &Path) -> u64 {
+pub(crate) fn bytes_in(folder: &Path) -> u64 {
     sizes(folder).sum()
 }
 
@@ -296,6 +311,14 @@ fn processes_that_are_killed_stopped_and_forked_leave_nothing_wrong_behind() {
     let sets = care.sets().expect("read");
     assert!(sets.iter().all(|set| !set.is_used && !set.is_quarantine), "{sets:?}");
     assert_eq!(care.taken().expect("read"), 0, "nobody has taken more");
+    // Nothing goes while what is there is read, and all of it comes out as it was stored.
+    let keeping = CacheConfig { policy: Policy::Keep, ..config.cache.clone() };
+    let keeping = Dataset::open(&DatasetConfig { cache: keeping, ..config.clone() }, uninterrupted()).expect("opens");
+    for index in 0..SAMPLES {
+        assert!(is_right(&keeping, index).expect("read"), "sample {index}");
+    }
+    assert_eq!(keeping.snapshot().raw(Metric::DiskHits), checked.records);
+    drop(keeping);
     let dataset = Dataset::open(&config, uninterrupted()).expect("opens");
     care.clear(None, |_| Ok(())).expect("cleared");
     for index in 0..SAMPLES {
@@ -376,7 +399,7 @@ fn assert_one_fetches_each(server: &Server) {
     config.cache.disk_capacity = Some(ByteSize(64 << 20));
     let before = server.requests_of(Class::Get);
     let workers: Vec<_> = (0..3).map(|_| start("walk", &config, &home)).collect();
-    wait_until("all are ready", || workers.iter().all(|worker| is_ready(worker, folder.path())));
+    wait_until("all are ready", || workers.iter().all(|worker| ready(folder.path(), worker.id()).exists()));
     fs::write(folder.path().join("go"), "").expect("written");
     let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").code()).collect();
     assert!(ends.iter().all(|end| [Some(0), Some(WAITED)].contains(end)), "{ends:?}");
@@ -395,7 +418,7 @@ fn what_was_replaced_is_fetched_by_one_process_for_all_whatever_tier_had_it() {
         (config.cache.disk_capacity, config.cache.memory) = (Some(ByteSize(64 << 20)), Some(ByteSize(memory)));
         (config.cache.ttl, config.on_changed) = (Some(Span(Duration::from_secs(8))), OnChanged::Reload);
         let mut workers: Vec<_> = (0..3).map(|_| start("again", &config, &home)).collect();
-        wait_until("all are ready", || workers.iter().all(|worker| is_ready(worker, folder.path())));
+        wait_until("all are ready", || workers.iter().all(|worker| is_prepared(worker, folder.path())));
         for sample in 0..SAMPLES {
             let tensor = Tensor::from_bytes(DType::U8, &[9_000], vec![sample as u8; 9_000].into()).expect("a tensor");
             server.put(&format!("run/{sample:03}.pt"), write_pt(&Value::Tensor(tensor)).expect("written").into());
@@ -417,7 +440,7 @@ fn processes_whose_ledger_is_removed_and_one_that_makes_it_anew_keep_to_one_capa
     let config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
     let fill = || {
         let worker = start("fill", &config, &home);
-        wait_until("it has written", || is_ready(&worker, folder.path()));
+        wait_until("it has written", || is_prepared(&worker, folder.path()));
         worker
     };
     let mut workers = vec![fill(), fill()];

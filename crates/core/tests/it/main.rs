@@ -4,6 +4,7 @@
 mod decoders;
 mod expiry;
 mod failing;
+mod failing_disk;
 mod faults;
 mod hanging;
 mod interleavings;
@@ -12,6 +13,7 @@ mod layers;
 mod listings;
 mod loader;
 mod manifests;
+mod mounts;
 mod on_disk;
 mod packing;
 mod places;
@@ -20,6 +22,7 @@ mod ranks;
 mod secrets;
 mod simulate;
 mod sources;
+mod under_load;
 
 use headwater_testkit::allocation::Counting;
 

@@ -8,6 +8,7 @@
 //! Records are of this machine or of others that run this project, but disks flip bits and files are cut off: whatever a record
 //! says is checked before it is believed, and what cannot be true is `Corrupt`.
 
+mod payload;
 mod read;
 mod tree;
 mod write;

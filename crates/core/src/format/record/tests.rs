@@ -1,9 +1,13 @@
+use std::ops::Range;
+use std::sync::mpsc;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::buffer::BufferPool;
 use crate::codec::tensor::block_bytes;
+use crate::engine::Workers;
 use crate::value::{DType, Dict, Packed, Tensor, Value};
 
 const FORCED: Compression = Compression::AtLeast(0.0);
@@ -93,6 +97,58 @@ proptest! {
     }
 }
 
+/// A value as it is, as `docs/formats.md` counts it: of a tensor its bytes and what DLPack says of it.
+fn plain_bytes(value: &Value) -> usize {
+    let all = |items: &[Value]| items.iter().map(plain_bytes).sum::<usize>();
+    let own = match value {
+        Value::Tensor(tensor) => return tensor.tight_len() + 48 + 16 * tensor.shape().len(),
+        Value::BigInt(bytes) => bytes.len(),
+        Value::Bytes(bytes) => bytes.len(),
+        Value::Str(text) | Value::Device(text) => text.len(),
+        Value::Complex(..) => 16,
+        Value::Size(sizes) => 16 * sizes.len(),
+        Value::List(items) | Value::Tuple(items) | Value::Set(items) => all(items),
+        Value::Dict(dict) => dict.items.iter().map(|(key, item)| plain_bytes(key) + plain_bytes(item)).sum(),
+        _ => 0,
+    };
+    16 + own
+}
+
+/// Tensors of some sizes, from hundreds of single elements to several blocks: what is little of a large one is much of a small one.
+fn tensors_of(len: Range<usize>, most: usize) -> impl Strategy<Value = Value> {
+    let tensor = (prop::sample::select(DType::ALL), len, any::<u64>()).prop_map(|(dtype, len, seed)| {
+        Tensor::from_bytes(dtype, &[len], storage(seed, len * dtype.size())).expect("a tensor")
+    });
+    prop::collection::vec(tensor.prop_map(Value::Tensor), 0..most).prop_map(Value::List)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_record_is_hardly_larger_than_its_value(
+        value in prop_oneof![values(), tensors_of(1..3, 300), tensors_of(0..9000, 60), tensors_of(9000..200_000, 4)],
+        compression in prop::sample::select(vec![Compression::None, FORCED, Compression::AtLeast(1.1)]),
+    ) {
+        let (record, plain) = (bytes_of(&packed(&value, compression)).len(), plain_bytes(&value));
+        prop_assert!(record <= plain + plain / 100 + 256, "{record} bytes of {plain}");
+    }
+}
+
+#[test]
+fn blocks_that_do_not_shrink_where_pieces_did_cost_hardly_more() {
+    // What is tried is constant, all else is noise.
+    let mut bytes = storage(0, 3 << 20).to_vec();
+    for third in 1..=2 {
+        let middle = bytes.len() / 3 * third;
+        bytes[middle - (40 << 10)..middle + (40 << 10)].fill(0);
+    }
+    let value = Value::Tensor(Tensor::from_bytes(DType::F32, &[bytes.len() / 4], bytes.into()).expect("a tensor"));
+    let packed = packed(&value, Compression::AtLeast(1.25));
+    assert!(packed.value().is_packed());
+    let (record, plain) = (bytes_of(&packed).len(), plain_bytes(&value));
+    assert!(record <= plain + plain / 100 + 256, "{record} bytes of {plain}");
+}
+
 fn latents() -> Tensor {
     let bytes = storage(2, 3 * 70_000 * 4);
     Tensor::from_bytes(DType::F32, &[3, 70_000], bytes).expect("a tensor")
@@ -118,6 +174,50 @@ fn a_part_of_a_tensor_is_unpacked_by_itself() {
         assert!(out == all[from..from + len], "{len} from {from}");
     }
     assert!(unpack.unpack(all.len() - 1, &mut [0, 0]).is_err(), "beyond its end");
+}
+
+#[test]
+fn a_large_tensor_begins_at_a_multiple_of_64_and_a_small_one_of_its_element() {
+    let tensor = |dtype: DType, len: usize| {
+        Value::Tensor(Tensor::from_bytes(dtype, &[len / dtype.size()], storage(0, len)).expect("a tensor"))
+    };
+    let sizes =
+        [(DType::U8, 3), (DType::F64, 8), (DType::U8, 1), (DType::F32, 8192), (DType::I16, 8190), (DType::C128, 32)];
+    let value = Value::List(sizes.map(|(dtype, len)| tensor(dtype, len)).into());
+    let packed = packed(&value, Compression::None);
+    let Value::List(items) = packed.value() else { panic!("a list") };
+    let places: Vec<_> = items
+        .iter()
+        .map(|item| {
+            let Value::Tensor(tensor) = item else { panic!("a tensor") };
+            tensor.contiguous_bytes().expect("a view").as_ptr().addr()
+        })
+        .collect();
+    assert!(places[0].is_multiple_of(64));
+    let offsets: Vec<_> = places.iter().map(|place| place - places[0]).collect();
+    assert_eq!(offsets, [0, 8, 16, 64, 64 + 8192, 64 + 8192 + 8192]);
+}
+
+#[test]
+fn several_threads_write_the_bytes_that_one_does() {
+    let large =
+        |seed, len| Value::Tensor(Tensor::from_bytes(DType::F32, &[len], storage(seed, len * 4)).expect("a tensor"));
+    // The last block of the first one is short, the second has fewer blocks than there are threads for it.
+    let values = [large(2, 5_000_001), sample(), large(1, 1_100_000), Value::List(vec![large(2, 2_000_000), sample()])];
+    let value = Value::List(values.into());
+    for compression in [FORCED, Compression::AtLeast(1.25), Compression::None] {
+        let alone = bytes_of(&packed(&value, compression));
+        let workers = Workers::start(7).expect("threads");
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..9 {
+            let (sender, value) = (sender.clone(), value.clone());
+            workers.spawn(move || sender.send(bytes_of(&packed(&value, compression))).expect("heard"));
+        }
+        drop(sender);
+        let together: Vec<_> = receiver.iter().collect();
+        assert!(together.len() == 9 && together.iter().all(|record| *record == alone));
+        verify(&alone).expect("sound");
+    }
 }
 
 #[test]

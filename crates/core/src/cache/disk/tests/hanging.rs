@@ -1,5 +1,5 @@
 //! A disk that does not answer: a folder of a FUSE file system that nobody serves, in a name space of its own. Where there is no
-//! FUSE to be had, there is nothing to be shown.
+//! FUSE to be had, such a test says that it was left out, and fails where `CI` is `true`.
 
 use super::*;
 
@@ -29,8 +29,14 @@ fn where_mounts_are_own(name: &str, test: impl FnOnce(&Path)) {
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(program);
     command.args(["--exact", &format!("cache::disk::tests::hanging::{name}"), "--nocapture"]);
     let done = command.env(HANGING, dir.path()).output().expect("runs");
-    let is_fine = done.status.success() || done.status.code() == Some(NO_FUSE);
-    assert!(is_fine, "{}", String::from_utf8_lossy(&[done.stdout, done.stderr].concat()));
+    if done.status.code() == Some(NO_FUSE) {
+        let words = format!("{name} needs FUSE: /dev/fuse cannot be opened");
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{words}");
+        // Not what is kept from whoever looks at a test that passed.
+        let _ = io::Write::write_all(&mut io::stderr(), format!("left out: {words}\n").as_bytes());
+        return;
+    }
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&[done.stdout, done.stderr].concat()));
 }
 
 fn until(what: &str, is_so: impl Fn() -> bool) {
