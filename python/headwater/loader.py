@@ -61,6 +61,8 @@ class StreamingDataLoader:
         device: hand out tensors on that device, such as ``"cuda"`` or a ``torch.device``: copied there ahead of the loop,
             beside its computation. What ``collate_fn`` or a ``transform`` returns is moved as torch's ``DataLoader`` pins it.
         batch_deadline: how long to wait for one batch, in seconds or like ``"5m"``; by default as long as reads take at most.
+            Then a :class:`DeadlineError` names what was waited for.
+        watchdog: after how long a wait for one batch the log is told what it waits for, and again after twice as long; 0 never.
 
     Raises:
         ConfigError: an argument cannot be meant, or the memory budget is too small; the message says what is needed.
@@ -88,6 +90,7 @@ class StreamingDataLoader:
         pin_memory: bool = False,
         device: str | torch.device | int | None = None,
         batch_deadline: Span | None = None,
+        watchdog: Span = "30s",
     ) -> None:
         if not isinstance(dataset, StreamingDataset):
             raise ConfigError(f"cannot load from a `{type(dataset).__name__}`: give a headwater.StreamingDataset")
@@ -113,6 +116,7 @@ class StreamingDataLoader:
             "pin_memory": pin_memory,
             "device": None if device is None else str(device),
             "batch_deadline": batch_deadline,
+            "watchdog": watchdog,
         }
         self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn, ranks.found == "given")
 
@@ -230,6 +234,18 @@ class StreamingDataLoader:
     def stats(self) -> dict[str, int | float]:
         """What was counted so far in this process: metric name → number; durations, also their quantiles, in seconds."""
         return self._native.stats()
+
+    def waits(self) -> list[dict[str, Any]]:
+        """What the youngest pass waits for at this moment, the next batch first; may be called from any thread.
+
+        Returns:
+            One dict for each thing: ``"ahead"``, how many batches come before the one it is for; ``"stage"``, one of
+            ``"source"``, ``"decode"`` and ``"collate"``; ``"object"``, the URI of what is read or decoded; ``"seconds"``, since
+            when.
+
+        """
+        waits: list[dict[str, Any]] = json.loads(self._native.waits())
+        return waits
 
     def close(self) -> None:
         """Ends every pass and cancels what is under way. The loader can be iterated again."""

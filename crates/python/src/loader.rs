@@ -114,6 +114,11 @@ impl Loader {
         checked(py, State::from_json(state).and_then(|state| self.inner.restore(&state)))
     }
 
+    /// What the youngest pass waits for, as JSON.
+    fn waits(&self, py: Python<'_>) -> String {
+        py.detach(|| serde_json::to_string(&self.inner.waits())).unwrap_or_default()
+    }
+
     /// Every metric and timing by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         to_dict(py, &py.detach(|| self.inner.snapshot()))

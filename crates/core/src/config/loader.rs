@@ -1,5 +1,7 @@
 //! How a loader walks a dataset.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, Span};
@@ -54,6 +56,8 @@ pub struct LoaderConfig {
     /// How long to wait for one batch. Default: no limit of its own; every read has a deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_deadline: Option<Span>,
+    /// After how long a wait for one batch the log is told what it waits for, and again after twice as long. Default: 30 s; 0 never.
+    pub watchdog: Span,
 }
 
 impl LoaderConfig {
@@ -84,6 +88,7 @@ impl Default for LoaderConfig {
             pin_memory: false,
             device: None,
             batch_deadline: None,
+            watchdog: Span(Duration::from_secs(30)),
         }
     }
 }

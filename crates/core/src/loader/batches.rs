@@ -11,7 +11,7 @@ use super::{Batch, Inner};
 use crate::engine::{Engine, Interrupt, uninterrupted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Metric, Timing};
-use crate::prefetch::{Handed, Prefetcher, WindowLimits};
+use crate::prefetch::{Handed, Patience, Prefetcher, WindowLimits};
 use crate::world::ProcessStamp;
 
 /// The batches of one pass, in order. Dropping it cancels what is under way.
@@ -72,7 +72,9 @@ impl Batches {
             bytes: loader.budget.in_window() as usize,
         };
         let steps = std::iter::from_fn(move || walk.next_step());
-        let prefetcher = Prefetcher::new(Arc::new(prepare), steps, limits, held.workers.clone());
+        let prepare = Arc::new(prepare);
+        *loader.preparing.lock() = Arc::downgrade(&prepare);
+        let prefetcher = Prefetcher::new(prepare, steps, limits, held.workers.clone());
         Ok(Self { loader: loader.clone(), prefetcher, pass, owner: ProcessStamp::current(), is_over: false })
     }
 
@@ -110,8 +112,11 @@ impl Batches {
             return None;
         }
         let asked = Instant::now();
-        let deadline = self.loader.config.batch_deadline.map(|span| span.0);
-        let handed = match self.prefetcher.next(deadline, interrupt) {
+        let patience = Patience {
+            deadline: self.loader.config.batch_deadline.map(|span| span.0),
+            warn_after: Some(self.loader.config.watchdog.0).filter(|span| !span.is_zero()),
+        };
+        let handed = match self.prefetcher.next(patience, interrupt) {
             Some(Ok(handed)) => handed,
             Some(Err(error)) => {
                 // After an interrupt or a deadline the batch is still to come.

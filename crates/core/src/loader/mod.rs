@@ -28,8 +28,11 @@ mod budget;
 mod mending;
 mod prepare;
 mod sampler;
+mod waits;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use crate::buffer::PoolShare;
 use crate::config::{DatasetConfig, LoaderConfig, MemoryShare, Ranks};
@@ -44,6 +47,7 @@ pub use batches::{Batches, Behind};
 pub use budget::Budget;
 use budget::Needs;
 pub use sampler::{Draw, Sampler, Walk};
+pub use waits::{Stage, Wait};
 
 /// More threads than any machine has use for.
 const MAX_THREADS: usize = 1024;
@@ -60,6 +64,8 @@ struct Inner {
     config: LoaderConfig,
     sampler: Sampler,
     budget: Budget,
+    /// How the youngest pass prepares its batches.
+    preparing: Mutex<Weak<prepare::Prepare>>,
     /// Threads of its own, and its share of the buffer pool.
     held: PerProcess<Held>,
 }
@@ -96,7 +102,16 @@ impl Loader {
         let needs = needs(dataset, config.batch_size)?;
         let budget = Budget::new(&config, &dataset.config().cache, needs)?;
         let held = PerProcess::new();
-        Ok(Self { inner: Arc::new(Inner { dataset: dataset.clone(), config, sampler, budget, held }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                dataset: dataset.clone(),
+                config,
+                sampler,
+                budget,
+                preparing: Mutex::default(),
+                held,
+            }),
+        })
     }
 
     /// Opens the dataset that a configuration describes and a loader as its `loader` table says.
@@ -165,6 +180,12 @@ impl Loader {
     /// and the dataset is to refuse that.
     pub fn restore(&self, state: &State) -> Result<()> {
         self.inner.sampler.restore(state)
+    }
+
+    /// What the youngest pass waits for at present, the next batch first: empty while nothing is under way.
+    pub fn waits(&self) -> Vec<Wait> {
+        let preparing = self.inner.preparing.lock().upgrade();
+        preparing.map(|prepare| prepare.waits()).unwrap_or_default()
     }
 
     /// What was counted so far, in this process, of the dataset and all its loaders.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::sampler::Step;
+use super::waits::Arrivals;
 use super::{Batch, Content};
 use crate::cache::{Lease, UnitId};
 use crate::collate::{Collation, Column, collate};
@@ -58,14 +59,15 @@ impl Part {
 pub(super) struct UnderWay {
     pub(super) prepare: Arc<Prepare>,
     pub(super) step: Step,
-    units: Vec<UnitId>,
+    pub(super) units: Vec<UnitId>,
     /// What the cache has of units, too old to be used without asking.
     stale: Mutex<Vec<Option<Lease>>>,
-    parts: Mutex<Vec<Option<Part>>>,
+    pub(super) parts: Mutex<Vec<Option<Part>>>,
     /// What came instead of a unit, by its place.
     failed: Mutex<Vec<(usize, Error)>>,
     missing: AtomicUsize,
     ticket: Mutex<Option<Ticket<Prepare>>>,
+    pub(super) arrivals: Arrivals,
 }
 
 impl Preparation for Prepare {
@@ -92,10 +94,8 @@ impl Preparation for Prepare {
         self.gather(step, parts, ticket);
     }
 
-    fn describe(&self, ahead: usize) -> String {
-        let under_way = self.under_way.lock();
-        let waiting = under_way.iter().filter_map(std::sync::Weak::upgrade).nth(ahead);
-        waiting.map_or_else(|| "no step is under way".to_owned(), |step| step.describe())
+    fn describe(&self) -> String {
+        self.say_waits()
     }
 }
 
@@ -117,6 +117,7 @@ impl Prepare {
             0 => ticket.progress().begin(units.len(), reused, remote),
             _ => ticket.progress().go_on(remote),
         }
+        let arrivals = Arrivals::new(units.len());
         let under_way = Arc::new(UnderWay {
             prepare: self.clone(),
             step,
@@ -126,6 +127,7 @@ impl Prepare {
             failed: Mutex::default(),
             missing: AtomicUsize::new(missing.len()),
             ticket: Mutex::new(Some(ticket)),
+            arrivals,
         });
         self.remember(&under_way);
         match missing.is_empty() {
@@ -189,6 +191,7 @@ impl Prepare {
                     Ok(kept) => {
                         let is_pad = under_way.is_pad(at);
                         let fetched = |is_reused: bool| {
+                            under_way.arrivals.mark_fetched(at);
                             if is_reused && !is_pad {
                                 told.mark_reused();
                             }
@@ -266,11 +269,16 @@ impl UnderWay {
         }
     }
 
+    pub(super) fn is_under_way(&self) -> bool {
+        self.ticket.lock().is_some()
+    }
+
     pub(super) fn take_ticket(&self) -> Option<Ticket<Prepare>> {
         self.ticket.lock().take()
     }
 
     fn assemble(self: Arc<Self>) {
+        self.arrivals.mark_complete();
         let parts: Vec<_> = std::mem::take(&mut *self.parts.lock());
         let failed = std::mem::take(&mut *self.failed.lock());
         if !failed.is_empty() {
@@ -355,17 +363,6 @@ impl UnderWay {
             }
             drop(waiting);
         });
-    }
-
-    fn describe(&self) -> String {
-        let parts = self.parts.lock();
-        let mut missing = parts.iter().zip(&self.units).filter(|(part, _)| part.is_none()).map(|(_, unit)| unit);
-        let Some(unit) = missing.next() else { return "it is being assembled".to_owned() };
-        let others = missing.count();
-        let source = &self.prepare.sources[unit.field.min(self.prepare.sources.len() - 1)];
-        let object = self.prepare.dataset.manifest.object(unit.sample, unit.field);
-        let name = object.map_or_else(|error| error.to_string(), |object| source.uri_of(&object.key));
-        format!("waiting for `{name}` and {others} other objects")
     }
 }
 

@@ -44,8 +44,17 @@ pub trait Preparation: Send + Sync + 'static {
     /// Begins to prepare a step. Called on a worker; must not block for long.
     fn begin(self: Arc<Self>, step: Self::Step, ticket: Ticket<Self>);
 
-    /// Names what a step still waits for, for messages.
-    fn describe(&self, ahead: usize) -> String;
+    /// Names what the next step to hand over still waits for, for messages.
+    fn describe(&self) -> String;
+}
+
+/// How long a consumer waits for a batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Patience {
+    /// When the wait ends with an error.
+    pub deadline: Option<Duration>,
+    /// When the log is told what is waited for; again whenever it has taken twice as long.
+    pub warn_after: Option<Duration>,
 }
 
 /// What the consumer gets.
@@ -134,9 +143,10 @@ impl<P: Preparation> Prefetcher<P> {
     /// Waits for the next batch; `None` when there is none any more.
     ///
     /// # Errors
-    /// What its preparation failed with; `Timeout` after `deadline`, naming what was waited for; what `interrupt` returned.
-    pub fn next(&self, deadline: Option<Duration>, interrupt: Interrupt<'_>) -> Option<Result<Handed<P::Batch>>> {
+    /// What its preparation failed with; `Timeout` after the deadline, naming what was waited for; what `interrupt` returned.
+    pub fn next(&self, patience: Patience, interrupt: Interrupt<'_>) -> Option<Result<Handed<P::Batch>>> {
         let asked = Instant::now();
+        let mut warn_after = patience.warn_after;
         let mut ready_units = None;
         let mut last_look = asked;
         let mut state = self.shared.state.lock();
@@ -159,8 +169,13 @@ impl<P: Preparation> Prefetcher<P> {
                 // Neither may be called under the lock: the interrupt may wait for the interpreter.
                 drop(state);
                 last_look = Instant::now();
-                if let Err(error) = interrupt().and_then(|()| self.check_deadline(asked, deadline)) {
+                if let Err(error) = interrupt().and_then(|()| self.check_deadline(asked, patience.deadline)) {
                     return Some(Err(error));
+                }
+                if let Some(after) = warn_after.filter(|&after| asked.elapsed() >= after) {
+                    let (waited, what) = (asked.elapsed().as_secs_f64(), self.shared.preparation.describe());
+                    tracing::warn!("the next batch is not there after {waited:.1} s: {what}");
+                    warn_after = Some(after * 2);
                 }
                 state = self.shared.state.lock();
             }
@@ -199,7 +214,7 @@ impl<P: Preparation> Prefetcher<P> {
         Err(Error::new(ErrorKind::Timeout, "get", "the next batch").because(format_args!(
             "not ready after {:.1} s, its deadline; {}",
             deadline.as_secs_f64(),
-            self.shared.preparation.describe(0)
+            self.shared.preparation.describe()
         )))
     }
 

@@ -1,0 +1,132 @@
+//! What a pass waits for at a moment: which objects, in which stage, and since when.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::prepare::{Prepare, UnderWay};
+
+/// Where a unit is on its way into a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Its source was asked, or will be as soon as its limits allow.
+    Source,
+    /// It was read, and is being unpacked and decoded.
+    Decode,
+    /// Everything of its step is there, and being put together.
+    Collate,
+}
+
+/// Something that a batch waits for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Wait {
+    /// How many batches come before that one.
+    pub ahead: usize,
+    /// What is being done.
+    pub stage: Stage,
+    /// The object that it is done to; nothing in particular while a batch is put together.
+    pub object: Option<String>,
+    /// For how long that has taken, in seconds.
+    pub seconds: f64,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stage, seconds, .. } = self;
+        match (stage, self.object.as_deref().unwrap_or_default()) {
+            (Stage::Source, object) => write!(f, "waiting for `{object}`, asked for {seconds:.1} s ago"),
+            (Stage::Decode, object) => write!(f, "decoding `{object}` for {seconds:.1} s"),
+            (Stage::Collate, _) => write!(f, "it has been put together for {seconds:.1} s"),
+        }
+    }
+}
+
+/// When the units of a step came.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    began: Instant,
+    /// Nanoseconds after that, when the bytes of each unit were there; 0 is not yet.
+    fetched: Vec<AtomicU64>,
+    /// When everything was.
+    complete: AtomicU64,
+}
+
+impl Arrivals {
+    pub(super) fn new(units: usize) -> Self {
+        let fetched = (0..units).map(|_| AtomicU64::new(0)).collect();
+        Self { began: Instant::now(), fetched, complete: AtomicU64::new(0) }
+    }
+
+    pub(super) fn mark_fetched(&self, at: usize) {
+        self.fetched[at].store(self.now(), Ordering::Relaxed);
+    }
+
+    pub(super) fn mark_complete(&self) {
+        self.complete.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        (self.began.elapsed().as_nanos() as u64).max(1)
+    }
+
+    fn stage_of(&self, at: usize) -> (Stage, f64) {
+        let fetched = self.fetched[at].load(Ordering::Relaxed);
+        let stage = if fetched == 0 { Stage::Source } else { Stage::Decode };
+        (stage, self.since(fetched))
+    }
+
+    fn since(&self, nanoseconds: u64) -> f64 {
+        self.began.elapsed().saturating_sub(Duration::from_nanos(nanoseconds)).as_secs_f64()
+    }
+}
+
+impl Prepare {
+    /// What the steps under way wait for, the next one first.
+    pub(super) fn waits(&self) -> Vec<Wait> {
+        let mut steps: Vec<_> = {
+            let under_way = self.under_way.lock();
+            under_way.iter().filter_map(std::sync::Weak::upgrade).filter(|step| step.is_under_way()).collect()
+        };
+        steps.sort_by_key(|step| step.step.next);
+        steps.iter().enumerate().flat_map(|(ahead, step)| step.waits(ahead)).collect()
+    }
+
+    /// The same of the next step alone, in a few words.
+    pub(super) fn say_waits(&self) -> String {
+        let waits: Vec<_> = self.waits().into_iter().filter(|wait| wait.ahead == 0).collect();
+        let Some(longest) = waits.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds)) else {
+            return "nothing of it has begun: the workers have other things to do".to_owned();
+        };
+        match waits.len() - 1 {
+            0 => longest.to_string(),
+            others => format!("{longest}, and for {others} other objects"),
+        }
+    }
+}
+
+impl UnderWay {
+    fn waits(&self, ahead: usize) -> Vec<Wait> {
+        let dataset = &self.prepare.dataset;
+        let missing: Vec<usize> = {
+            let parts = self.parts.lock();
+            (0..parts.len()).filter(|&at| parts[at].is_none()).collect()
+        };
+        let complete = self.arrivals.complete.load(Ordering::Relaxed);
+        if missing.is_empty() || complete != 0 {
+            let seconds = self.arrivals.since(complete);
+            return vec![Wait { ahead, stage: Stage::Collate, object: None, seconds }];
+        }
+        let of_unit = |at: usize| {
+            let unit = self.units[at];
+            let source = &self.prepare.sources[unit.field.min(self.prepare.sources.len() - 1)];
+            let object = dataset.manifest.object(unit.sample, unit.field);
+            let name = object.map_or_else(|error| error.to_string(), |object| source.uri_of(&object.key));
+            let (stage, seconds) = self.arrivals.stage_of(at);
+            Wait { ahead, stage, object: Some(name), seconds }
+        };
+        missing.into_iter().map(of_unit).collect()
+    }
+}
