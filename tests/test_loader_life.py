@@ -316,7 +316,7 @@ def test_leaving_the_interpreter_with_batches_under_way_does_not_hang(folder: Pa
 def test_a_batch_that_takes_too_long_says_what_it_waited_for(folder: Path) -> None:
     slow = hw.FetchConfig(throttle=hw.Throttle(first_byte="1h"))
     made = loader(folder, fetch=slow, batch_deadline=0.05, shuffle=False)
-    with pytest.raises(hw.DeadlineError, match=r"waiting for `.*/a/0000\.pt` and 7 other objects"):
+    with pytest.raises(hw.DeadlineError, match=r"waiting for `.*/a/0000\.pt` for .* and for 7 other objects"):
         next(iter(made))
 
 

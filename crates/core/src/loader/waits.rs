@@ -37,7 +37,7 @@ impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { stage, seconds, .. } = self;
         match (stage, self.object.as_deref().unwrap_or_default()) {
-            (Stage::Source, object) => write!(f, "waiting for `{object}`, asked for {seconds:.1} s ago"),
+            (Stage::Source, object) => write!(f, "waiting for `{object}` for {seconds:.1} s"),
             (Stage::Decode, object) => write!(f, "decoding `{object}` for {seconds:.1} s"),
             (Stage::Collate, _) => write!(f, "it has been put together for {seconds:.1} s"),
         }
@@ -72,14 +72,15 @@ impl Arrivals {
         (self.began.elapsed().as_nanos() as u64).max(1)
     }
 
-    fn stage_of(&self, at: usize) -> (Stage, f64) {
+    fn stage_of(&self, at: usize, now: Instant) -> (Stage, f64) {
         let fetched = self.fetched[at].load(Ordering::Relaxed);
         let stage = if fetched == 0 { Stage::Source } else { Stage::Decode };
-        (stage, self.since(fetched))
+        (stage, self.since(fetched, now))
     }
 
-    fn since(&self, nanoseconds: u64) -> f64 {
-        self.began.elapsed().saturating_sub(Duration::from_nanos(nanoseconds)).as_secs_f64()
+    fn since(&self, nanoseconds: u64, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.began);
+        elapsed.saturating_sub(Duration::from_nanos(nanoseconds)).as_secs_f64()
     }
 }
 
@@ -91,24 +92,26 @@ impl Prepare {
             under_way.iter().filter_map(std::sync::Weak::upgrade).filter(|step| step.is_under_way()).collect()
         };
         steps.sort_by_key(|step| step.step.next);
-        steps.iter().enumerate().flat_map(|(ahead, step)| step.waits(ahead)).collect()
+        let now = Instant::now();
+        steps.iter().enumerate().flat_map(|(ahead, step)| step.waits(ahead, now)).collect()
     }
 
     /// The same of the next step alone, in a few words.
     pub(super) fn say_waits(&self) -> String {
         let waits: Vec<_> = self.waits().into_iter().filter(|wait| wait.ahead == 0).collect();
-        let Some(longest) = waits.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds)) else {
+        // The first of those that took longest.
+        let Some(longest) = waits.iter().rev().max_by(|a, b| a.seconds.total_cmp(&b.seconds)) else {
             return "nothing of it has begun: the workers have other things to do".to_owned();
         };
         match waits.len() - 1 {
             0 => longest.to_string(),
-            others => format!("{longest}, and for {others} other objects"),
+            others => format!("{longest} and for {others} other objects"),
         }
     }
 }
 
 impl UnderWay {
-    fn waits(&self, ahead: usize) -> Vec<Wait> {
+    fn waits(&self, ahead: usize, now: Instant) -> Vec<Wait> {
         let dataset = &self.prepare.dataset;
         let missing: Vec<usize> = {
             let parts = self.parts.lock();
@@ -116,7 +119,7 @@ impl UnderWay {
         };
         let complete = self.arrivals.complete.load(Ordering::Relaxed);
         if missing.is_empty() || complete != 0 {
-            let seconds = self.arrivals.since(complete);
+            let seconds = self.arrivals.since(complete, now);
             return vec![Wait { ahead, stage: Stage::Collate, object: None, seconds }];
         }
         let of_unit = |at: usize| {
@@ -124,7 +127,7 @@ impl UnderWay {
             let source = &self.prepare.sources[unit.field.min(self.prepare.sources.len() - 1)];
             let object = dataset.manifest.object(unit.sample, unit.field);
             let name = object.map_or_else(|error| error.to_string(), |object| source.uri_of(&object.key));
-            let (stage, seconds) = self.arrivals.stage_of(at);
+            let (stage, seconds) = self.arrivals.stage_of(at, now);
             Wait { ahead, stage, object: Some(name), seconds }
         };
         missing.into_iter().map(of_unit).collect()

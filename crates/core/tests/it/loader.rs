@@ -257,7 +257,9 @@ fn a_batch_that_takes_too_long_names_the_object() {
     let loader = Loader::new(&dataset, config).expect("loader");
     let error = loader.batches(uninterrupted()).expect("begins").next().expect("waits").expect_err("too late");
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.to_string().contains("a/0000.pt` and 3 other objects"), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("waiting for `") && words.contains("a/0000.pt` for "), "{words}");
+    assert!(words.ends_with(" s and for 3 other objects"), "{words}");
 }
 
 #[test]
