@@ -30,7 +30,7 @@ def test_a_wait_is_told_to_the_log_and_ends_at_its_deadline_with_what_it_was_for
 ) -> None:
     made = never(folder, watchdog="200ms", batch_deadline="1s")
     with caplog.at_level(logging.WARNING, "headwater"):
-        with pytest.raises(hw.DeadlineError, match=r"waiting for `.*/[ab]/000[0-3]\.pt`, for .* s and for 7 other objects"):
+        with pytest.raises(hw.DeadlineError, match=r"waiting for `.*/[ab]/000[0-3]\.pt` for .* s and for 7 other objects"):
             next(iter(made))
         made.close()
     told = [record.message for record in caplog.records if "the next batch is not there" in record.message]

@@ -19,7 +19,8 @@ pub struct Progress {
     fetched: AtomicU64,
     decoded: AtomicU64,
     done: AtomicU64,
-    cancels: Mutex<Vec<Cancel>>,
+    /// `None` once it is cancelled.
+    cancels: Mutex<Option<Vec<Cancel>>>,
 }
 
 /// A wait of the consumer, by what it waited for.
@@ -50,7 +51,7 @@ impl Progress {
             fetched: AtomicU64::new(0),
             decoded: AtomicU64::new(0),
             done: AtomicU64::new(0),
-            cancels: Mutex::default(),
+            cancels: Mutex::new(Some(Vec::new())),
         }
     }
 
@@ -85,9 +86,12 @@ impl Progress {
         self.decoded.fetch_max(self.now(), Ordering::Relaxed);
     }
 
-    /// Leaves something to do when the step is cancelled.
+    /// Leaves something to do when the step is cancelled: at once if it is already, as it may be while it begins.
     pub fn on_cancel(&self, cancel: impl FnOnce() + Send + 'static) {
-        self.cancels.lock().push(Box::new(cancel));
+        if let Some(cancels) = &mut *self.cancels.lock() {
+            return cancels.push(Box::new(cancel));
+        }
+        cancel();
     }
 
     /// Units of the step.
@@ -114,8 +118,8 @@ impl Progress {
     }
 
     pub(super) fn cancel(&self) {
-        let cancels = std::mem::take(&mut *self.cancels.lock());
-        cancels.into_iter().for_each(|cancel| cancel());
+        let cancels = self.cancels.lock().take();
+        cancels.into_iter().flatten().for_each(|cancel| cancel());
     }
 
     /// Splits the wait from `asked` until the step was done by the stages it was in.

@@ -157,3 +157,22 @@ fn a_wait_is_split_by_the_stages_it_was_in() {
     assert_eq!(progress.stall_since(Instant::now()), Stall::default(), "who asks late waits for nothing");
     assert_eq!(progress.ready_units(), 4);
 }
+
+#[test]
+fn what_begins_while_it_is_cancelled_is_cancelled_too() {
+    let progress = Progress::new();
+    let cancelled = Arc::new(AtomicUsize::new(0));
+    let count = || {
+        let cancelled = cancelled.clone();
+        move || {
+            cancelled.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    progress.on_cancel(count());
+    progress.cancel();
+    assert_eq!(cancelled.load(Ordering::Relaxed), 1);
+    progress.on_cancel(count());
+    assert_eq!(cancelled.load(Ordering::Relaxed), 2);
+    progress.cancel();
+    assert_eq!(cancelled.load(Ordering::Relaxed), 2);
+}
