@@ -63,3 +63,15 @@ def closed_while_two_wait(made: hw.StreamingDataLoader) -> list[Any]:
     for thread in threads:
         thread.join(10)
     return ended
+
+
+def small(root: Path, count: int, bad: Any = ()) -> Path:
+    """Writes a set of one small field, some of whose objects cannot be decoded."""
+    (root / "a").mkdir(parents=True)
+    for number in range(count):
+        path = root / f"a/{number:04}.pt"
+        if number in bad:
+            path.write_bytes(b"no tensor at all")
+        else:
+            torch.save(torch.full((4,), number), path)
+    return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import torch
 import zstandard
 
 import headwater as hw
-from clips import SAMPLES, check, closed_while_two_wait, indices, loader, value, write_clips
+from clips import SAMPLES, THROTTLE, check, closed_while_two_wait, indices, loader, value, write_clips
 
 
 @pytest.fixture(scope="module")
@@ -329,3 +330,51 @@ def test_a_damaged_object_is_named_and_the_batches_before_it_arrive(folder: Path
     with pytest.raises(hw.CorruptDataError, match=r"4\.pt"):
         next(batches)
     assert next(batches, None) is None
+
+
+def test_an_exhausted_iterator_stays_exhausted(folder: Path) -> None:
+    made = loader(folder)
+    batches = iter(made)
+    assert len(list(batches)) == len(made)
+    made.set_epoch(3)
+    assert next(batches, None) is None
+
+
+def test_an_exhausted_iterator_does_not_read_for_nobody(folder: Path) -> None:
+    made = loader(folder, fetch=THROTTLE, cache=hw.CacheConfig(memory=0))
+    batches = iter(made)
+    list(batches)
+    before = made.stats()["source_requests_total"]
+    made.set_epoch(3)
+    time.sleep(0.5)
+    assert made.stats()["source_requests_total"] == before
+    del batches
+
+
+def test_a_placed_pass_that_failed_to_hand_out_follows_set_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import headwater.ahead as ahead
+
+    real = ahead._Taken.hand_over
+
+    def out_of_memory(self: Any, waited: float) -> Any:
+        raise RuntimeError("out of memory")
+
+    made, other = loader(folder, device="meta"), loader(folder)
+    batches = iter(made)
+    with monkeypatch.context() as patch:
+        patch.setattr(ahead._Taken, "hand_over", out_of_memory)
+        with pytest.raises(RuntimeError):
+            next(batches)
+    assert ahead._Taken.hand_over is real
+    made.set_epoch(3)
+    other.set_epoch(3)
+    assert list(next(batches)["__key__"]) == list(next(iter(other))["__key__"]), "a batch of epoch 0 came"
+
+
+def test_what_is_cut_down_is_said_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "headwater"):
+        for _ in range(3):
+            dataset = hw.StreamingDataset(folder, cache=hw.CacheConfig(memory="900TB"))
+            hw.StreamingDataLoader(dataset, 4, memory_budget="900TB")
+    said = [record.message.partition(" is more")[0] for record in caplog.records]
+    assert len(said) == len(set(said))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import headwater as hw
-from clips import SAMPLES, THROTTLE, check, indices, write_clips
+from clips import SAMPLES, THROTTLE, check, indices, small, write_clips
 from forks import in_child
 
 BAD = (3, 4, 17, 29)
@@ -139,3 +140,37 @@ def test_a_function_decides_in_a_forked_child_too(folder: Path) -> None:
 def test_nothing_else_is_understood(folder: Path) -> None:
     with pytest.raises(hw.ConfigError, match="give one of"):
         opened(folder, "ignore")
+
+
+def test_many_failures_at_once_are_all_asked_about(tmp_path: Path) -> None:
+    folder = small(tmp_path / "set", 200, bad=range(0, 200, 2))
+
+    def decide(key: str, _: Any) -> Any:
+        time.sleep(0.1)
+        return "substitute"
+
+    made = hw.StreamingDataLoader(hw.StreamingDataset(folder, on_error=decide), 1, window_samples=200)
+    assert len(list(made)) == 200
+
+
+@pytest.mark.parametrize(("mode", "batch_size"), [("skip", 1), ("skip", 16), ("substitute", 4)])
+def test_whether_a_hundred_in_a_row_raise_is_the_same_in_every_run(tmp_path: Path, mode: Any, batch_size: int) -> None:
+    folder = small(tmp_path / "set", 600, bad=range(100, 230))
+    outcomes = set()
+    for number in range(12):
+        fetch = hw.FetchConfig(throttle=hw.Throttle(first_byte="2ms")) if number % 2 else None
+        made = hw.StreamingDataLoader(hw.StreamingDataset(folder, on_error=mode, fetch=fetch), batch_size)
+        try:
+            list(made)
+            outcomes.add("ended")
+        except hw.CorruptDataError:
+            outcomes.add("raised")
+    assert len(outcomes) == 1
+
+
+def test_a_function_nobody_answers_for_is_refused_in_a_file(tmp_path: Path) -> None:
+    folder = small(tmp_path / "set", 4)
+    (tmp_path / "headwater.toml").write_text(f'on_error = "ask:nobody"\n[fields]\na = "{folder}/a"\n')
+    # Otherwise every bad sample waits for 30 s.
+    with pytest.raises(hw.ConfigError):
+        hw.open(tmp_path / "headwater.toml")

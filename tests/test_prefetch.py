@@ -195,3 +195,39 @@ def test_a_forked_child_has_a_queue_of_its_own(folder: Path) -> None:
 
     in_child(work)
     fetched(dataset, 20)
+
+
+def test_what_was_read_meanwhile_is_not_fetched_again(folder: Path) -> None:
+    fetch = hw.FetchConfig(throttle=hw.Throttle(first_byte="20ms"), hedge=0)
+    dataset = hw.StreamingDataset(folder, fetch=fetch, prefetch=hw.PrefetchConfig(memory=1))
+    dataset.prefetch(range(20))
+    for number in range(19, 9, -1):
+        dataset[number]
+    for number in range(10):
+        dataset[number]
+    time.sleep(0.5)
+    dataset.prefetch([])
+    time.sleep(0.5)
+    stats = dataset.stats()
+    print({k: v for k, v in stats.items() if k.startswith("prefetch")})
+    assert stats["source_requests_total"] == 40
+    assert stats["prefetch_bytes"] == 0
+
+
+def test_one_key_is_not_a_list_of_letters(folder: Path) -> None:
+    dataset = hw.StreamingDataset(folder)
+    with pytest.raises(hw.ConfigError, match="give a list of keys"):
+        dataset.prefetch("0003")
+
+
+def test_a_sample_that_fails_leaves_nothing_held(tmp_path: Path) -> None:
+    folder = write_clips(tmp_path)
+    (folder / "a/0003.pt").write_bytes(b"no tensor at all")
+    dataset = hw.StreamingDataset(folder)
+    dataset.prefetch([3])
+    ends = time.monotonic() + 10
+    while dataset.stats()["prefetch_fetched_total"] + dataset.stats()["prefetch_failed_total"] < 2 and time.monotonic() < ends:
+        time.sleep(0.01)
+    with pytest.raises(hw.CorruptDataError):
+        dataset[3]
+    assert dataset.stats()["prefetch_bytes"] == 0

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import headwater as hw
-from clips import loader, write_clips
+from clips import loader, small, write_clips
+from forks import in_child
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +66,78 @@ def test_a_healthy_pass_says_nothing(folder: Path, caplog: pytest.LogCaptureFixt
         assert len(list(made)) == 13
     assert not caplog.records
     assert made.waits() == []
+
+
+def test_watchdog_names_the_function_that_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "set", 8, bad=(0,))
+
+    def decide(key: str, _: Any) -> Any:
+        time.sleep(2)
+        return "skip"
+
+    made = hw.StreamingDataLoader(hw.StreamingDataset(folder, on_error=decide), 4, watchdog="300ms")
+    seen: list[Any] = []
+
+    def watch() -> None:
+        time.sleep(1)
+        seen.extend(made.waits())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    with caplog.at_level(logging.WARNING, "headwater"):
+        next(iter(made))
+    thread.join()
+    told = [record.message for record in caplog.records]
+    print(told, seen)
+    assert seen, "the function is waited for"
+    assert not any("nothing of it has begun" in words for words in told)
+
+
+def test_watchdog_names_nothing_of_another_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "set", 8, bad=(0,))
+    torch.save(torch.rand(1_000_000), folder / "a/0006.pt")
+
+    def decide(key: str, _: Any) -> Any:
+        time.sleep(1)
+        return "skip"
+
+    fetch = hw.FetchConfig(throttle=hw.Throttle(first_byte="1ms", stream_rate="1MB"), hedge=0, part_size=0)
+    dataset = hw.StreamingDataset(folder, fetch=fetch, on_error=decide)
+    made = hw.StreamingDataLoader(dataset, 1, watchdog="300ms", window_samples=8)
+    with caplog.at_level(logging.WARNING, "headwater"):
+        next(iter(made))
+    told = [record.message for record in caplog.records if "the next batch is not there" in record.message]
+    assert told
+    assert not any("0006" in words for words in told), "that is of the seventh batch"
+
+
+def test_ahead_counts_ready_batches(tmp_path: Path) -> None:
+    folder = small(tmp_path / "set", 8)
+    torch.save(torch.rand(1_000_000), folder / "a/0005.pt")
+    fetch = hw.FetchConfig(throttle=hw.Throttle(first_byte="1ms", stream_rate="1MB"), hedge=0, part_size=0)
+    made = hw.StreamingDataLoader(hw.StreamingDataset(folder, fetch=fetch), 1, window_samples=8)
+    batches = iter(made)
+    next(batches)
+    time.sleep(1)
+    waits = made.waits()
+    print(waits)
+    made.close()
+    assert [wait["ahead"] for wait in waits if wait["object"] and "0005" in wait["object"]] == [4]
+
+
+def test_a_forked_child_waits_for_nothing_of_its_parents(folder: Path) -> None:
+    fetch = hw.FetchConfig(throttle=hw.Throttle(first_byte="30s"), hedge=0)
+    made = loader(folder, fetch=fetch)
+    batches = iter(made)
+    ends = time.monotonic() + 10
+    while not made.waits() and time.monotonic() < ends:
+        time.sleep(0.01)
+
+    def work() -> None:
+        assert made.waits() == []
+
+    try:
+        in_child(work)
+    finally:
+        made.close()
+        del batches

@@ -39,6 +39,7 @@ class Ahead(Iterator[Any]):
         self._lock = threading.RLock()
         self._owner = os.getpid()
         self._is_closed = False
+        self.is_over = False
 
     def __next__(self) -> Any:
         if os.getpid() != self._owner:
@@ -53,6 +54,7 @@ class Ahead(Iterator[Any]):
                 pass
             if self._is_closed or not self._taken:
                 self._taken.clear()
+                self.is_over = True
                 raise StopIteration
             first, *others = self._taken
             began = time.perf_counter()
@@ -76,12 +78,14 @@ class Ahead(Iterator[Any]):
 
     def begin_anew(self, batches: Batches) -> None:
         """Goes through other batches instead; nothing was taken yet."""
-        self._batches.close()
-        self._batches = batches
+        with self._lock:
+            self._taken.clear()
+            self._batches.close()
+            self._batches = batches
 
     def close(self) -> None:
         """Cancels what is under way."""
-        self._is_closed = True
+        self._is_closed = self.is_over = True
         self._batches.close()
         # Whoever is in a step meanwhile, be it the thread that a signal handler calls this on, sees to what was taken.
         if os.getpid() == self._owner and self._lock.acquire(blocking=False):

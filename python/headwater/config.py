@@ -1,4 +1,4 @@
-"""Settings of cache and fetching."""
+"""Settings of caching, fetching and fetching ahead."""
 
 from __future__ import annotations
 
@@ -112,6 +112,18 @@ def as_json(config: dict[str, Any]) -> str:
 
     """
     return json.dumps({name: _plain(name, value) for name, value in config.items()})
+
+
+def state_as_json(state: Any) -> str:
+    """A loader's state as the core reads it.
+
+    Raises:
+        ConfigError: it is no dict of plain settings.
+
+    """
+    if not isinstance(state, dict):
+        raise ConfigError(f"cannot restore a `{type(state).__name__}`: it is not what state_dict() returns")
+    return as_json(state)
 
 
 def _plain(name: str, value: Any, depth: int = 0) -> Any:

@@ -195,6 +195,8 @@ class StreamingDataset(_MapStyle):
             NotFoundError, IndexOutOfRangeError: there is no such sample; nothing is queued then.
 
         """
+        if isinstance(samples, str):
+            raise ConfigError("cannot prefetch a str: give a list of keys")
         indices = [self._native.index_of(sample) if isinstance(sample, str) else self._index(sample) for sample in samples]
         return self._native.prefetch(indices)
 

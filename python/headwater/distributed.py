@@ -87,6 +87,23 @@ def join(
     return ranks
 
 
+def refuse_another_rank(found: tuple[int, int] | None) -> None:
+    """Makes sure that this process still is the rank that it was when a loader or sampler found it out.
+
+    Raises:
+        ConfigError: made before its trainer began the job, it would read every sample on every rank.
+
+    """
+    now = find_ranks()[:2] if found is not None else None
+    if now is None or now[1] == 1 or now == found:
+        return
+    of = "rank {} of {}"
+    raise ConfigError(
+        f"cannot load: the loader or sampler was made as {of.format(*found or ())}, and this is {of.format(*now)}; make it "
+        "once torch.distributed is up (with Lightning in `train_dataloader`), or give rank= and world_size="
+    )
+
+
 def say_whose_ranks(ranks: Ranks) -> None:
     """Says once that a loader takes a part of each epoch because of how its process was started, not of what it trains."""
     if ranks.found in ("Slurm", "MPI") and ranks.world_size > 1 and ranks.rank == 0:

@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from headwater import _headwater
-from headwater.config import Size, Span, as_json
+from headwater.config import Size, Span, as_json, state_as_json
 from headwater.dataset import StreamingDataset
-from headwater.distributed import Group, Ranks, find_ranks, join, say_whose_ranks, told
-from headwater.errors import ConfigError
+from headwater.distributed import Group, Ranks, find_ranks, join, refuse_another_rank, say_whose_ranks, told
+from headwater.errors import ConfigError, DeadlineError, HeadwaterError
 from headwater.frameworks import FrameworkName, default_collate, framework_of
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class StreamingDataLoader:
             ConfigError: samples do not fit together; the message names field and samples, and says what to do.
 
         """
-        self._refuse_another_rank()
+        refuse_another_rank(self._found_rank)
         made: _Pass | Ahead
         if self._placement is None:
             made = _Pass(self._native.batches(), self.dataset, self._finish)
@@ -189,19 +189,8 @@ class StreamingDataLoader:
         """Chooses where the next pass begins, and has the last one begin there while it has handed out nothing."""
         made = None if self._native.is_used() else self._last_pass()
         choose()
-        if made is not None:
+        if made is not None and not made.is_over:
             made.begin_anew(self._native.batches())
-
-    def _refuse_another_rank(self) -> None:
-        # Made before its trainer began the job, a loader would read every sample on every rank.
-        now = find_ranks()[:2]
-        if self._found_rank is None or now[1] == 1 or now == self._found_rank:
-            return
-        of = "rank {} of {}"
-        raise ConfigError(
-            f"cannot load: the loader was made as {of.format(*self._found_rank)}, and this is {of.format(*now)}; make it once "
-            "torch.distributed is up (with Lightning in `train_dataloader`), or give rank= and world_size="
-        )
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next pass; a state restored for that very epoch keeps its place in it."""
@@ -223,7 +212,7 @@ class StreamingDataLoader:
             ObjectChangedError: objects were replaced since, and the dataset has ``on_changed="error"``.
 
         """
-        restored = as_json(state_dict)
+        restored = state_as_json(state_dict)
         self._choose(lambda: self._native.restore(restored))
 
     @property
@@ -281,13 +270,22 @@ class _Pass:
         # Also so that the dataset's functions are there while batches are.
         self._dataset = dataset
         self._batches, self._finish = batches, finish
+        self.is_over = False
 
     def __iter__(self) -> _Pass:
         return self
 
     def __next__(self) -> Any:
-        batch = self._batches.next()
+        try:
+            batch = self._batches.next()
+        except DeadlineError:
+            # The batch is still to come.
+            raise
+        except HeadwaterError:
+            self.is_over = True
+            raise
         if batch is None:
+            self.is_over = True
             raise StopIteration
         return batch if self._finish is None else self._finish(batch)
 
@@ -296,6 +294,7 @@ class _Pass:
         self._batches = batches
 
     def close(self) -> None:
+        self.is_over = True
         self._batches.close()
 
 

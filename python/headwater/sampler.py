@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import collections
+import functools
 import json
+import logging
+import multiprocessing
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from headwater import _headwater
-from headwater.config import as_json
+from headwater.config import as_json, state_as_json
 from headwater.dataset import StreamingDataset
-from headwater.distributed import Group, join
+from headwater.distributed import Group, join, refuse_another_rank
 from headwater.errors import ConfigError
+
+_logger = logging.getLogger("headwater")
 
 # How many samples a loader without worker processes has fetched ahead.
 _SAMPLES_AHEAD = 64
@@ -67,6 +73,7 @@ class Sampler:
             "replication": replication,
         }
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
+        self._found_rank = None if ranks.found == "given" or process_group is not None else ranks[:2]
         self._native = _headwater.Sampler(dataset._native, as_json(config))
         self._drawn: _Drawn | None = None
         self._is_tracked = False
@@ -77,6 +84,7 @@ class Sampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         """Begins a pass: where a restored state or :meth:`set_epoch` says, else the next epoch from its start."""
+        refuse_another_rank(self._found_rank)
         self._drawn, self._is_tracked = _Drawn(self._native), False
         return self._drawn
 
@@ -89,14 +97,18 @@ class Sampler:
                 64 samples. They take memory as ``PrefetchConfig`` says.
 
         Raises:
-            ConfigError: the loader hands out batches in another order than it draws them.
+            ConfigError: the loader hands out batches in another order than it draws them, or ``look_ahead`` cannot be meant.
 
         """
         if getattr(dataloader, "in_order", True) is False:
             raise ConfigError("cannot track a DataLoader with in_order=False: nobody knows which batch it hands out")
+        has_workers = getattr(dataloader, "num_workers", 1) > 0
         if look_ahead is None:
-            has_workers = getattr(dataloader, "num_workers", 1) > 0
             look_ahead = 0 if has_workers else max(2, -(-_SAMPLES_AHEAD // self.batch_size))
+        if type(look_ahead) is not int or look_ahead < 0:
+            raise ConfigError(f"cannot look {look_ahead!r} steps ahead: give a number of them, 0 for none")
+        if look_ahead and has_workers:
+            raise ConfigError("look_ahead is for a DataLoader without workers: workers read for themselves")
         return Tracked(self, dataloader, look_ahead)
 
     def set_epoch(self, epoch: int) -> None:
@@ -104,6 +116,9 @@ class Sampler:
         if not 0 <= epoch < 2**63:
             raise ConfigError(f"cannot use epoch {epoch}: epochs count from 0")
         self._native.set_epoch(epoch)
+        if not self._is_tracked:
+            # What was drawn of the pass before is no longer where the run stands.
+            self._drawn = None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands, as :meth:`StreamingDataLoader.state_dict`: either can go on with the other's.
@@ -111,7 +126,8 @@ class Sampler:
         Behind it is what :meth:`track` handed out. Of a pass that is not tracked it is what was drawn, which without worker
         processes is the same.
         """
-        if self._drawn is not None and not self._is_tracked and not self._drawn.is_over:
+        if self._drawn is not None and not self._is_tracked:
+            _warn_of_workers()
             return self._drawn.state_dict()
         state: dict[str, Any] = json.loads(self._native.state())
         return state
@@ -124,7 +140,7 @@ class Sampler:
             ObjectChangedError: objects were replaced since, and the dataset has ``on_changed="error"``.
 
         """
-        self._native.restore(as_json(state_dict))
+        self._native.restore(state_as_json(state_dict))
         self._drawn = None
 
     def __repr__(self) -> str:
@@ -148,21 +164,43 @@ class Tracked(Iterable[Any]):
             ConfigError: the loader does not draw from this sampler.
 
         """
-        sampler = self._sampler
-        sampler._drawn = None
+        self._sampler._drawn = None
         batches = iter(self._dataloader)
-        drawn = sampler._drawn
-        if drawn is None:
-            raise ConfigError("this loader does not draw from this sampler: give it batch_sampler=sampler")
-        sampler._is_tracked, drawn.steps_ahead = True, self._look_ahead
+        # A generator around the loader begins with the first batch.
+        drawn = self._begin()
         try:
             for batch in batches:
-                indices, pads = drawn.hand_out()
-                yield _with_pads(batch, indices, pads, sampler.dataset._framework)
-            drawn.end()
+                drawn = drawn or self._begin()
+                if drawn is None:
+                    raise ConfigError("this loader does not draw from this sampler: give it batch_sampler=sampler")
+                yield self._handed_out(batch, *drawn.hand_out())
+            drawn = drawn or self._begin()
+            if drawn is not None:
+                drawn.end()
         finally:
-            if self._look_ahead:
-                sampler.dataset.stop_prefetch()
+            if drawn is not None:
+                drawn.forget_ahead()
+
+    def _begin(self) -> _Drawn | None:
+        drawn = self._sampler._drawn
+        if drawn is not None:
+            self._sampler._is_tracked = True
+            drawn.track(self._look_ahead)
+        return drawn
+
+    def _handed_out(self, batch: Any, drawn: list[int], pads: list[bool] | None) -> Any:
+        index = batch.get("__index__") if isinstance(batch, dict) else None
+        if index is None or getattr(index, "is_cuda", False):
+            return batch
+        handed = index.tolist() if hasattr(index, "tolist") else list(index)
+        if handed != drawn and self._sampler.dataset._native.raises_errors:
+            raise ConfigError(
+                f"the loader handed out samples {handed} where this sampler drew {drawn}: something shards or reorders batches; "
+                "give the sampler rank=0, world_size=1, or do not let anything prepare the loader"
+            )
+        if pads is not None and "__pad__" not in batch:
+            batch["__pad__"] = _like(index, _pads_of(handed, drawn, pads))
+        return batch
 
 
 class _Drawn(Iterator[list[int]]):
@@ -171,17 +209,23 @@ class _Drawn(Iterator[list[int]]):
     def __init__(self, native: _headwater.Sampler) -> None:
         self._native, self._walk = native, native.begin()
         self._under_way: collections.deque[tuple[list[int], list[bool] | None]] = collections.deque()
-        self.steps_ahead = 0
-        self.is_over = False
+        self._steps_ahead = 0
 
     def __next__(self) -> list[int]:
         step = self._walk.draw()
         if step is None:
             raise StopIteration
         self._under_way.append(step)
-        if self.steps_ahead:
-            self._walk.look_ahead(self.steps_ahead)
+        if self._steps_ahead:
+            self._walk.look_ahead(self._steps_ahead)
         return step[0]
+
+    def track(self, steps_ahead: int) -> None:
+        self._walk.track()
+        self._steps_ahead = steps_ahead
+
+    def forget_ahead(self) -> None:
+        self._walk.forget_ahead()
 
     def hand_out(self) -> tuple[list[int], list[bool] | None]:
         if not self._under_way:
@@ -191,7 +235,6 @@ class _Drawn(Iterator[list[int]]):
 
     def end(self) -> None:
         self._walk.end()
-        self.is_over = True
 
     # What torchdata's loader keeps of whatever it draws from.
     def state_dict(self) -> dict[str, Any]:
@@ -199,26 +242,43 @@ class _Drawn(Iterator[list[int]]):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._native.restore(as_json(state_dict))
+        self._native.restore(state_as_json(state_dict))
         self._walk = self._native.begin()
         self._under_way.clear()
 
 
-def _with_pads(batch: Any, indices: list[int], pads: list[bool] | None, framework: str) -> Any:
-    """The batch, saying which of its samples are pads as the loader's own do; of another kind of batch it stays unsaid."""
-    if pads is None or not isinstance(batch, dict) or "__pad__" in batch or "__index__" not in batch:
-        return batch
-    handed = batch["__index__"].tolist()
-    if len(handed) != len(pads):
-        # Samples that could not be read were left out.
-        drawn = iter(zip(indices, pads, strict=True))
-        pads = [next((pad for index, pad in drawn if index == sample), False) for sample in handed]
-    if framework == "torch":
+def _pads_of(handed: list[int], drawn: list[int], pads: list[bool]) -> list[bool]:
+    """Which of the samples handed out are pads, where some were left out or substituted: they keep their order."""
+    if len(handed) == len(drawn):
+        return pads
+    found, at = [], 0
+    for sample in handed:
+        place = next((place for place in range(at, len(drawn)) if drawn[place] == sample), None)
+        # One that was not drawn stands in for the next that was.
+        found.append(pads[min(at, len(pads) - 1) if place is None else place])
+        at = at + 1 if place is None else place + 1
+    return found
+
+
+def _like(index: Any, pads: list[bool]) -> Any:
+    """In the form that the batch's own numbers have."""
+    kind = type(index).__module__.partition(".")[0]
+    if kind == "torch":
         import torch
 
-        batch["__pad__"] = torch.tensor(pads)
-    else:
+        return torch.tensor(pads)
+    if kind == "numpy":
         import numpy as np
 
-        batch["__pad__"] = np.array(pads)
-    return batch
+        return np.array(pads)
+    return pads
+
+
+@functools.cache
+def _warn_of_workers() -> None:
+    # torchdata's loader asks at the right moments.
+    if multiprocessing.active_children() and "torchdata" not in sys.modules:
+        _logger.warning(
+            "the state of a Sampler that is not tracked says what was drawn, which with worker processes is ahead of what was "
+            "handed out: iterate sampler.track(dataloader)"
+        )

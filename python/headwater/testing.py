@@ -44,6 +44,7 @@ def assert_resumable(
         most_after: batches compared after each; by default all up to the end.
 
     Raises:
+        TypeError: a batch holds something that cannot be compared.
         AssertionError: a batch differs, is missing, or is one too many; the message says which, after which step.
 
     """
@@ -130,8 +131,13 @@ def _pieces(value: Any) -> Iterable[bytes]:
         yield f"sequence {len(value)}".encode()
         for inner in value:
             yield from _pieces(inner)
+    elif value is None or isinstance(value, bool | int | float | complex):
+        yield f"{type(value).__name__} {value!r}".encode()
+    elif hasattr(value, "__dict__"):
+        yield type(value).__qualname__.encode()
+        yield from _pieces(vars(value))
     else:
-        yield repr(value).encode()
+        raise TypeError(f"cannot compare a `{type(value).__qualname__}`: have the loader hand out something plainer")
 
 
 def _memory(tensor: Any) -> bytes:

@@ -1,6 +1,6 @@
 //! The dataset class.
 
-use headwater::config::{DatasetConfig, Secrets};
+use headwater::config::{DatasetConfig, OnError, Secrets};
 use headwater::dataset::Dataset as Core;
 use headwater::engine::Interrupt;
 use headwater::sample::Sample;
@@ -117,6 +117,12 @@ impl Dataset {
     /// Empties the cache.
     fn clear_cache(&self, py: Python<'_>) {
         py.detach(|| self.inner.clear_cache());
+    }
+
+    /// Whether samples that cannot be read are raised.
+    #[getter]
+    fn raises_errors(&self) -> bool {
+        self.inner.config().on_error == OnError::Raise
     }
 
     #[getter]

@@ -69,6 +69,16 @@ impl Walk {
         detached(py, |interrupt| self.walk().look_ahead(steps, interrupt))
     }
 
+    /// Has the dataset forget what it was asked to fetch ahead and was not drawn.
+    fn forget_ahead(&self, py: Python<'_>) {
+        py.detach(|| self.walk().forget_ahead());
+    }
+
+    /// What is handed out will be told.
+    fn track(&self) {
+        self.walk().track();
+    }
+
     /// Counts as handed out the first step that was drawn and is not yet.
     fn hand_out(&self) {
         self.walk().hand_out();

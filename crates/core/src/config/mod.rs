@@ -146,6 +146,12 @@ impl DatasetConfig {
     /// `Invalid`, naming the key and line.
     pub fn from_toml(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text).map_err(|cause| invalid("TOML", &cause.message()))?;
+        if let OnError::Ask(_) = config.on_error {
+            return Err(invalid(
+                "TOML",
+                &"`on_error` must be `raise`, `skip` or `substitute`: a file has no functions",
+            ));
+        }
         config.checked()
     }
 

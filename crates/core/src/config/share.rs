@@ -14,7 +14,8 @@ use super::{ByteSize, Ranks, memory_limit};
 static RANKS: AtomicUsize = AtomicUsize::new(0);
 /// Workers of this process's rank, of which it is one; 0 where it is none.
 static WORKERS: AtomicUsize = AtomicUsize::new(0);
-/// What was warned of last: every process of a machine opens the same dataset again and again. No lock, which a fork might leave locked.
+/// What was warned of, a bit for each: every process of a machine opens the same dataset again and again. No lock, which a fork
+/// might leave locked.
 static WARNED: AtomicU64 = AtomicU64::new(0);
 
 /// Says how many ranks of the run are on this machine.
@@ -59,7 +60,8 @@ impl MemoryShare {
             return asked.0;
         }
         let warning = xxh3_64(format!("{what} {}", asked.0).as_bytes());
-        if WARNED.swap(warning, Ordering::Relaxed) != warning {
+        let bit = 1 << (warning % 64);
+        if WARNED.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             let (limit, most) = (ByteSize(self.limit), ByteSize(most));
             match self.sharers {
                 1 => tracing::warn!("{what} of {asked} is more than there is of {limit}: using {most} instead"),

@@ -1,8 +1,8 @@
 //! What becomes of samples that cannot be read: `on_error`.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::Inner;
@@ -14,21 +14,54 @@ use crate::metrics::Metric;
 /// So many failures without a sample that could be read are no longer single bad samples.
 const MOST_IN_A_ROW: u64 = 100;
 
+/// Samples that the user's function is asked about at once.
+pub(super) const ASKED_AT_ONCE: usize = 4;
+
 /// How long the user's function may take to decide about one.
 const ASK_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Samples that failed, of a dataset.
-#[derive(Debug, Default)]
-pub(crate) struct Failures {
-    state: Mutex<State>,
+/// How the samples of a batch came out, one after the other: what is needed to count failures in a row over batches, in their order.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outcomes {
+    /// Failures before the first that could be read.
+    leading: u64,
+    /// Failures since the last that could be.
+    trailing: u64,
+    any_was_read: bool,
+    last: Option<Error>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Since one could be read.
-    in_a_row: u64,
-    /// Left out or substituted so far.
-    spared: u64,
+impl Outcomes {
+    /// Counts one that could be read, or several in a row.
+    pub(crate) fn another_was_read(&mut self) {
+        self.any_was_read = true;
+        self.trailing = 0;
+    }
+
+    /// Counts one more in a row.
+    fn another_failed(&mut self, error: &Error) -> Result<()> {
+        self.trailing += 1;
+        self.leading += u64::from(!self.any_was_read);
+        self.last = Some(error.clone());
+        too_many(self.trailing, error)
+    }
+
+    /// Failures in a row once these have come after so many.
+    ///
+    /// # Errors
+    /// The last one's, when they are too many.
+    pub(crate) fn after(&self, in_a_row: u64) -> Result<u64> {
+        let Some(last) = &self.last else { return Ok(0) };
+        too_many(in_a_row + self.leading, last)?;
+        Ok(if self.any_was_read { self.trailing } else { in_a_row + self.trailing })
+    }
+}
+
+fn too_many(in_a_row: u64, error: &Error) -> Result<()> {
+    if in_a_row < MOST_IN_A_ROW {
+        return Ok(());
+    }
+    Err(error.clone().because(format_args!("{in_a_row} samples in a row could not be read")))
 }
 
 /// What is done about one.
@@ -54,14 +87,15 @@ impl Inner {
     /// That of a sample that is to be raised, also because too many failed one after the other.
     pub(crate) async fn judge<'a>(
         &self,
-        outcomes: impl Iterator<Item = (usize, Option<&'a Error>)>,
+        tried: impl Iterator<Item = (usize, Option<&'a Error>)>,
         others_are_read: bool,
+        outcomes: &mut Outcomes,
     ) -> Result<Vec<Verdict>> {
         let mut judged = Vec::new();
         let mut keeps_one = others_are_read;
-        for (sample, failed) in outcomes {
+        for (sample, failed) in tried {
             let Some(error) = failed else {
-                self.failures.state.lock().in_a_row = 0;
+                outcomes.another_was_read();
                 keeps_one = true;
                 continue;
             };
@@ -70,7 +104,7 @@ impl Inner {
             if verdict == Verdict::Raise {
                 return Err(error.clone());
             }
-            self.another_failed(error)?;
+            outcomes.another_failed(error)?;
             keeps_one |= verdict == Verdict::Substitute;
             judged.push((sample, error, verdict));
         }
@@ -78,13 +112,6 @@ impl Inner {
             *verdict = Verdict::Substitute;
         }
         Ok(judged.into_iter().map(|(sample, error, verdict)| self.spared(sample, error, verdict)).collect())
-    }
-
-    /// Takes note of a batch of samples that could all be read.
-    pub(crate) fn all_were_read(&self) {
-        if self.config.on_error != OnError::Raise {
-            self.failures.state.lock().in_a_row = 0;
-        }
     }
 
     async fn verdict(&self, sample: usize, error: &Error) -> Result<Verdict> {
@@ -100,22 +127,13 @@ impl Inner {
                     "kind": format!("{:?}", error.kind()),
                     "message": error.report(),
                 });
+                // Few at once, so that who answers is free for the next, and for other questions, when it is asked.
+                let _turn = self.kept()?.asking.acquire().await;
                 let answer = Questions::current()?.ask(&format!("{name}\n{about}"), ASK_DEADLINE).await;
                 let answer = answer.map_err(|failed| wrong(&failed.report()))?;
                 serde_json::from_str(&answer).map_err(|_| wrong(&format_args!("its answer was {answer}")))
             }
         }
-    }
-
-    /// Counts one more in a row.
-    fn another_failed(&self, error: &Error) -> Result<()> {
-        let mut state = self.failures.state.lock();
-        state.in_a_row += 1;
-        if state.in_a_row < MOST_IN_A_ROW {
-            return Ok(());
-        }
-        let in_a_row = std::mem::take(&mut state.in_a_row);
-        Err(error.clone().because(format_args!("{in_a_row} samples in a row could not be read")))
     }
 
     fn spared(&self, sample: usize, error: &Error, verdict: Verdict) -> Verdict {
@@ -124,11 +142,7 @@ impl Inner {
             _ => (Metric::SamplesSkipped, "leaving it out"),
         };
         self.metrics.record(&[(metric, 1)]);
-        let total = {
-            let mut state = self.failures.state.lock();
-            state.spared += 1;
-            state.spared
-        };
+        let total = self.spared.fetch_add(1, Ordering::Relaxed) + 1;
         // The first, and then fewer and fewer: a set with many bad samples must not fill the log.
         if total == 1 || total >= 8 && total.is_power_of_two() {
             let key = self.manifest.key(sample).unwrap_or_default();

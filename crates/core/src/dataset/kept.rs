@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Inner;
+use super::failing::ASKED_AT_ONCE;
 use super::load::Read;
 use super::on_disk::OnDisk;
 use super::packing::Backlog;
@@ -44,6 +46,8 @@ pub(crate) struct Kept {
     pub(crate) backlog: Backlog,
     /// What the user asked to have fetched.
     pub(super) requests: Requests,
+    /// Turns to ask the user's `on_error`.
+    pub(super) asking: Semaphore,
     claims: Mutex<Claims>,
 }
 
@@ -77,6 +81,7 @@ impl Kept {
             flights: Arc::default(),
             backlog: Backlog::default(),
             requests: Requests::new(prefetch),
+            asking: Semaphore::new(ASKED_AT_ONCE),
             claims: Mutex::default(),
         }
     }

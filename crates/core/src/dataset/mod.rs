@@ -40,8 +40,7 @@ use crate::sample::Sample;
 use crate::source::Source;
 
 use expansion::{Expansion, Stored};
-use failing::Failures;
-pub(crate) use failing::Verdict;
+pub(crate) use failing::{Outcomes, Verdict};
 pub(crate) use kept::{Claim, Kept};
 pub(crate) use load::{Loaded, Sources};
 
@@ -63,7 +62,8 @@ pub(crate) struct Inner {
     stored: OnceLock<Stored>,
     clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) failures: Failures,
+    /// Samples that were left out of batches or substituted so far.
+    spared: AtomicU64,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     kept: PerProcess<Kept>,
 }
@@ -207,7 +207,7 @@ impl Dataset {
         for &index in indices {
             self.inner.manifest.key(index)?;
         }
-        self.inner.prefetch(indices, interrupt)
+        self.inner.prefetch(indices, true, interrupt)
     }
 
     /// Ends all of [`Dataset::prefetch`]: empties the queue, cancels what is under way, and lets go of what nobody has read.

@@ -72,7 +72,7 @@ pub(super) fn assemble(
         stored,
         clock,
         metrics,
-        failures: super::Failures::default(),
+        spared: AtomicU64::new(0),
         sources,
         kept,
     };

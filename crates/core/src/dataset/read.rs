@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::load::Sources;
 use super::open::UNNAMED;
-use super::{Inner, Kept, Verdict};
+use super::{Inner, Kept, Outcomes, Verdict};
 use crate::cache::{Lease, UnitId};
 use crate::config::OnError;
 use crate::engine::{Engine, Interrupt};
@@ -51,23 +51,29 @@ pub(super) fn read_batch(inner: &Arc<Inner>, indices: &[usize], interrupt: Inter
     let engine = Engine::current()?;
     let place = |&wanted: &usize| Place { wanted, tried: wanted, attempts: 0, sample: None };
     let mut places: Vec<_> = indices.iter().map(place).collect();
+    let mut outcomes = Outcomes::default();
     loop {
         let tried: Vec<usize> = places.iter().filter(|place| place.sample.is_none()).map(|place| place.tried).collect();
         let others_are_read = tried.len() < places.len();
         let mut read = read(inner, &tried, true, interrupt)?.into_iter();
-        let outcomes: Vec<_> = tried.into_iter().zip(read.by_ref()).collect();
-        let failed: Vec<_> = outcomes.iter().map(|(tried, read)| (*tried, read.as_ref().err().cloned())).collect();
+        let read: Vec<_> = tried.into_iter().zip(read.by_ref()).collect();
+        let failed: Vec<_> = read.iter().map(|(tried, read)| (*tried, read.as_ref().err().cloned())).collect();
         let judge = {
-            let inner = inner.clone();
-            async move { inner.judge(failed.iter().map(|(tried, error)| (*tried, error.as_ref())), others_are_read).await }
+            let (inner, mut outcomes) = (inner.clone(), std::mem::take(&mut outcomes));
+            async move {
+                let tried = failed.iter().map(|(tried, error)| (*tried, error.as_ref()));
+                let verdicts = inner.judge(tried, others_are_read, &mut outcomes).await;
+                verdicts.map(|verdicts| (verdicts, outcomes))
+            }
         };
-        let mut verdicts = engine.block_on("deciding about samples", judge, interrupt)??.into_iter();
-        let mut outcomes = outcomes.into_iter().map(|(_, read)| read);
+        let (verdicts, after) = engine.block_on("deciding about samples", judge, interrupt)??;
+        outcomes = after;
+        let (mut verdicts, mut read) = (verdicts.into_iter(), read.into_iter().map(|(_, read)| read));
         places.retain_mut(|place| {
             if place.sample.is_some() {
                 return true;
             }
-            place.sample = outcomes.next().and_then(Result::ok);
+            place.sample = read.next().and_then(Result::ok);
             if place.sample.is_some() {
                 return true;
             }

@@ -4,7 +4,7 @@
 //! what there is room for. What arrives is held, within a bound of its own, until it is read; reading takes it as if it had just
 //! been loaded, so that what the cache keeps does not depend on who asked first. A queue that is full drops what comes, and says so.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +37,12 @@ pub(crate) struct Requests {
 struct State {
     sources: Option<Sources>,
     waiting: VecDeque<usize>,
-    /// Everything that is waiting, under way or held.
-    known: HashSet<usize>,
+    /// Everything that is waiting, under way or held; and whether the user asked for it, not only who looks ahead.
+    known: HashMap<usize, bool>,
     under_way: HashMap<usize, UnderWay>,
     held: HashMap<usize, Held>,
-    /// Held samples in the order they came; also of some that were taken since.
-    arrived: VecDeque<usize>,
+    /// Held samples in the order they came, and when; also some that were taken since.
+    arrived: VecDeque<(usize, Duration)>,
     /// Of what is under way and held.
     bytes: u64,
     /// How often it was stopped: what was under way before is no longer wanted.
@@ -58,6 +58,12 @@ struct Held {
     units: Vec<Option<Loaded>>,
     bytes: u64,
     since: Duration,
+}
+
+impl Held {
+    fn units(&self) -> u64 {
+        self.units.iter().flatten().count() as u64
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -86,28 +92,31 @@ impl Requests {
         (state.waiting.len() as u64, state.bytes)
     }
 
-    /// Forgets everything, and cancels what is under way.
-    fn stop(&self) {
-        let stopped = {
+    /// Forgets everything, and cancels what is under way. Returns how many units were there unread.
+    fn stop(&self) -> u64 {
+        let mut stopped = {
             let mut state = self.state.lock();
             let run = state.run + 1;
             std::mem::replace(&mut *state, State { run, ..State::default() })
         };
         // Not under the lock: memory is freed here.
-        stopped.under_way.into_values().filter_map(|under_way| under_way.cancel).for_each(|cancel| cancel());
+        let unused = stopped.held.values().map(Held::units).sum();
+        stopped.under_way.drain().filter_map(|(_, under_way)| under_way.cancel).for_each(|cancel| cancel());
+        unused
     }
 }
 
 impl State {
     /// Puts a sample into the queue; `false` when that is full.
-    fn push(&mut self, sample: usize, queue: usize) -> bool {
-        if self.known.contains(&sample) {
+    fn push(&mut self, sample: usize, by_hand: bool, queue: usize) -> bool {
+        if let Some(known) = self.known.get_mut(&sample) {
+            *known |= by_hand;
             return true;
         }
         if self.waiting.len() >= queue {
             return false;
         }
-        self.known.insert(sample);
+        self.known.insert(sample, by_hand);
         self.waiting.push_back(sample);
         true
     }
@@ -130,18 +139,22 @@ impl State {
 
     /// Takes out what was held longest, if nobody came for it in time.
     fn give_up(&mut self, now: Duration) -> Option<Held> {
-        while let Some(&sample) = self.arrived.front() {
-            match self.held.get(&sample) {
-                None => {}
-                Some(held) if now.saturating_sub(held.since) >= KEPT_FOR => {
-                    self.arrived.pop_front();
-                    return self.remove(sample);
-                }
-                Some(_) => return None,
-            }
+        self.tidy();
+        let &(sample, since) = self.arrived.front()?;
+        if now.saturating_sub(since) < KEPT_FOR {
+            return None;
+        }
+        self.arrived.pop_front();
+        self.remove(sample)
+    }
+
+    /// Forgets which came first of those that are no longer there.
+    fn tidy(&mut self) {
+        while let Some((sample, since)) = self.arrived.front()
+            && self.held.get(sample).is_none_or(|held| held.since != *since)
+        {
             self.arrived.pop_front();
         }
-        None
     }
 
     fn remove(&mut self, sample: usize) -> Option<Held> {
@@ -162,7 +175,7 @@ impl State {
         under_way.bytes -= charged;
         self.bytes += bytes - charged;
         let held = self.held.entry(unit.sample).or_insert_with(|| {
-            self.arrived.push_back(unit.sample);
+            self.arrived.push_back((unit.sample, now));
             Held { units: (0..fields).map(|_| None).collect(), bytes: 0, since: now }
         });
         held.bytes += bytes;
@@ -177,11 +190,22 @@ impl State {
         }
     }
 
-    /// All that comes of a sample has come.
-    fn is_done(&mut self, sample: usize) {
-        let Some(under_way) = self.under_way.remove(&sample) else { return };
+    /// All that comes of a sample has come. What came of one that is not whole is let go of.
+    fn is_done(&mut self, sample: usize, is_whole: bool) -> Option<Held> {
+        let under_way = self.under_way.remove(&sample)?;
         self.bytes -= under_way.bytes;
         if !self.held.contains_key(&sample) {
+            self.known.remove(&sample);
+        }
+        if is_whole { None } else { self.remove(sample) }
+    }
+
+    /// Somebody reads a sample, or nobody will: it need not be fetched any more.
+    fn is_read(&mut self, sample: usize) {
+        if self.known.contains_key(&sample)
+            && let Some(at) = self.waiting.iter().position(|&waiting| waiting == sample)
+        {
+            self.waiting.remove(at);
             self.known.remove(&sample);
         }
     }
@@ -195,6 +219,7 @@ impl State {
         self.bytes -= bytes;
         if is_empty {
             self.remove(unit.sample);
+            self.tidy();
         }
         Some(taken)
     }
@@ -209,14 +234,19 @@ enum Next {
 
 impl Inner {
     /// Queues samples; returns how many of them are, or were, in the queue.
-    pub(super) fn prefetch(self: &Arc<Self>, samples: &[usize], interrupt: Interrupt<'_>) -> Result<usize> {
+    pub(crate) fn prefetch(
+        self: &Arc<Self>,
+        samples: &[usize],
+        by_hand: bool,
+        interrupt: Interrupt<'_>,
+    ) -> Result<usize> {
         let engine = Engine::current()?;
         let sources = self.sources(engine, interrupt)?;
         let kept = self.kept()?;
         let accepted = {
             let mut state = kept.requests.state.lock();
             state.sources.get_or_insert_with(|| sources.into());
-            samples.iter().filter(|&&sample| state.push(sample, kept.requests.queue)).count()
+            samples.iter().filter(|&&sample| state.push(sample, by_hand, kept.requests.queue)).count()
         };
         let dropped = (samples.len() - accepted) as u64;
         self.metrics.record(&[(Metric::PrefetchQueued, accepted as u64), (Metric::PrefetchDropped, dropped)]);
@@ -227,13 +257,47 @@ impl Inner {
     /// Empties the queue, cancels what is under way and lets go of what is held.
     pub(super) fn stop_prefetch(&self) {
         if let Ok(kept) = self.kept() {
-            kept.requests.stop();
+            self.metrics.record(&[(Metric::PrefetchUnused, kept.requests.stop())]);
+        }
+    }
+
+    /// Takes samples out of the queue again, under way or held, that nobody but who looks ahead asked for.
+    pub(crate) fn forget_ahead(&self, samples: &[usize]) {
+        let Ok(kept) = self.kept() else { return };
+        for &sample in samples {
+            let (held, under_way) = {
+                let mut state = kept.requests.state.lock();
+                if state.known.get(&sample) != Some(&false) {
+                    continue;
+                }
+                state.is_read(sample);
+                let under_way = state.under_way.remove(&sample);
+                state.bytes -= under_way.as_ref().map_or(0, |under_way| under_way.bytes);
+                let held = state.remove(sample);
+                state.known.remove(&sample);
+                state.tidy();
+                (held, under_way)
+            };
+            self.metrics.record(&[(Metric::PrefetchUnused, held.as_ref().map_or(0, Held::units))]);
+            if let Some(cancel) = under_way.and_then(|under_way| under_way.cancel) {
+                cancel();
+            }
         }
     }
 
     /// What was fetched of a unit before it is asked for now, unless it has become too old.
     pub(super) fn requested(self: &Arc<Self>, kept: &Kept, unit: UnitId) -> Option<Loaded> {
-        let taken = kept.requests.state.lock().take(unit)?;
+        let taken = {
+            let mut state = kept.requests.state.lock();
+            if state.known.is_empty() {
+                return None;
+            }
+            let taken = state.take(unit);
+            if taken.is_none() {
+                state.is_read(unit.sample);
+            }
+            taken?
+        };
         if let Ok(engine) = Engine::current() {
             self.begin_requests(engine, kept);
         }
@@ -255,8 +319,7 @@ impl Inner {
             let (sample, sources) = match (next, sources) {
                 (Next::Begin(sample), Some(sources)) => (sample, sources),
                 (Next::GivenUp(held), _) => {
-                    let unused = held.units.iter().flatten().count() as u64;
-                    self.metrics.record(&[(Metric::PrefetchUnused, unused)]);
+                    self.metrics.record(&[(Metric::PrefetchUnused, held.units())]);
                     continue;
                 }
                 _ => return,
@@ -264,13 +327,12 @@ impl Inner {
             let inner = self.clone();
             let cancel = engine.spawn(async move {
                 let Ok(kept) = inner.kept() else { return };
-                inner.fetch_ahead(&sources, sample, run, engine).await;
-                {
+                let is_whole = inner.fetch_ahead(&sources, sample, run, engine).await;
+                let left = {
                     let mut state = kept.requests.state.lock();
-                    if state.run == run {
-                        state.is_done(sample);
-                    }
-                }
+                    if state.run == run { state.is_done(sample, is_whole) } else { None }
+                };
+                drop(left);
                 inner.begin_requests(engine, kept);
             });
             // It may have arrived by now.
@@ -281,8 +343,14 @@ impl Inner {
         }
     }
 
-    /// Loads what the cache does not have of a sample. One unit that fails does not stop the others.
-    async fn fetch_ahead(self: &Arc<Self>, sources: &Sources, sample: usize, run: u64, engine: &'static Engine) {
+    /// Loads what the cache does not have of a sample. Returns whether all of it could be.
+    async fn fetch_ahead(
+        self: &Arc<Self>,
+        sources: &Sources,
+        sample: usize,
+        run: u64,
+        engine: &'static Engine,
+    ) -> bool {
         let mut tasks = JoinSet::new();
         for unit in (0..self.names.len()).map(|field| UnitId { sample, field }) {
             let (inner, sources) = (self.clone(), sources.clone());
@@ -296,9 +364,14 @@ impl Inner {
                     }
                 };
                 inner.metrics.record(&[(metric, count)]);
+                metric == Metric::PrefetchFetched
             });
         }
-        while tasks.join_next().await.is_some() {}
+        let mut is_whole = true;
+        while let Some(fetched) = tasks.join_next().await {
+            is_whole &= fetched.unwrap_or(false);
+        }
+        is_whole
     }
 
     /// Loads a unit and holds it, unless it is there or others are loading it: they have it then. Returns how many were loaded.

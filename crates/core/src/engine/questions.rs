@@ -49,12 +49,14 @@ impl Questions {
     /// # Errors
     /// The answer's own; `Timeout` when nobody answers in time; `Unavailable` when too many wait or nobody will answer any more.
     pub async fn ask(&self, question: &str, deadline: Duration) -> Result<String> {
+        // What it is about is nobody's business but the answerer's.
+        let subject = question.lines().next().unwrap_or_default();
         let (answer, answered) = oneshot::channel();
         let number = {
             let mut state = self.state.lock();
             if state.is_closed || state.asked.len() >= CAPACITY {
                 let reason = if state.is_closed { "the process is ending" } else { "too many wait already" };
-                return Err(Error::new(ErrorKind::Unavailable, "ask", question).because(reason));
+                return Err(Error::new(ErrorKind::Unavailable, "ask", subject).because(reason));
             }
             state.numbers += 1;
             let number = state.numbers;
@@ -67,8 +69,8 @@ impl Questions {
         self.arrived.notify_one();
         match tokio::time::timeout(deadline, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Error::new(ErrorKind::Unavailable, "ask", question).because("the process is ending")),
-            Err(_) => Err(Error::new(ErrorKind::Timeout, "ask", question)
+            Ok(Err(_)) => Err(Error::new(ErrorKind::Unavailable, "ask", subject).because("the process is ending")),
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "ask", subject)
                 .because(format_args!("no answer after {} s", deadline.as_secs()))),
         }
     }

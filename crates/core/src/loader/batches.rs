@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::prepare::Prepare;
+use super::prepare::{Made, Prepare};
 use super::{Batch, Inner};
 use crate::engine::{Engine, Interrupt, uninterrupted};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +22,8 @@ pub struct Batches {
     pass: u64,
     owner: ProcessStamp,
     is_over: bool,
+    /// Samples that could not be read since one could, as far as batches were handed out.
+    failed_in_a_row: u64,
 }
 
 /// Where the loader stands once a batch is handed out.
@@ -59,6 +61,7 @@ impl Batches {
             engine,
             dataset: dataset.clone(),
             sources: sources.into(),
+            owner: ProcessStamp::current(),
             seed: loader.config.seed,
             are_local: sources.iter().all(|source| source.is_local()),
             workers: held.workers.clone(),
@@ -75,7 +78,14 @@ impl Batches {
         let prepare = Arc::new(prepare);
         *loader.preparing.lock() = Arc::downgrade(&prepare);
         let prefetcher = Prefetcher::new(prepare, steps, limits, held.workers.clone());
-        Ok(Self { loader: loader.clone(), prefetcher, pass, owner: ProcessStamp::current(), is_over: false })
+        Ok(Self {
+            loader: loader.clone(),
+            prefetcher,
+            pass,
+            owner: ProcessStamp::current(),
+            is_over: false,
+            failed_in_a_row: 0,
+        })
     }
 
     /// Waits for the next batch and counts it as handed out; `None` when the pass is over, and after an error.
@@ -133,7 +143,14 @@ impl Batches {
             }
         };
         self.record(&handed, asked);
-        let (batch, next) = handed.batch;
+        let Made { batch, next, outcomes } = handed.batch;
+        self.failed_in_a_row = match outcomes.after(self.failed_in_a_row) {
+            Ok(in_a_row) => in_a_row,
+            Err(error) => {
+                self.is_over = true;
+                return Some(Err(error));
+            }
+        };
         let samples = batch.len() as u64;
         Some(Ok((batch, Behind { loader: self.loader.clone(), pass: self.pass, position: next, samples })))
     }
@@ -143,7 +160,7 @@ impl Batches {
         self.prefetcher.canceller()
     }
 
-    fn record(&self, handed: &Handed<(Batch, usize)>, asked: Instant) {
+    fn record(&self, handed: &Handed<Made>, asked: Instant) {
         let (stall, progress) = (handed.stall, &handed.progress);
         let metrics = &self.loader.dataset.inner.metrics;
         let (window_samples, window_bytes) = self.prefetcher.window();

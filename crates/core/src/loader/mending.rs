@@ -1,6 +1,7 @@
 //! Steps of which samples could not be read: they go on without them, or with others in their place.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::prepare::{Part, UnderWay};
 use super::sampler::{Row, Step};
@@ -11,6 +12,7 @@ use crate::order::substitute;
 impl UnderWay {
     /// Goes on as the dataset's `on_error` says about what `failed`, by its place among the parts.
     pub(super) fn mend(self: Arc<Self>, parts: Vec<Option<Part>>, failed: Vec<(usize, Error)>) {
+        self.mended.store(true, Ordering::Relaxed);
         let Some(ticket) = self.take_ticket() else { return };
         let progress = ticket.progress().clone();
         let prepare = self.prepare.clone();
@@ -38,10 +40,11 @@ impl UnderWay {
         for (at, error) in failed {
             errors[self.row_of(at)].get_or_insert(error);
         }
+        let mut outcomes = step.outcomes.clone();
         let tried = step.rows.iter().zip(&errors).filter(|(row, _)| !row.is_read);
         let others_are_read = step.rows.iter().any(|row| row.is_read);
-        let outcomes = tried.map(|(row, error)| (row.index, error.as_ref()));
-        let mut verdicts = dataset.judge(outcomes, others_are_read).await?.into_iter();
+        let tried = tried.map(|(row, error)| (row.index, error.as_ref()));
+        let mut verdicts = dataset.judge(tried, others_are_read, &mut outcomes).await?.into_iter();
 
         let (mut rows, mut kept) = (Vec::with_capacity(step.rows.len()), Vec::with_capacity(parts.len()));
         let mut parts = parts.into_iter();
@@ -59,7 +62,7 @@ impl UnderWay {
                 Some(_) => of_row.for_each(drop),
             }
         }
-        Ok((Step { rows, ..step.clone() }, kept))
+        Ok((Step { rows, outcomes, ..step.clone() }, kept))
     }
 
     fn substitute(&self, row: Row) -> Row {

@@ -31,6 +31,7 @@ mod sampler;
 mod waits;
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -184,8 +185,10 @@ impl Loader {
 
     /// What the youngest pass waits for at present, the next batch first: empty while nothing is under way.
     pub fn waits(&self) -> Vec<Wait> {
-        let preparing = self.inner.preparing.lock().upgrade();
-        preparing.map(|prepare| prepare.waits()).unwrap_or_default()
+        // In a forked child somebody who is no more may hold it.
+        let preparing = self.inner.preparing.try_lock_for(Duration::from_millis(100));
+        let prepare = preparing.and_then(|preparing| preparing.upgrade());
+        prepare.map(|prepare| prepare.waits()).unwrap_or_default()
     }
 
     /// What was counted so far, in this process, of the dataset and all its loaders.

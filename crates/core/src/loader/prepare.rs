@@ -3,8 +3,8 @@
 //! Everything is driven by the last unit to arrive: it assembles the batch on the thread it arrived on, or on a worker when all
 //! units were cached. Only then, with the batch on its way to the consumer, are the loaded values packed for the cache.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -14,21 +14,32 @@ use super::waits::Arrivals;
 use super::{Batch, Content};
 use crate::cache::{Lease, UnitId};
 use crate::collate::{Collation, Column, collate};
-use crate::dataset::{Inner, Loaded, Sources};
+use crate::dataset::{Inner, Loaded, Outcomes, Sources};
 use crate::engine::{Engine, Workers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Metric, Timing};
-use crate::prefetch::{Preparation, Ticket};
+use crate::prefetch::{Place, Preparation, Ticket};
 use crate::value::{Packed, Value};
+use crate::world::ProcessStamp;
 
 /// A job on a worker reads at least so much: less is read faster than another thread is woken.
 const MIN_JOB_BYTES: u64 = 256 << 10;
+
+/// What a step becomes.
+pub(super) struct Made {
+    pub(super) batch: Batch,
+    /// Where the epoch stands behind it.
+    pub(super) next: usize,
+    pub(super) outcomes: Outcomes,
+}
 
 /// How the steps of one pass are prepared.
 pub(super) struct Prepare {
     pub(super) engine: &'static Engine,
     pub(super) dataset: Arc<Inner>,
     pub(super) sources: Sources,
+    /// The process that it is of.
+    pub(super) owner: ProcessStamp,
     /// What substitutes are drawn from.
     pub(super) seed: u64,
     pub(super) are_local: bool,
@@ -68,11 +79,17 @@ pub(super) struct UnderWay {
     missing: AtomicUsize,
     ticket: Mutex<Option<Ticket<Prepare>>>,
     pub(super) arrivals: Arrivals,
+    /// Which of the steps under way it is.
+    pub(super) place: Place<Prepare>,
+    /// Whether it is being decided how it goes on without samples that could not be read.
+    pub(super) mended: AtomicBool,
+    /// The first object that could not be read.
+    pub(super) first_failed: OnceLock<String>,
 }
 
 impl Preparation for Prepare {
     type Step = Step;
-    type Batch = (Batch, usize);
+    type Batch = Made;
 
     fn samples_of(&self, step: &Step) -> usize {
         step.rows.len()
@@ -117,7 +134,7 @@ impl Prepare {
             0 => ticket.progress().begin(units.len(), reused, remote),
             _ => ticket.progress().go_on(remote),
         }
-        let arrivals = Arrivals::new(units.len());
+        let (arrivals, place) = (Arrivals::new(units.len()), ticket.place());
         let under_way = Arc::new(UnderWay {
             prepare: self.clone(),
             step,
@@ -128,6 +145,9 @@ impl Prepare {
             missing: AtomicUsize::new(missing.len()),
             ticket: Mutex::new(Some(ticket)),
             arrivals,
+            place,
+            mended: AtomicBool::new(false),
+            first_failed: OnceLock::new(),
         });
         self.remember(&under_way);
         match missing.is_empty() {
@@ -263,14 +283,15 @@ impl UnderWay {
         (self.missing.fetch_sub(1, Ordering::AcqRel) == 1).then(|| self.clone())
     }
 
-    fn complete(&self, outcome: Result<(Batch, usize)>) {
+    fn complete(&self, outcome: Result<Made>) {
         if let Some(ticket) = self.take_ticket() {
             ticket.complete(outcome);
         }
     }
 
     pub(super) fn is_under_way(&self) -> bool {
-        self.ticket.lock().is_some()
+        let is_waited_for = self.ticket.lock().is_some() || self.mended.load(Ordering::Relaxed);
+        is_waited_for && !self.place.is_cancelled()
     }
 
     pub(super) fn take_ticket(&self) -> Option<Ticket<Prepare>> {
@@ -281,13 +302,13 @@ impl UnderWay {
         self.arrivals.mark_complete();
         let parts: Vec<_> = std::mem::take(&mut *self.parts.lock());
         let failed = std::mem::take(&mut *self.failed.lock());
-        if !failed.is_empty() {
+        if let Some((at, _)) = failed.first() {
+            let _ = self.first_failed.set(self.uri_of(*at));
             return self.mend(parts, failed);
         }
         let Some(parts) = parts.into_iter().collect::<Option<Vec<_>>>() else { return };
         let began = Instant::now();
         let dataset = &self.prepare.dataset;
-        dataset.all_were_read();
         let was_cached = parts.iter().all(|part| matches!(part, Part::Cached(_)));
         let (content, left) = match self.prepare.collation {
             Collation::Samples => (self.samples(parts), Vec::new()),
@@ -304,7 +325,11 @@ impl UnderWay {
         let loaded = self.loaded_of(left);
         let (step, indices) = (&self.step, self.step.indices().collect());
         let batch = |content| Batch { epoch: step.epoch, indices, pads: step.pads(), content };
-        self.complete(content.map(|content| (batch(content), step.next)));
+        let mut outcomes = step.outcomes.clone();
+        if step.rows.iter().any(|row| !row.is_read) {
+            outcomes.another_was_read();
+        }
+        self.complete(content.map(|content| Made { batch: batch(content), next: step.next, outcomes }));
         self.pack_behind(loaded);
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::config::{LoaderConfig, OnChanged, Ranks};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Outcomes};
 use crate::engine::Interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Order, Partition, Sequential, Shuffled};
@@ -54,6 +54,8 @@ pub struct Walk {
     order: Box<dyn Order>,
     /// Where the steps end that were drawn and not handed out yet.
     drawn: VecDeque<usize>,
+    /// Whether somebody tells what is handed out. Else what is drawn counts as that.
+    is_tracked: bool,
 }
 
 /// What a rank reads in one step.
@@ -76,6 +78,8 @@ pub(super) struct Step {
     pub(super) has_pads: bool,
     /// Positions of the epoch that are handed out with it, over all ranks.
     pub(super) next: usize,
+    /// How samples came out that were tried for it.
+    pub(super) outcomes: Outcomes,
 }
 
 /// A sample of a step.
@@ -143,6 +147,7 @@ impl Sampler {
             asked_until: position,
             order: self.order(epoch),
             drawn: VecDeque::new(),
+            is_tracked: false,
         }
     }
 
@@ -230,10 +235,12 @@ impl Sampler {
         }
     }
 
-    /// The youngest pass is no longer one that nothing was taken of.
-    fn use_pass(&self, pass: u64) {
+    /// Tells whether the youngest pass counts as one that something was taken of.
+    fn set_used(&self, pass: u64, is_used: bool) {
         let mut cursor = self.inner.cursor.lock();
-        cursor.is_used |= cursor.pass == pass;
+        if cursor.pass == pass {
+            cursor.is_used = is_used;
+        }
     }
 
     pub(super) fn end_pass(&self, pass: u64) {
@@ -267,7 +274,13 @@ impl Walk {
             is_read: false,
         };
         let rows = step.positions.map(row).collect();
-        Some(Step { epoch: self.epoch, rows, has_pads: !partition.drops_last(), next: step.next })
+        Some(Step {
+            epoch: self.epoch,
+            rows,
+            has_pads: !partition.drops_last(),
+            next: step.next,
+            outcomes: Outcomes::default(),
+        })
     }
 
     /// Has the dataset fetch the samples of the coming `steps` steps ([`Dataset::prefetch`]), as far as it has not been asked to.
@@ -282,9 +295,27 @@ impl Walk {
             && let Some(step) = self.step_from(self.asked_until)
         {
             self.asked_until = step.next;
-            self.sampler.inner.dataset.prefetch(&step.indices().collect::<Vec<_>>(), interrupt)?;
+            self.sampler.inner.dataset.inner.prefetch(&step.indices().collect::<Vec<_>>(), false, interrupt)?;
         }
         Ok(())
+    }
+
+    /// Has the dataset forget what it was asked to fetch ahead and nobody has drawn.
+    pub fn forget_ahead(&mut self) {
+        let mut from = self.from;
+        while from < self.asked_until
+            && let Some(step) = self.step_from(from)
+        {
+            from = step.next;
+            self.sampler.inner.dataset.inner.forget_ahead(&step.indices().collect::<Vec<_>>());
+        }
+        self.asked_until = self.from;
+    }
+
+    /// From now on, what is handed out is told ([`Walk::hand_out`]): a pass of which nothing is does not count.
+    pub fn track(&mut self) {
+        self.is_tracked = true;
+        self.sampler.set_used(self.pass, false);
     }
 
     /// Counts as handed out the first of the steps that were drawn and not handed out yet.
@@ -310,9 +341,17 @@ impl Iterator for Walk {
     type Item = Draw;
 
     fn next(&mut self) -> Option<Draw> {
-        let step = self.next_step()?;
+        let Some(step) = self.next_step() else {
+            // Of a pass that began at its end nothing is to come: the next one is another epoch's.
+            if !self.is_tracked {
+                self.sampler.set_used(self.pass, true);
+            }
+            return None;
+        };
         self.drawn.push_back(step.next);
-        self.sampler.use_pass(self.pass);
+        if !self.is_tracked {
+            self.sampler.set_used(self.pass, true);
+        }
         Some(Draw { epoch: step.epoch, indices: step.indices().collect(), pads: step.pads() })
     }
 }

@@ -16,6 +16,9 @@ pub enum Stage {
     Source,
     /// It was read, and is being unpacked and decoded.
     Decode,
+    /// Samples of its step could not be read, and `on_error` decides what becomes of it.
+    #[serde(rename = "on_error")]
+    OnError,
     /// Everything of its step is there, and being put together.
     Collate,
 }
@@ -39,6 +42,7 @@ impl fmt::Display for Wait {
         match (stage, self.object.as_deref().unwrap_or_default()) {
             (Stage::Source, object) => write!(f, "waiting for `{object}` for {seconds:.1} s"),
             (Stage::Decode, object) => write!(f, "decoding `{object}` for {seconds:.1} s"),
+            (Stage::OnError, object) => write!(f, "on_error deciding about `{object}` for {seconds:.1} s"),
             (Stage::Collate, _) => write!(f, "it has been put together for {seconds:.1} s"),
         }
     }
@@ -87,13 +91,16 @@ impl Arrivals {
 impl Prepare {
     /// What the steps under way wait for, the next one first.
     pub(super) fn waits(&self) -> Vec<Wait> {
+        if !self.owner.is_current() {
+            return Vec::new();
+        }
         let mut steps: Vec<_> = {
             let under_way = self.under_way.lock();
             under_way.iter().filter_map(std::sync::Weak::upgrade).filter(|step| step.is_under_way()).collect()
         };
         steps.sort_by_key(|step| step.step.next);
         let now = Instant::now();
-        steps.iter().enumerate().flat_map(|(ahead, step)| step.waits(ahead, now)).collect()
+        steps.iter().flat_map(|step| step.waits(step.place.ahead(), now)).collect()
     }
 
     /// The same of the next step alone, in a few words.
@@ -112,24 +119,30 @@ impl Prepare {
 
 impl UnderWay {
     fn waits(&self, ahead: usize, now: Instant) -> Vec<Wait> {
-        let dataset = &self.prepare.dataset;
         let missing: Vec<usize> = {
             let parts = self.parts.lock();
             (0..parts.len()).filter(|&at| parts[at].is_none()).collect()
         };
         let complete = self.arrivals.complete.load(Ordering::Relaxed);
+        if self.mended.load(Ordering::Relaxed) {
+            let (object, seconds) = (self.first_failed.get().cloned(), self.arrivals.since(complete, now));
+            return vec![Wait { ahead, stage: Stage::OnError, object, seconds }];
+        }
         if missing.is_empty() || complete != 0 {
             let seconds = self.arrivals.since(complete, now);
             return vec![Wait { ahead, stage: Stage::Collate, object: None, seconds }];
         }
         let of_unit = |at: usize| {
-            let unit = self.units[at];
-            let source = &self.prepare.sources[unit.field.min(self.prepare.sources.len() - 1)];
-            let object = dataset.manifest.object(unit.sample, unit.field);
-            let name = object.map_or_else(|error| error.to_string(), |object| source.uri_of(&object.key));
             let (stage, seconds) = self.arrivals.stage_of(at, now);
-            Wait { ahead, stage, object: Some(name), seconds }
+            Wait { ahead, stage, object: Some(self.uri_of(at)), seconds }
         };
         missing.into_iter().map(of_unit).collect()
+    }
+
+    pub(super) fn uri_of(&self, at: usize) -> String {
+        let (prepare, unit) = (&self.prepare, self.units[at]);
+        let source = &prepare.sources[unit.field.min(prepare.sources.len() - 1)];
+        let object = prepare.dataset.manifest.object(unit.sample, unit.field);
+        object.map_or_else(|error| error.to_string(), |object| source.uri_of(&object.key))
     }
 }

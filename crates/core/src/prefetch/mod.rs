@@ -16,8 +16,8 @@ mod window;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -301,7 +301,31 @@ impl<P: Preparation> Shared<P> {
     }
 }
 
+/// Which of the steps under way one is.
+pub struct Place<P: Preparation + ?Sized> {
+    shared: Weak<Shared<P>>,
+    number: u64,
+}
+
+impl<P: Preparation + ?Sized> Place<P> {
+    /// How many batches the consumer gets before that one.
+    pub fn ahead(&self) -> usize {
+        let first = self.shared.upgrade().map_or(0, |shared| shared.state.lock().first);
+        self.number.saturating_sub(first) as usize
+    }
+
+    /// Whether nobody waits for it any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.shared.upgrade().is_none_or(|shared| shared.cancelled.load(Ordering::Relaxed))
+    }
+}
+
 impl<P: Preparation + ?Sized> Ticket<P> {
+    /// Which of the steps under way it is for.
+    pub fn place(&self) -> Place<P> {
+        Place { shared: Arc::downgrade(&self.shared), number: self.number }
+    }
+
     /// Where to tell how preparation goes.
     pub fn progress(&self) -> &Arc<Progress> {
         &self.progress

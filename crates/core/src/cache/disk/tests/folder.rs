@@ -266,7 +266,7 @@ fn links_in_the_place_of_ledger_and_lock_lead_nowhere() {
 
 /// Where the folder is, told to the process that becomes another user.
 const ANOTHER: &str = "HEADWATER_TEST_ANOTHER_USER";
-const ANOTHERS_ID: u32 = 12_345;
+const STRANGER: u32 = 12_345;
 
 #[test]
 #[allow(clippy::disallowed_methods, clippy::print_stderr)] // how the test tells itself, in another process, where it is
@@ -284,7 +284,7 @@ fn whoever_shares_a_folder_writes_renews_and_notes_use_as_its_owner_does() {
     for mode in [0o2770, 0o1777] {
         let root = dir.path().join(format!("{mode:o}"));
         fs::create_dir(&root).expect("made");
-        std::os::unix::fs::chown(&root, None, Some(ANOTHERS_ID)).expect("given");
+        std::os::unix::fs::chown(&root, None, Some(STRANGER)).expect("given");
         fs::set_permissions(&root, fs::Permissions::from_mode(mode)).expect("set");
         let set = disk(&root, 1 << 20).set("s3://bucket/run", None, false);
         let now = Moment::now();
@@ -309,8 +309,7 @@ fn whoever_shares_a_folder_writes_renews_and_notes_use_as_its_owner_does() {
 #[allow(unsafe_code)]
 fn as_another_user(place: &Path) {
     // SAFETY: each call reads its arguments alone; all threads become another user.
-    let became =
-        unsafe { [libc::setgroups(0, std::ptr::null()), libc::setgid(ANOTHERS_ID), libc::setuid(ANOTHERS_ID)] };
+    let became = unsafe { [libc::setgroups(0, std::ptr::null()), libc::setgid(STRANGER), libc::setuid(STRANGER)] };
     assert_eq!(became, [0; 3]);
     let set = disk(place, 1 << 20).set("s3://bucket/run", None, false);
     assert_eq!(get(&set, "c.pt", &tag("1")).expect("there"), b"x");

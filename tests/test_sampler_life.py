@@ -1,0 +1,269 @@
+"""`Sampler` where passes end, fail, are wrapped or not tracked; and `assert_resumable` of odd batches."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+import headwater as hw
+from clips import THROTTLE, indices, loader, small, write_clips
+from headwater.testing import assert_resumable
+
+# torchdata calls what torch has since deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("set"))
+
+
+def plain(folder: Path, batch_size: int = 4, workers: int = 0, **arguments: Any) -> tuple[hw.Sampler, Any]:
+    dataset = hw.StreamingDataset(folder)
+    sampler = hw.Sampler(dataset, batch_size, shuffle=True, seed=5, **arguments)
+    return sampler, DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
+
+
+def test_untracked_state_at_the_end_of_an_epoch_goes_on(folder: Path) -> None:
+    sampler, dl = plain(folder)
+    list(dl)
+    state = sampler.state_dict()
+    again, dl2 = plain(folder)
+    again.load_state_dict(state)
+    # `while step < steps: for batch in dl` would turn for ever.
+    assert any(len(list(dl2)) for _ in range(3))
+
+
+def test_untracked_state_of_a_dropped_tail_goes_on(folder: Path) -> None:
+    sampler, dl = plain(folder, 8, drop_last=True)
+    list(dl)
+    state = sampler.state_dict()
+    again, dl2 = plain(folder, 8, drop_last=True)
+    again.load_state_dict(state)
+    assert any(len(list(dl2)) for _ in range(3))
+
+
+def test_untracked_state_follows_set_epoch(folder: Path) -> None:
+    sampler, dl = plain(folder)
+    list(dl)
+    sampler.set_epoch(5)
+    assert sampler.state_dict()["epoch"] == 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stateful_loader_goes_on_after_the_end_of_an_epoch(folder: Path, workers: int) -> None:
+    def made() -> Any:
+        dataset = hw.StreamingDataset(folder)
+        return StatefulDataLoader(dataset, batch_sampler=hw.Sampler(dataset, 8, shuffle=True, seed=5), num_workers=workers)
+
+    first = made()
+    epochs = []
+    for _ in range(3):
+        epochs.append(indices(first))
+        if len(epochs) == 1:
+            state = first.state_dict()
+    fresh = made()
+    fresh.load_state_dict(state)
+    got = [indices(fresh) for _ in range(3)]
+    got = [epoch for epoch in got if epoch]
+    assert got[:2] == epochs[1:]
+
+
+def test_tracked_pass_that_failed_before_it_handed_out_anything_is_begun_again(folder: Path) -> None:
+    fails = [True]
+
+    def transform(sample: Any) -> Any:
+        if fails[0]:
+            raise OSError("once")
+        return sample
+
+    dataset = hw.StreamingDataset(folder, transform=transform)
+    sampler = hw.Sampler(dataset, 4, shuffle=True, seed=5)
+    dl = DataLoader(dataset, batch_sampler=sampler)
+    with pytest.raises(OSError, match="once"):
+        list(sampler.track(dl))
+    assert (sampler.state_dict()["epoch"], sampler.state_dict()["position"]) == (0, 0)
+    fails[0] = False
+    assert indices(sampler.track(dl)) == indices(loader(folder)), "epoch 0 was left out"
+
+
+def test_restored_tracked_pass_that_failed_at_once_keeps_the_rest_of_its_epoch(folder: Path) -> None:
+    fails = [True]
+
+    def transform(sample: Any) -> Any:
+        if fails[0]:
+            raise OSError("once")
+        return sample
+
+    dataset = hw.StreamingDataset(folder, transform=transform)
+    sampler = hw.Sampler(dataset, 4, shuffle=True, seed=5)
+    dl = DataLoader(dataset, batch_sampler=sampler)
+    whole = indices(loader(folder))
+    sampler.load_state_dict({**sampler.state_dict(), "position": 8})
+    with pytest.raises(OSError, match="once"):
+        list(sampler.track(dl))
+    fails[0] = False
+    assert indices(sampler.track(dl)) == whole[2:]
+
+
+def test_track_with_a_collate_fn_that_lists_indices(folder: Path) -> None:
+    def collate(samples: list[Any]) -> Any:
+        return {"__index__": [sample["__index__"] for sample in samples], "b": torch.stack([sample["b"] for sample in samples])}
+
+    dataset = hw.StreamingDataset(folder)
+    sampler = hw.Sampler(dataset, 4)
+    assert len(list(sampler.track(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate)))) == 13
+
+
+def test_pads_are_right_when_some_are_skipped_and_some_substituted(tmp_path: Path) -> None:
+    folder = small(tmp_path / "set", 5, bad=(3, 4))
+
+    def decide(key: str, _: Any) -> Any:
+        return "substitute" if key == "0003" else "skip"
+
+    # Rank 1 of 2, batch 3: positions 3, 4, 5, of which the last is a pad.
+    arguments: dict[str, Any] = {"rank": 1, "world_size": 2}
+    own = hw.StreamingDataLoader(hw.StreamingDataset(folder, on_error=decide), 3, **arguments)
+    [expected] = [batch["__pad__"].tolist() for batch in own]
+    dataset = hw.StreamingDataset(folder, on_error=decide)
+    sampler = hw.Sampler(dataset, 3, **arguments)
+    [batch] = list(sampler.track(DataLoader(dataset, batch_sampler=sampler)))
+    assert batch["__pad__"].tolist() == expected
+
+
+class EverySecond:
+    """Draws all, and hands out every second batch: as Accelerate's `BatchSamplerShard` and its like do."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __iter__(self) -> Any:
+        return itertools.islice(iter(self.inner), 0, None, 2)
+
+
+def test_track_notices_batches_that_are_not_the_ones_drawn(folder: Path) -> None:
+    sampler, _ = plain(folder)
+    sharded = DataLoader(sampler.dataset, batch_sampler=EverySecond(sampler))
+    with pytest.raises(hw.ConfigError, match="something shards or reorders batches"):
+        list(sampler.track(sharded))
+
+
+def test_end_of_a_tracked_pass_keeps_what_the_user_queued(folder: Path) -> None:
+    fetch = hw.FetchConfig(throttle=hw.Throttle(first_byte="20ms"), hedge=0)
+    dataset = hw.StreamingDataset(folder, fetch=fetch)
+    sampler = hw.Sampler(dataset, 4)
+    dl = DataLoader(dataset, batch_sampler=sampler)
+    tracked = iter(sampler.track(dl))
+    next(tracked)
+    dataset.prefetch(range(40, 50))
+    time.sleep(0.5)
+    tracked.close()
+    before = dataset.stats()["source_requests_total"]
+    dataset[list(range(40, 50))]
+    assert dataset.stats()["source_requests_total"] == before
+
+
+def test_a_sampler_made_before_its_rank_is_refused_as_a_loader_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = hw.StreamingDataset(folder)
+    made, sampler = hw.StreamingDataLoader(dataset, 4), hw.Sampler(dataset, 4)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(hw.ConfigError, match="rank 0 of 1"):
+        iter(made)
+    with pytest.raises(hw.ConfigError):
+        next(iter(sampler))
+
+
+class Wrapper:
+    """What Accelerate's `DataLoaderShard`, tqdm and most wrappers are: `__iter__` is a generator."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __iter__(self) -> Any:
+        yield from self.inner
+
+
+def test_track_goes_through_a_wrapper(folder: Path) -> None:
+    sampler, dl = plain(folder)
+    assert len(list(sampler.track(Wrapper(dl)))) == 13
+
+
+def test_no_state_is_refused_in_words(folder: Path) -> None:
+    for made in (loader(folder), plain(folder)[0]):
+        with pytest.raises((hw.ConfigError, TypeError)):
+            made.load_state_dict(None)  # type: ignore[arg-type]
+
+
+def test_pads_are_of_the_kind_of_the_batch(folder: Path) -> None:
+    dataset = hw.StreamingDataset(folder, framework="numpy")
+    sampler = hw.Sampler(dataset, 4)
+    for batch in sampler.track(DataLoader(dataset, batch_sampler=sampler)):
+        assert type(batch["__pad__"]) is type(batch["__index__"])
+
+
+def test_looking_ahead_is_refused_where_workers_read(folder: Path) -> None:
+    dataset = hw.StreamingDataset(folder, fetch=THROTTLE)
+    sampler = hw.Sampler(dataset, 5)
+    dl = DataLoader(dataset, batch_sampler=sampler, num_workers=1)
+    with pytest.raises(hw.ConfigError, match="for a DataLoader without workers"):
+        sampler.track(dl, look_ahead=2)
+    assert dataset.stats()["prefetch_queued_total"] == 0
+
+
+@pytest.mark.parametrize("look_ahead", [-1, 2.5])
+def test_a_look_ahead_that_cannot_be_meant_is_refused_at_once(folder: Path, look_ahead: Any) -> None:
+    sampler, dl = plain(folder)
+    with pytest.raises(hw.ConfigError):
+        sampler.track(dl, look_ahead=look_ahead)
+
+
+@dataclass
+class Batch:
+    x: torch.Tensor
+
+
+class Wrong:
+    def __init__(self, folder: Path, make: Any) -> None:
+        self.made = loader(folder, 10)
+        self.make, self.first = make, True
+        self.state_dict, self.load_state_dict = self.made.state_dict, self.restore
+
+    def restore(self, state: Any) -> None:
+        self.first = False
+        self.made.load_state_dict(state)
+
+    def __iter__(self) -> Any:
+        for batch in self.made:
+            x = torch.zeros(5000)
+            x[:10] = batch["__index__"][:1]
+            x[2500] = 0.0 if self.first else 1.0
+            yield self.make(x)
+
+
+def test_assert_resumable_sees_into_objects(folder: Path) -> None:
+    with pytest.raises(AssertionError):
+        assert_resumable(Wrong(folder, Batch))
+
+
+class Opaque:
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+class Right(Wrong):
+    def __iter__(self) -> Any:
+        for batch in self.made:
+            yield Opaque(batch["b"])
+
+
+def test_assert_resumable_does_not_compare_addresses(folder: Path) -> None:
+    assert_resumable(Right(folder, None))
