@@ -4,10 +4,10 @@
 //! The checksum is made right first; so is the record's length, unless the first byte says to leave it.
 #![no_main]
 
+use headwater::clock::Moment;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
 
 use headwater::buffer::BufferPool;
 use headwater::cache::disk::{Disk, Set, Wanted};
@@ -25,7 +25,7 @@ static PLACE: LazyLock<(Set, PathBuf)> = LazyLock::new(|| {
     let root = std::env::temp_dir().join(format!("headwater-fuzz-{}", std::process::id()));
     let disk = Arc::new(Disk::open(&root, Some(1 << 24)).expect("opens"));
     let set = disk.set("s3://bucket/run", None, false);
-    assert!(set.put(KEY, &version(), b"record", SystemTime::now()));
+    assert!(set.put(KEY, &version(), b"record", Moment::now()));
     let file = files(&root.join("sets")).into_iter().find(|file| file.extension().is_some_and(|it| it == "hwc"));
     (set, file.expect("the record's"))
 });
@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     let (set, path) = &*PLACE;
     let file = sealed(file, told & 1 == 0);
     fs::write(path, &file).expect("written");
-    let (version, now) = (version(), SystemTime::now());
+    let (version, now) = (version(), Moment::now());
     set.renew(KEY, &version, now);
     let found = set.get(KEY, Wanted { version: &version, or_younger: None }, now, &BufferPool::new(0)).found();
     if let Some(found) = found {

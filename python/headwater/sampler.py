@@ -195,8 +195,8 @@ class Tracked(Iterable[Any]):
         handed = index.tolist() if hasattr(index, "tolist") else list(index)
         if handed != drawn and self._sampler.dataset._native.raises_errors:
             raise ConfigError(
-                f"the loader handed out samples {handed} where this sampler drew {drawn}: something shards or reorders batches; "
-                "give the sampler rank=0, world_size=1, or do not let anything prepare the loader"
+                f"the loader handed out samples {handed} where this sampler drew {drawn}: something shards or reorders "
+                "batches; give the sampler rank=0, world_size=1, or do not let anything prepare the loader"
             )
         if pads is not None and "__pad__" not in batch:
             batch["__pad__"] = _like(index, _pads_of(handed, drawn, pads))

@@ -1,9 +1,9 @@
 //! Writes what fuzzing begins with into the corpora of `record` and `cache_file`: few mutations of nothing are anything.
 
+use headwater::clock::Moment;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use headwater::buffer::BufferPool;
 use headwater::cache::disk::Disk;
@@ -65,7 +65,7 @@ fn file(version: &Version) -> Vec<u8> {
     let root = std::env::temp_dir().join(format!("headwater-seeds-{}", std::process::id()));
     let disk = Arc::new(Disk::open(&root, Some(1 << 24)).expect("opens"));
     let set = disk.set("s3://bucket/run", None, false);
-    assert!(set.put("a/b.pt", version, b"record", SystemTime::now()));
+    assert!(set.put("a/b.pt", version, b"record", Moment::now()));
     let shards = fs::read_dir(root.join("sets")).expect("read").flatten().flat_map(|set| fs::read_dir(set.path()));
     let files = shards.flatten().flatten().flat_map(|shard| fs::read_dir(shard.path())).flatten().flatten();
     let file = files.map(|file| fs::read(file.path()).expect("read")).next().expect("the record's");
