@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import headwater as hw
+from headwater.testing import assert_resumable
 from same import assert_same
 from servers.azurite import AzureServer, put_blob
 from servers.fake_gcs import GcsServer, put_object
@@ -157,6 +158,16 @@ def test_batches_of_every_kind_of_source_are_stacked_under_the_new_names(places:
         for name in PAIRS:
             expected = torch.stack([value(name, number)["x"] for number in batch["__index__"].tolist()])
             assert_same(batch[RENAMED.get(name, name)]["x"], expected, name)
+
+
+def test_a_loader_over_every_kind_of_source_is_resumable_at_every_step(places: Places) -> None:
+    def made(fields: Any = places.sources) -> hw.StreamingDataLoader:
+        dataset = hw.StreamingDataset(fields, pairs={name: PAIRS[name] for name in fields})
+        return hw.StreamingDataLoader(dataset, batch_size=4, shuffle=True, seed=3)
+
+    assert_resumable(made(), fresh=made)
+    for name, source in places.sources.items():
+        assert_resumable(made({name: source}), epochs=1)
 
 
 def test_a_dataset_of_every_kind_of_source_without_explicit_secrets_is_pickled(

@@ -1,0 +1,216 @@
+"""How busy a training loop is kept, how soon it begins, and what else on the machine pays for it.
+
+Busy is the share of its time that a loop spends in its steps, the first one left out; a step sleeps, as a processor does that
+waits for an accelerator. The source is our S3 server in memory with 30 ms to the first byte and 100 MB/s per stream, cold:
+nothing is cached. A step takes 1.3 times as long as ``wrk`` takes for the bytes of a batch at its best, in the same run. Beside
+it a plain ``DataLoader`` whose workers read with boto3, of the number that serves it best.
+
+Start is a process of its own: importing the package; and, of a kept manifest of 100,000 samples, opening and the first batch.
+
+The busy main thread counts in the interpreter while a loader of it runs from memory: what it has left of what it counts alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import headwater as hw
+from measure import RESULTS, Row, figure, report
+from server import SLOW, Server
+from sets import PAIRS, demo_set
+from sources import CONNECTIONS, objects_of
+
+SIZE, COUNT, BATCH = 4 << 20, 96, 8
+LONGER = 1.3
+RUNS = 5
+WORKERS = (2, 4, 8, 16)
+
+
+class Objects(Dataset[torch.Tensor]):
+    """The plain way: one ``get_object`` per sample."""
+
+    def __init__(self, where: dict[str, Any]) -> None:
+        self.where = where
+        self.client: Any = None
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self.client is None:
+            self.client = boto3.client(
+                "s3",
+                endpoint_url=self.where["endpoint"],
+                region_name=self.where["region"],
+                aws_access_key_id=self.where["access_key_id"],
+                aws_secret_access_key=self.where["secret_access_key"],
+            )
+        body = self.client.get_object(Bucket=self.where["bucket"], Key=f"object-{index:05}.npy")["Body"].read()
+        return torch.from_numpy(np.load(io.BytesIO(body)))
+
+
+def busy(batches: Any, step: float) -> float:
+    """Percent of its time that the loop is in its steps, from the end of the first one on."""
+    began, steps = 0.0, 0
+    for number, _ in enumerate(batches):
+        time.sleep(step)
+        if number == 0:
+            began = time.perf_counter()
+        steps += number > 0
+    return 100 * steps * step / (time.perf_counter() - began)
+
+
+def busy_rows() -> list[Row]:
+    """Cold, over a network."""
+    with Server(objects_of(SIZE, COUNT), *SLOW) as server:
+        tried = {connections: server.wrk(connections, 2, COUNT) for connections in CONNECTIONS}
+        best = max(run["objects"] / run["seconds"] for run in tried.values())
+        step = LONGER * BATCH / best
+
+        def ours() -> float:
+            dataset = hw.StreamingDataset(server.source(), cache=hw.CacheConfig(memory=0))
+            return busy(hw.StreamingDataLoader(dataset, BATCH, shuffle=True), step)
+
+        def plain(workers: int) -> float:
+            return busy(DataLoader(Objects(server.where), BATCH, shuffle=True, num_workers=workers), step)
+
+        first = {workers: plain(workers) for workers in WORKERS}
+        workers = max(first, key=lambda number: first[number])
+        rates: dict[str, list[float]] = {"ours": [], "plain": []}
+        for _ in range(RUNS):
+            rates["ours"].append(ours())
+            rates["plain"].append(plain(workers))
+    mine, other = statistics.median(rates["ours"]), statistics.median(rates["plain"])
+    spread = (max(rates["ours"]) - min(rates["ours"])) / 2 / mine
+    what = f"busy in steps of {1e3 * step:.0f} ms, cold: batches of {BATCH} x 4 MiB, S3 of 30 ms and 100 MB/s per stream"
+    return [figure(what, "%", mine, other, f"boto3, DataLoader of {workers}", RUNS, spread)]
+
+
+IMPORT = "import time; began = time.perf_counter(); import headwater; print(time.perf_counter() - began)"
+FIRST = """
+import sys, time
+import headwater as hw
+began = time.perf_counter()
+dataset = hw.StreamingDataset(sys.argv[1], framework="numpy", manifest=sys.argv[2])
+loader = hw.StreamingDataLoader(dataset, 8, shuffle=True)
+next(iter(loader))
+print(time.perf_counter() - began)
+"""
+MANY = 100_000
+
+
+def many_small() -> Path:
+    """A folder of so many samples, each the same small tensor: links to one file."""
+    folder = RESULTS / "sets" / f"links-{MANY}"
+    if not (folder / "done").exists():
+        (folder / "x").mkdir(parents=True, exist_ok=True)
+        np.save(folder / "one.npy", np.zeros(64, np.float32))
+        for number in range(MANY):
+            link = folder / f"x/{number:06}.npy"
+            # A file has no more than some ten thousand names.
+            source = folder / f"one-{number // 10_000}.npy"
+            if not source.exists():
+                source.write_bytes((folder / "one.npy").read_bytes())
+            if not link.exists():
+                os.link(source, link)
+        (folder / "done").touch()
+    return folder
+
+
+def seconds_of(script: str, *arguments: str) -> list[float]:
+    """What a script prints, in processes of its own."""
+    command = [sys.executable, "-c", script, *arguments]
+    return [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(RUNS)]
+
+
+def start_rows() -> list[Row]:
+    """The first seconds."""
+    folder = many_small()
+    manifest = folder / "kept.manifest"
+    manifest.unlink(missing_ok=True)
+    hw.StreamingDataset(folder / "x", manifest=manifest)
+    imported, first = seconds_of(IMPORT), seconds_of(FIRST, str(folder / "x"), str(manifest))
+    what = f"opening with a kept manifest of {MANY:,} samples, and the first batch"
+    return [
+        figure("import headwater", "ms", 1e3 * statistics.median(imported), 100, "the goal", RUNS, lower=True),
+        figure(what, "ms", 1e3 * statistics.median(first), 1000, "the goal", RUNS, lower=True),
+    ]
+
+
+def counted(seconds: float) -> float:
+    """What the main thread counts per second."""
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        for _ in range(1000):
+            count += 1
+    return count / (time.perf_counter() - began)
+
+
+def share_rows() -> list[Row]:
+    """What a busy main thread has left, with a step of 20 ms of it between batches."""
+    folder = demo_set("6.8 MB", 48)
+    dataset = hw.StreamingDataset(str(folder), pairs=PAIRS)
+    loader = hw.StreamingDataLoader(dataset, BATCH, shuffle=True)
+    for _ in range(3):
+        for _batch in loader:
+            time.sleep(0.05)
+
+    def beside() -> float:
+        rates = []
+        for _batch in loader:
+            rates.append(counted(0.02))
+        return statistics.mean(rates)
+
+    def used(call: Callable[[], Any]) -> float:
+        before, began = os.times(), time.perf_counter()
+        call()
+        after = os.times()
+        return 100 * (sum(after[:2]) - sum(before[:2])) / (time.perf_counter() - began)
+
+    alone = statistics.median(counted(0.2) for _ in range(RUNS))
+    rates, shares = [], []
+    for _ in range(RUNS):
+        shares.append(used(lambda: rates.append(beside())) - 100)
+    cores = os.cpu_count() or 1
+    return [
+        figure("counting beside a loader from memory", "/s", statistics.median(rates), alone, "alone", RUNS),
+        figure(
+            "processor time of the loader beside it",
+            "%",
+            statistics.median(shares),
+            100 * cores,
+            f"{cores} cores",
+            RUNS,
+            lower=True,
+        ),
+    ]
+
+
+def main() -> None:
+    """Runs the suite, or the parts named."""
+    parts: dict[str, Callable[[], list[Row]]] = {"busy": busy_rows, "start": start_rows, "share": share_rows}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(parts)}; all of them by default")
+    given = parser.parse_args().parts or list(parts)
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    torch.set_num_threads(1)
+    report("training", [row for part in given for row in parts[part]()])
+
+
+if __name__ == "__main__":
+    main()
