@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rustix::time::ClockId;
 use xxhash_rust::xxh3::xxh3_64;
@@ -15,14 +15,15 @@ pub struct Clock(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Own(Instant),
+    /// When it began, after the start of the machine.
+    Own(Duration),
     /// Nanoseconds, and when it was at first.
     Manual(Arc<AtomicU64>, Moment),
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Self(Kind::Own(Instant::now()))
+        Self(Kind::Own(since_boot()))
     }
 }
 
@@ -42,7 +43,7 @@ impl Clock {
     /// Time since it began.
     pub fn now(&self) -> Duration {
         match &self.0 {
-            Kind::Own(began) => began.elapsed(),
+            Kind::Own(began) => since_boot().saturating_sub(*began),
             Kind::Manual(now, _) => Duration::from_nanos(now.load(Ordering::SeqCst)),
         }
     }
@@ -75,9 +76,7 @@ pub struct Moment {
 impl Moment {
     /// The present one.
     pub fn now() -> Self {
-        let since_boot = rustix::time::clock_gettime(ClockId::Boottime);
-        let since_boot = since_boot.try_into().unwrap_or_default();
-        Self { wall: SystemTime::now(), boot: boot(), since_boot }
+        Self { wall: SystemTime::now(), boot: boot(), since_boot: since_boot() }
     }
 
     /// The one so much later.
@@ -105,6 +104,11 @@ impl Moment {
     pub fn is_since(&self, other: &Self) -> bool {
         self.is_of_one_boot(other) && self.since_boot >= other.since_boot
     }
+}
+
+/// Time since the machine was started, its sleep included: what expires does so meanwhile.
+fn since_boot() -> Duration {
+    rustix::time::clock_gettime(ClockId::Boottime).try_into().unwrap_or_default()
 }
 
 /// Which start of the machine this is; 0 where that cannot be told.

@@ -39,6 +39,7 @@ pub mod sample;
 pub mod simulate;
 pub mod source;
 pub mod state;
+mod sync;
 pub mod value;
 pub mod world;
 

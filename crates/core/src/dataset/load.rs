@@ -35,10 +35,24 @@ pub(crate) struct Read {
 pub(crate) enum Origin {
     /// Its source.
     Source(Arc<Brought>),
-    /// The memory tier, which found it to be still right.
-    Memory,
-    /// The disk tier, where it was last known to be right so long ago.
-    Disk(Arc<Packed>, Duration),
+    /// The memory tier, which found it to be still right at that time of the cache's clock.
+    Memory(Duration),
+    /// The disk tier, where it had last been known to be right that long ago when it was found.
+    Disk(Arc<Packed>, Aged),
+}
+
+/// How old something was at a time of the cache's clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Aged {
+    pub(super) age: Duration,
+    pub(super) at: Duration,
+}
+
+impl Aged {
+    /// How old it is now.
+    pub(super) fn by(self, now: Duration) -> Duration {
+        self.age + now.saturating_sub(self.at)
+    }
 }
 
 impl Read {
@@ -86,8 +100,8 @@ impl Loaded {
     pub(super) fn age(&self, now: Duration) -> Duration {
         match &self.origin {
             Origin::Source(brought) => now.saturating_sub(brought.asked),
-            Origin::Disk(_, age) => *age,
-            Origin::Memory => Duration::ZERO,
+            Origin::Disk(_, aged) => aged.by(now),
+            Origin::Memory(found) => now.saturating_sub(*found),
         }
     }
 
@@ -166,7 +180,7 @@ impl Inner {
                 }
                 cache::Flight::Follow(receiver) => {
                     if let Ok(read) = receiver.await {
-                        fetched(matches!(&read, Ok(Read { origin: Origin::Memory | Origin::Disk(..), .. })));
+                        fetched(matches!(&read, Ok(Read { origin: Origin::Memory(_) | Origin::Disk(..), .. })));
                         return read.map(|read| (read, true).into());
                     }
                 }
@@ -207,7 +221,7 @@ impl Inner {
                 Ok(Read {
                     value: packed.value().clone(),
                     version,
-                    origin: Origin::Disk(packed, age),
+                    origin: Origin::Disk(packed, Aged { age, at: kept.clock.now() }),
                     is_offered: false,
                 })
             }
@@ -258,7 +272,7 @@ impl Inner {
         Ok(Some(Read {
             value: item.value().clone(),
             version: item.version().clone(),
-            origin: Origin::Memory,
+            origin: Origin::Memory(now),
             is_offered: false,
         }))
     }

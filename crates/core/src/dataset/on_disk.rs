@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::sync::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -45,6 +46,9 @@ const LAST_LOOK: Duration = Duration::from_millis(100);
 /// A process that does not say that it gets on is not waited for longer than a slow source would take.
 const PATIENCE: Duration = Duration::from_secs(2);
 const SLOW_BYTES_PER_SECOND: f64 = 20e6;
+/// Whatever others say, nobody is waited for longer than this and what a slow source would take: not for one after the other, and not
+/// for whoever gets on with everything else.
+const MOST_PATIENCE: Duration = Duration::from_secs(30);
 /// A disk that has not answered by then is left alone: longer than a local one is ever silent, shorter than the deadline of a batch.
 const HANGING: Duration = Duration::from_secs(10);
 
@@ -63,6 +67,8 @@ pub(crate) struct OnDisk {
     pub(super) packing: Arc<Semaphore>,
     renewing: Arc<Semaphore>,
     beats: Beats,
+    /// What a process said last that was waited for in vain.
+    silent: Mutex<Option<Beat>>,
     /// Bytes of records that wait to be written.
     backlog: Arc<AtomicUsize>,
 }
@@ -108,7 +114,20 @@ impl OnDisk {
             [READS, WRITES, RENEWALS, ERRANDS, PACKS].map(|turns| Arc::new(Semaphore::new(turns)));
         let (disk, policy, opened) = (Arc::new(disk), config.policy, clock.now());
         let (sets, backlog, beats) = (OnceLock::new(), Arc::default(), Beats::default());
-        Some(Self { disk, policy, sets, opened, reading, writing, errands, packing, renewing, beats, backlog })
+        Some(Self {
+            disk,
+            policy,
+            sets,
+            opened,
+            reading,
+            writing,
+            errands,
+            packing,
+            renewing,
+            beats,
+            silent: Mutex::default(),
+            backlog,
+        })
     }
 
     /// The folder.
@@ -183,17 +202,31 @@ fn patience(bytes: u64) -> Duration {
     HANGING + Duration::from_secs_f64(bytes as f64 / SLOW_BYTES_PER_SECOND)
 }
 
+impl OnDisk {
+    /// Whether a process has been found to say nothing new, and still does not.
+    fn is_silent(&self, beat: Option<Beat>) -> bool {
+        beat.is_some() && *self.silent.lock() == beat
+    }
+
+    /// Remembers what a process said last that was waited for in vain: for its other units nobody need wait again.
+    fn found_silent(&self, beat: Option<Beat>) {
+        *self.silent.lock() = beat;
+    }
+}
+
 /// Waiting for another process.
 struct Wait {
     patience: Duration,
     /// What it last said, and when that was new.
     beat: Option<Beat>,
     since: Instant,
+    began: Instant,
 }
 
 impl Wait {
     fn of(patience: Duration) -> Self {
-        Self { patience, beat: None, since: Instant::now() }
+        let now = Instant::now();
+        Self { patience, beat: None, since: now, began: now }
     }
 
     /// Whether it has said nothing new for too long.
@@ -203,7 +236,7 @@ impl Wait {
             self.since = Instant::now();
         }
         self.beat = beat.or(self.beat);
-        self.since.elapsed() >= self.patience
+        self.since.elapsed() >= self.patience || self.began.elapsed() >= self.patience + MOST_PATIENCE
     }
 }
 
@@ -261,7 +294,8 @@ impl Inner {
                     return Ok(OnDiskAnswer::Missing(Asks { flight: Some(flight), replaces, _turn: turn }));
                 }
                 Some(Claim::Nobodys) => return nothing(replaces),
-                Some(Claim::Theirs(beat)) if wait.is_in_vain(beat) => {
+                Some(Claim::Theirs(beat)) if tier.is_silent(beat) || wait.is_in_vain(beat) => {
+                    tier.found_silent(beat);
                     self.metrics.record(&[(Metric::DiskWaitsInVain, 1)]);
                     return nothing(replaces);
                 }

@@ -86,10 +86,10 @@ impl Inner {
         flight: Option<Flight>,
     ) {
         let value = &loaded.value;
-        if let Origin::Disk(packed, age) = &loaded.origin {
+        if let Origin::Disk(packed, aged) = &loaded.origin {
             if let Some(room) = kept.cache.admit(unit, packed.bytes()) {
-                let packed = Packed::clone(packed);
-                room.fill(Item::new(packed, loaded.version.clone(), kept.clock.now(), *age));
+                let (packed, now) = (Packed::clone(packed), kept.clock.now());
+                room.fill(Item::new(packed, loaded.version.clone(), now, aged.by(now)));
             }
             return;
         }

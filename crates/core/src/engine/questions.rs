@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::PerProcess;
@@ -87,7 +87,12 @@ impl Questions {
                 state.taken.insert(number, question.clone());
                 return Some((number, question));
             }
-            if state.is_closed || self.arrived.wait_until(&mut state, ends).timed_out() {
+            if state.is_closed {
+                return None;
+            }
+            let is_over;
+            (state, is_over) = self.arrived.wait_for(state, ends.saturating_duration_since(Instant::now()));
+            if is_over {
                 return None;
             }
         }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sync::Mutex;
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 

@@ -4,9 +4,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sync::Mutex;
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
-use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::delegate;

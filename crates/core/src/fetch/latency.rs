@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Requests of a class that are remembered.
 const REMEMBERED: usize = 256;

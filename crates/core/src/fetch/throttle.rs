@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sync::Mutex;
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use super::delegate;

@@ -33,7 +33,7 @@ mod waits;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::buffer::PoolShare;
 use crate::config::{DatasetConfig, LoaderConfig, MemoryShare, Ranks};

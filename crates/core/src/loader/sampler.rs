@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::config::{LoaderConfig, OnChanged, Ranks};
 use crate::dataset::{Dataset, Outcomes};

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::engine::{INTERRUPT_POLL, Interrupt, Workers};
 use crate::error::{Error, ErrorKind, Result};
@@ -164,7 +164,7 @@ impl<P: Preparation> Prefetcher<P> {
                 None if state.steps.is_none() && state.waiting.is_none() => return None,
                 None => {}
             }
-            self.shared.changed.wait_for(&mut state, INTERRUPT_POLL);
+            (state, _) = self.shared.changed.wait_for(state, INTERRUPT_POLL);
             if last_look.elapsed() >= INTERRUPT_POLL {
                 // Neither may be called under the lock: the interrupt may wait for the interpreter.
                 drop(state);
@@ -220,7 +220,7 @@ impl<P: Preparation> Prefetcher<P> {
 
     fn hand_over(
         &self,
-        mut state: parking_lot::MutexGuard<'_, State<P>>,
+        mut state: crate::sync::MutexGuard<'_, State<P>>,
         asked: Instant,
         ready_units: usize,
     ) -> Option<Result<Handed<P::Batch>>> {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use parking_lot::RwLock;
 
 use super::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Version, check_key, check_range, check_version};
 use crate::buffer::BufferPool;
@@ -18,18 +18,13 @@ pub struct Memory {
     uri: String,
     page_objects: usize,
     puts: AtomicU64,
-    objects: RwLock<BTreeMap<String, (Bytes, Version)>>,
+    objects: Mutex<BTreeMap<String, (Bytes, Version)>>,
 }
 
 impl Memory {
     /// An empty source; `name` appears in its URI.
     pub fn new(name: &str) -> Self {
-        Self {
-            uri: format!("memory://{name}"),
-            page_objects: 1000,
-            puts: AtomicU64::new(0),
-            objects: RwLock::default(),
-        }
+        Self { uri: format!("memory://{name}"), page_objects: 1000, puts: AtomicU64::new(0), objects: Mutex::default() }
     }
 
     /// Lists in pages of so many objects.
@@ -41,17 +36,17 @@ impl Memory {
     /// Stores an object, replacing the one of that key.
     pub fn put(&self, key: impl Into<String>, bytes: impl Into<Bytes>) {
         let version = Version::ETag(format!("\"{}\"", self.puts.fetch_add(1, Ordering::Relaxed)));
-        self.objects.write().insert(key.into(), (bytes.into(), version));
+        self.objects.lock().insert(key.into(), (bytes.into(), version));
     }
 
     /// Removes an object; whether there was one.
     pub fn remove(&self, key: &str) -> bool {
-        self.objects.write().remove(key).is_some()
+        self.objects.lock().remove(key).is_some()
     }
 
     fn find(&self, op: &'static str, key: &str) -> Result<(Bytes, ObjectMeta)> {
         check_key(&self.uri, key)?;
-        let objects = self.objects.read();
+        let objects = self.objects.lock();
         let (bytes, version) = objects
             .get(key)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, op, self.uri_of(key)).because("no such object"))?;
@@ -68,7 +63,7 @@ impl Source for Memory {
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
         let folder = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_end_matches('/')) };
-        let objects = self.objects.read();
+        let objects = self.objects.lock();
         let after = token.unwrap_or_default();
         let mut below = objects.iter().filter(|(key, _)| key.starts_with(&folder) && key.as_str() > after);
         let meta = |(key, (bytes, version)): (&String, &(Bytes, Version))| ObjectMeta {

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::sync::Mutex;
 use futures_util::future::BoxFuture;
-use parking_lot::RwLock;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -77,7 +77,7 @@ impl SourceOptions {
     /// `Invalid` when none is registered under the name that the option `credentials` says.
     pub(super) fn credentials(&self) -> Result<Option<CredentialsProvider>> {
         let Some(name) = self.get(CREDENTIALS) else { return Ok(None) };
-        let found = REGISTRY.try_read_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.get(name).cloned();
+        let found = REGISTRY.try_lock_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.get(name).cloned();
         found.map(Some).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, "use option", CREDENTIALS)
                 .because(format_args!("no function is registered as `{name}` in this process"))
@@ -223,7 +223,7 @@ impl fmt::Debug for CredentialsProvider {
     }
 }
 
-type Registry = RwLock<BTreeMap<String, CredentialsProvider>>;
+type Registry = Mutex<BTreeMap<String, CredentialsProvider>>;
 
 /// Functions that give credentials, by the names that the option `credentials` says.
 static REGISTRY: Registry = Registry::new(BTreeMap::new());
@@ -239,7 +239,7 @@ fn busy() -> Error {
 /// # Errors
 /// `Timeout`, in a child that was forked at an unlucky moment.
 pub fn register_credentials(name: &str, provider: CredentialsProvider) -> Result<()> {
-    REGISTRY.try_write_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.insert(name.to_owned(), provider);
+    REGISTRY.try_lock_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.insert(name.to_owned(), provider);
     Ok(())
 }
 
@@ -248,7 +248,7 @@ pub fn register_credentials(name: &str, provider: CredentialsProvider) -> Result
 /// # Errors
 /// `Timeout`, in a child that was forked at an unlucky moment.
 pub fn release_credentials(name: &str) -> Result<()> {
-    REGISTRY.try_write_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.remove(name);
+    REGISTRY.try_lock_for(REGISTRY_TIMEOUT).ok_or_else(busy)?.remove(name);
     Ok(())
 }
 

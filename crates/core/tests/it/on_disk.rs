@@ -233,6 +233,32 @@ fn what_is_on_disk_expires_by_the_clock_on_the_wall_and_costs_one_question() {
 }
 
 #[test]
+fn what_was_fetched_ahead_from_disk_grows_older_until_it_is_read() {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
+    config.cache.ttl = Some(Span(HOUR));
+    config.cache.memory = Some(ByteSize(10 << 20));
+    config.on_changed = OnChanged::Reload;
+    let clock = Clock::manual();
+    let open = || Dataset::open_by(&config, clock.clone(), uninterrupted()).expect("opens");
+    let first = open();
+    read_all(&first);
+    written(&first, Metric::DiskInsertions, SAMPLES as u64);
+    clock.advance(HOUR / 2);
+    let second = open();
+    assert_eq!(second.prefetch(&[3, 4], uninterrupted()).expect("queued"), 2);
+    written(&second, Metric::PrefetchFetched, 2);
+    server.put("run/03.pt", object(2003));
+    clock.advance(HOUR / 4);
+    assert!(value(&second, 4).expect("read") == content(4), "young enough");
+    clock.advance(HOUR / 4);
+    assert!(value(&second, 3).expect("read") == content(2003), "too old to be used without asking");
+    // Nor did memory take it for younger than it was.
+    server.put("run/04.pt", object(2004));
+    assert!(value(&second, 4).expect("read") == content(2004));
+}
+
+#[test]
 fn files_that_are_damaged_are_fetched_again() {
     let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
     let config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());

@@ -15,8 +15,8 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use crate::sync::Mutex;
 use http::request::Parts;
-use parking_lot::Mutex;
 use reqsign_core::time::Timestamp;
 use reqsign_core::{
     Context, OsEnv, ProvideCredential, ProvideCredentialDyn, SignRequest, SignRequestDyn, SigningCredential,

@@ -10,9 +10,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::sync::Mutex;
 use bytes::Bytes;
 use http::StatusCode;
-use parking_lot::Mutex;
 use reqsign_core::{CommandExecute, CommandOutput, Context, Error, FileRead, HttpSend, OsEnv};
 use rustix::process::{Pid, Signal, kill_process_group};
 
