@@ -1,7 +1,7 @@
 //! One pass over an epoch.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
@@ -13,6 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Metric, Timing};
 use crate::prefetch::{Handed, Patience, Prefetcher, WindowLimits};
 use crate::world::ProcessStamp;
+
+/// Requests that a first pass over remotes is ahead at the start: twice as many as a source begins with at once, so that it sees
+/// soon whether more at once bring more.
+const FIRST_REQUESTS: usize = 64;
 
 /// The batches of one pass, in order. Dropping it cancels what is under way.
 #[derive(Debug)]
@@ -69,9 +73,11 @@ impl Batches {
             last_batch_bytes: AtomicU64::new(0),
             under_way: Mutex::default(),
         };
+        let first = if prepare.are_local { 0 } else { FIRST_REQUESTS.div_ceil(dataset.names.len()) };
         let limits = WindowLimits {
             step_samples: loader.config.batch_size,
             samples: loader.config.window_samples,
+            first_samples: loader.window_samples.load(Ordering::Relaxed).max(first),
             bytes: loader.budget.in_window() as usize,
         };
         let steps = std::iter::from_fn(move || walk.next_step());
@@ -164,6 +170,7 @@ impl Batches {
         let (stall, progress) = (handed.stall, &handed.progress);
         let metrics = &self.loader.dataset.inner.metrics;
         let (window_samples, window_bytes) = self.prefetcher.window();
+        self.loader.window_samples.store(window_samples, Ordering::Relaxed);
         metrics.set(Metric::WindowSamples, window_samples as u64);
         metrics.set(Metric::WindowBytes, window_bytes as u64);
         metrics.record(&[

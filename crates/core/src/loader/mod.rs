@@ -30,6 +30,7 @@ mod prepare;
 mod sampler;
 mod waits;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ struct Inner {
     config: LoaderConfig,
     sampler: Sampler,
     budget: Budget,
+    /// How far ahead the last pass came to be: where the next one begins.
+    window_samples: AtomicUsize,
     /// How the youngest pass prepares its batches.
     preparing: Mutex<Weak<prepare::Prepare>>,
     /// Threads of its own, and its share of the buffer pool.
@@ -109,6 +112,7 @@ impl Loader {
                 config,
                 sampler,
                 budget,
+                window_samples: AtomicUsize::new(0),
                 preparing: Mutex::default(),
                 held,
             }),

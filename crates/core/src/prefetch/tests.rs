@@ -56,7 +56,7 @@ fn start(
     steps: impl Iterator<Item = usize> + Send + 'static,
     samples: usize,
 ) -> Prefetcher<Numbers> {
-    let limits = WindowLimits { step_samples: 1, samples: Some(samples), bytes: 1 << 30 };
+    let limits = WindowLimits { step_samples: 1, samples: Some(samples), first_samples: 0, bytes: 1 << 30 };
     Prefetcher::new(numbers.clone(), steps, limits, numbers.workers.clone())
 }
 
@@ -126,7 +126,7 @@ fn leaving_cancels_what_is_under_way() {
     }
     let workers = Engine::current().expect("engine").workers().clone();
     let preparation = Arc::new(Cancellable(AtomicUsize::new(0)));
-    let limits = WindowLimits { step_samples: 1, samples: Some(5), bytes: 100 };
+    let limits = WindowLimits { step_samples: 1, samples: Some(5), first_samples: 0, bytes: 100 };
     let prefetcher = Prefetcher::new(preparation.clone(), 0..100, limits, workers);
     let deadline = Instant::now() + Duration::from_secs(20);
     while prefetcher.window().1 < 5 && Instant::now() < deadline {

@@ -1,9 +1,9 @@
 //! How far ahead of the consumer to be.
 //!
 //! Bounded in samples and in bytes. With a fixed number of samples that is all; without one the window follows the consumer: it
-//! begins small, doubles when the consumer had to wait for a source, and gives a batch back when over a long time far
-//! more was ready than was needed. Waiting for decoding or assembly does not widen it: that would only take memory
-//! and cache from the same processors.
+//! begins small, or where the pass before ended, doubles when the consumer had to wait for a source, and gives a batch back when
+//! over a long time far more was ready than was needed. Waiting for decoding or assembly does not widen it: that would only take
+//! memory and cache from the same processors.
 
 /// Batches ahead at the start: one being handed over, one ready, two under way.
 const FIRST_BATCHES: usize = 4;
@@ -17,6 +17,8 @@ pub struct WindowLimits {
     pub step_samples: usize,
     /// Samples ahead; `None` follows the consumer.
     pub samples: Option<usize>,
+    /// Samples ahead at the start, where that follows the consumer; four steps at least.
+    pub first_samples: usize,
     /// Bytes under way and ready.
     pub bytes: usize,
 }
@@ -38,7 +40,8 @@ pub struct Window {
 impl Window {
     /// An empty window.
     pub fn new(limits: WindowLimits) -> Self {
-        let first = limits.samples.unwrap_or(limits.step_samples.saturating_mul(FIRST_BATCHES));
+        let least = limits.step_samples.saturating_mul(FIRST_BATCHES);
+        let first = limits.samples.unwrap_or(limits.first_samples.max(least));
         Self { limits, target: first, samples: 0, bytes: 0, steps: 0, calm: 0, settling: 0 }
     }
 
@@ -57,6 +60,7 @@ impl Window {
 
     /// Lets a step out that was handed over: whether the consumer waited for its source, and how many steps are ready behind it.
     pub fn leave(&mut self, samples: usize, bytes: usize, waited_for_source: bool, ready_behind: usize) {
+        let was_full = self.samples.saturating_add(self.limits.step_samples) > self.target;
         self.samples -= samples;
         self.bytes -= bytes;
         self.steps -= 1;
@@ -65,8 +69,8 @@ impl Window {
         }
         self.settling = self.settling.saturating_sub(1);
         if waited_for_source && self.settling == 0 {
-            // Beyond what the bytes hold it would only grow on paper.
-            if self.bytes + bytes <= self.limits.bytes {
+            // One that its bytes hold back, or that nothing is left for, would only grow on paper.
+            if was_full {
                 self.target = self.target.saturating_mul(2);
             }
             self.settling = self.steps;
@@ -98,7 +102,7 @@ mod tests {
     use super::*;
 
     fn window(samples: Option<usize>) -> Window {
-        Window::new(WindowLimits { step_samples: 8, samples, bytes: 1000 })
+        Window::new(WindowLimits { step_samples: 8, samples, first_samples: 0, bytes: 1000 })
     }
 
     #[test]
@@ -122,6 +126,7 @@ mod tests {
         }
         window.leave(8, 10, false, 0);
         assert_eq!(window.target_samples(), first);
+        assert!(window.enter(8, 10));
         window.leave(8, 10, true, 0);
         assert_eq!(window.target_samples(), 2 * first);
         window.leave(8, 10, true, 0);
@@ -129,9 +134,34 @@ mod tests {
     }
 
     #[test]
+    fn does_not_grow_beyond_what_its_bytes_hold_nor_at_the_end_of_a_pass() {
+        let mut window = window(None);
+        for _ in 0..100 {
+            while window.enter(8, 100) {}
+            window.leave(8, 100, true, 0);
+        }
+        assert_eq!(window.target_samples(), 128, "80 samples take all bytes");
+        let mut ending = Window::new(WindowLimits { step_samples: 8, samples: None, first_samples: 0, bytes: 1000 });
+        assert!(ending.enter(8, 10) && ending.enter(8, 10));
+        ending.leave(8, 10, true, 0);
+        ending.leave(8, 10, true, 0);
+        assert_eq!(ending.target_samples(), 32);
+    }
+
+    #[test]
+    fn begins_as_wide_as_it_is_told_but_never_below_four_steps() {
+        let of = |samples, first_samples| {
+            Window::new(WindowLimits { step_samples: 8, samples, first_samples, bytes: 1000 }).target_samples()
+        };
+        assert_eq!(of(None, 256), 256);
+        assert_eq!(of(None, 1), of(None, 0));
+        assert_eq!(of(Some(20), 256), 20);
+    }
+
+    #[test]
     fn shrinks_when_for_long_more_was_ready_than_needed() {
         let mut window = window(None);
-        window.enter(8, 10);
+        while window.enter(8, 10) {}
         window.leave(8, 10, true, 0);
         let grown = window.target_samples();
         for _ in 0..8 {

@@ -27,7 +27,10 @@ mod script;
 mod store;
 mod wire;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -142,12 +145,13 @@ impl Server {
         self.state.store.put_synthetic(objects);
     }
 
-    /// Stores every file below a folder under its path from there.
+    /// Stores every file below a folder under its path from there; what has several names is in memory once.
     ///
     /// # Errors
     /// Those of reading.
     pub fn put_folder(&self, folder: &Path) -> io::Result<usize> {
         let mut stored = 0;
+        let mut known: HashMap<(u64, u64), Bytes> = HashMap::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(next) = folders.pop() {
             for entry in std::fs::read_dir(next)? {
@@ -155,7 +159,12 @@ impl Server {
                 if path.is_dir() {
                     folders.push(path);
                 } else if let Ok(key) = path.strip_prefix(folder) {
-                    self.put(&key.to_string_lossy(), std::fs::read(&path)?.into());
+                    let meta = path.metadata()?;
+                    let bytes = match known.entry((meta.dev(), meta.ino())) {
+                        Entry::Occupied(known) => known.get().clone(),
+                        Entry::Vacant(new) => new.insert(std::fs::read(&path)?.into()).clone(),
+                    };
+                    self.put(&key.to_string_lossy(), bytes);
                     stored += 1;
                 }
             }
