@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::fs;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustix::time::ClockId;
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::per_process::PerProcess;
 
 /// A clock that never goes back. The process's own is not the one on the wall, so that setting that one changes nothing.
 #[derive(Clone)]
@@ -113,13 +115,14 @@ fn since_boot() -> Duration {
 
 /// Which start of the machine this is; 0 where that cannot be told.
 fn boot() -> u64 {
-    static BOOT: OnceLock<u64> = OnceLock::new();
-    *BOOT.get_or_init(|| {
+    static BOOT: PerProcess<u64> = PerProcess::new();
+    let find = || {
         let Ok(boot) = fs::read("/proc/sys/kernel/random/boot_id") else { return 0 };
         // A container may have a clock of its own, which others know nothing of.
         let clock = fs::read_link("/proc/self/ns/time").unwrap_or_default();
         xxh3_64(&[&boot, clock.as_os_str().as_encoded_bytes()].concat()).max(1)
-    })
+    };
+    BOOT.get_or_try_init(|| Ok(find())).copied().unwrap_or_default()
 }
 
 impl fmt::Debug for Clock {

@@ -34,6 +34,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod object;
 pub mod order;
+mod per_process;
 pub mod prefetch;
 pub mod sample;
 pub mod simulate;

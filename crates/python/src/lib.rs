@@ -26,10 +26,13 @@ mod source;
 mod stats;
 mod to_python;
 
+use headwater::world::ProcessStamp;
 use pyo3::prelude::*;
 
 #[pymodule]
 fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // Forks are counted from now on: none can come meanwhile.
+    ProcessStamp::current();
     log::install();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<copies::Copies>()?;

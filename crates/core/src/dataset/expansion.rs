@@ -6,6 +6,7 @@ use super::Inner;
 use crate::buffer::capacity_for;
 use crate::codec;
 use crate::error::Result;
+use crate::manifest::Manifest;
 
 /// Before one was unpacked, a compressed object is taken to be a quarter of what it holds; tensors seldom compress better.
 const FIRST_GUESS: u64 = 4 * UNIT;
@@ -44,20 +45,23 @@ pub(super) struct Stored {
     compressed: u64,
 }
 
+impl Stored {
+    /// Adds up what a manifest lists.
+    pub(super) fn of(manifest: &Manifest, fields: usize) -> Self {
+        let mut stored = Self { plain: 0, compressed: 0 };
+        for (index, field) in (0..manifest.len()).flat_map(|index| (0..fields).map(move |field| (index, field))) {
+            let suffix = manifest.object_suffix(index, field).unwrap_or_default();
+            let bytes = manifest.object_size(index, field).unwrap_or_default();
+            *(if is_compressed(suffix) { &mut stored.compressed } else { &mut stored.plain }) += bytes;
+        }
+        stored
+    }
+}
+
 impl Inner {
     /// Memory that all samples take as values, as far as is known.
     pub(super) fn memory_of_all(&self) -> u64 {
-        let stored = self.stored.get_or_init(|| {
-            let mut stored = Stored { plain: 0, compressed: 0 };
-            for (index, field) in
-                (0..self.manifest.len()).flat_map(|index| (0..self.names.len()).map(move |field| (index, field)))
-            {
-                let suffix = self.manifest.object_suffix(index, field).unwrap_or_default();
-                let bytes = self.manifest.object_size(index, field).unwrap_or_default();
-                *(if is_compressed(suffix) { &mut stored.compressed } else { &mut stored.plain }) += bytes;
-            }
-            stored
-        });
+        let stored = &self.stored;
         stored.plain + stored.compressed.saturating_mul(self.expansion.most.load(Ordering::Relaxed)) / UNIT
     }
 

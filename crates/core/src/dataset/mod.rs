@@ -25,7 +25,7 @@ mod requests;
 
 use std::fmt::{self, Debug};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::cache::CacheStats;
 use crate::clock::Clock;
@@ -59,7 +59,7 @@ pub(crate) struct Inner {
     is_spread: bool,
     limits: Limits,
     expansion: Expansion,
-    stored: OnceLock<Stored>,
+    stored: Stored,
     clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     /// Samples that were left out of batches or substituted so far.

@@ -1,14 +1,14 @@
 //! Opening: connect, then find or make the manifest.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Dataset, Expansion, Inner, indexing, on_disk};
+use super::{Dataset, Expansion, Inner, Stored, indexing, on_disk};
 use crate::clock::Clock;
 use crate::config::DatasetConfig;
 use crate::engine::{Engine, Interrupt, PerProcess};
@@ -60,8 +60,8 @@ pub(super) fn assemble(
     metrics.set(Metric::ManifestSamples, manifest.len() as u64);
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
-    let (limits, expansion, stored, kept) =
-        (Limits::default(), Expansion::default(), OnceLock::new(), PerProcess::new());
+    let stored = Stored::of(&manifest, manifest.field_names().count());
+    let (limits, expansion, kept) = (Limits::default(), Expansion::default(), PerProcess::new());
     let inner = Inner {
         config,
         manifest,

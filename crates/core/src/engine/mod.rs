@@ -7,7 +7,6 @@
 //! Callers are ordinary threads: they hand the engine work and wait for it. A wait asks the caller's [`Interrupt`] every
 //! few milliseconds whether to go on, and leaving a wait cancels the work.
 
-mod per_process;
 mod questions;
 mod workers;
 
@@ -19,7 +18,7 @@ use std::time::Duration;
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
-pub use per_process::PerProcess;
+pub use crate::per_process::PerProcess;
 pub use questions::Questions;
 pub use workers::Workers;
 

@@ -20,7 +20,7 @@ mod web;
 use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use futures_util::future::BoxFuture;
 
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
+use crate::per_process::PerProcess;
 
 pub use list::{Listed, list, list_sorted, list_wanted};
 pub use local::Local;
@@ -287,9 +288,12 @@ fn unusable(uri: &str, reason: fmt::Arguments<'_>) -> Error {
 
 /// Chooses the cryptography behind `https`, once per process.
 pub(crate) fn install_tls() {
-    static ONCE: Once = Once::new();
-    // Fails only when the program that embeds us has chosen already, which is as good.
-    ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    static CHOSEN: PerProcess<()> = PerProcess::new();
+    // Fails only when another thread or the program that embeds us has chosen already, which is as good.
+    let _ = CHOSEN.get_or_try_init(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(())
+    });
 }
 
 /// Refuses keys that could name something outside the root, or name one object in two ways.

@@ -11,7 +11,8 @@ use crate::world::ProcessStamp;
 
 /// A slot for a value that is tied to the process that made it: threads, sockets, locks.
 ///
-/// There is no lock, since a lock might have been held by another thread at the moment of a fork. In a child the parent's
+/// There is no lock, since a lock might have been held by another thread at the moment of a fork; for the same reason nothing that
+/// a child finds may be a `OnceLock` of the standard library, whose first user others wait for. In a child the parent's
 /// value is neither used nor dropped: its destructor would wait for threads that do not exist.
 pub struct PerProcess<T> {
     slot: AtomicPtr<Made<T>>,
