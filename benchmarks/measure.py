@@ -1,15 +1,31 @@
-"""Comparing two ways of doing one thing: alternating, in one process, reported as medians with their spread."""
+"""Comparing two ways of doing one thing: alternating, in one process, reported as medians with their spread.
+
+Rows may be held to a goal, which is judged here alone: the table and the JSON say whether it was met, and a suite that missed
+one ends with an error once everything is printed.
+"""
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 RESULTS = Path("target/bench")
+
+Of = Literal["ours", "ratio"]
+
+
+class Goal(TypedDict):
+    """Between what a row's own figure or its ratio is to lie, ends included; ``None`` where there is no such end."""
+
+    of: Of
+    at_least: float | None
+    at_most: float | None
+    met: bool
 
 
 class Row(TypedDict):
@@ -23,6 +39,7 @@ class Row(TypedDict):
     ratio: float
     n: int
     spread: float
+    goal: NotRequired[Goal]
 
 
 def compare(
@@ -75,14 +92,55 @@ def figure(
     return Row(name=name, unit=unit, ours=ours, baseline=baseline, baseline_name=baseline_name, ratio=ratio, n=n, spread=spread)
 
 
+def aimed(row: Row, of: Of = "ratio", *, at_least: float | None = None, at_most: float | None = None) -> Row:
+    """The row, held to a goal for its ``ratio`` or, in its unit, for what is ``ours``."""
+    value = row[of]
+    met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+    return {**row, "goal": Goal(of=of, at_least=at_least, at_most=at_most, met=met)}
+
+
+def shown(row: Row, of: Of, value: float) -> str:
+    """A figure of a row, with its unit."""
+    return f"{value:,.2f}x" if of == "ratio" else f"{value:,.4g} {row['unit']}".rstrip()
+
+
+def aim(row: Row) -> str:
+    """What a row is to reach, nothing where it has no goal."""
+    goal = row.get("goal")
+    if not goal:
+        return ""
+    ends = (("at least", goal["at_least"]), ("at most", goal["at_most"]))
+    return " and ".join(f"{words} {shown(row, goal['of'], end)}" for words, end in ends if end is not None)
+
+
+def judged(row: Row) -> str:
+    """The same, and whether it did."""
+    goal = row.get("goal")
+    return f"{aim(row)}: {'met' if goal['met'] else 'MISSED'}" if goal else ""
+
+
+def missed(rows: list[Row]) -> list[str]:
+    """A line about each row that did not reach its goal."""
+    lines = []
+    for row in rows:
+        goal = row.get("goal")
+        if goal and not goal["met"]:
+            found = shown(row, goal["of"], row[goal["of"]])
+            lines.append(f"missed: {row['name']}: {found} instead of {aim(row)} (spread {100 * row['spread']:.0f} %)")
+    return lines
+
+
 def report(suite: str, rows: list[Row]) -> None:
-    """Prints a table and writes ``target/bench/<suite>.json``."""
+    """Prints a table and writes ``target/bench/<suite>.json``; a goal that was missed ends the program with status 1."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{suite}.json"
     path.write_text(json.dumps(rows, indent=1) + "\n")
-    width = max(len(row["name"]) for row in rows)
-    print(f"{'':<{width}} {'ours':>12} {'baseline':>12}  {'ratio':>6} {'spread':>7}  baseline is")
+    width, goal_width = max(len(row["name"]) for row in rows), max(4, *(len(judged(row)) for row in rows))
+    print(f"{'':<{width}} {'ours':>12} {'baseline':>12}  {'ratio':>6} {'spread':>7}  {'goal':<{goal_width}}  baseline is")
     for row in rows:
         figures = f"{row['ours']:>12,.1f} {row['baseline']:>12,.1f}  {row['ratio']:>5.2f}x {100 * row['spread']:>5.0f} %"
-        print(f"{row['name']:<{width}} {figures}  {row['baseline_name']} ({row['unit']})")
+        print(f"{row['name']:<{width}} {figures}  {judged(row):<{goal_width}}  {row['baseline_name']} ({row['unit']})")
     print(f"written to {path}")
+    if lines := missed(rows):
+        print("\n".join(lines))
+        sys.exit(1)

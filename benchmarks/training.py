@@ -30,7 +30,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import headwater as hw
-from measure import RESULTS, Row, figure, report
+from measure import RESULTS, Row, aimed, figure, report
 from server import SLOW, Server
 from sets import PAIRS, demo_set
 from sources import CONNECTIONS, objects_of
@@ -41,6 +41,8 @@ NAMES = 40
 LONGER = 1.3
 RUNS = 5
 WORKERS = (2, 4, 8, 16)
+# What is aimed at: percent of a loop in its steps; milliseconds to import, and to the first batch of a kept manifest.
+BUSY, IMPORTED, FIRST_BATCH = 95.0, 100.0, 1000.0
 
 
 class Objects(Dataset[torch.Tensor]):
@@ -113,7 +115,7 @@ def busy_rows() -> list[Row]:
     mine, other = statistics.median(rates["ours"]), statistics.median(rates["plain"])
     spread = (max(rates["ours"]) - min(rates["ours"])) / 2 / mine
     what = f"busy in steps of {1e3 * step:.0f} ms, cold: batches of {BATCH} x 4 MiB, S3 of 30 ms and 100 MB/s per stream"
-    return [figure(what, "%", mine, other, f"boto3, DataLoader of {workers}", RUNS, spread)]
+    return [aimed(figure(what, "%", mine, other, f"boto3, DataLoader of {workers}", RUNS, spread), "ours", at_least=BUSY)]
 
 
 IMPORT = "import time; began = time.perf_counter(); import headwater; print(time.perf_counter() - began)"
@@ -161,9 +163,10 @@ def start_rows() -> list[Row]:
     hw.StreamingDataset(folder / "x", manifest=manifest)
     imported, first = seconds_of(IMPORT), seconds_of(FIRST, str(folder / "x"), str(manifest))
     what = f"opening with a kept manifest of {MANY:,} samples, and the first batch"
+    figures = (("import headwater", imported, IMPORTED), (what, first, FIRST_BATCH))
     return [
-        figure("import headwater", "ms", 1e3 * statistics.median(imported), 100, "the goal", RUNS, lower=True),
-        figure(what, "ms", 1e3 * statistics.median(first), 1000, "the goal", RUNS, lower=True),
+        aimed(figure(name, "ms", 1e3 * statistics.median(took), goal, "the goal", RUNS, lower=True), "ours", at_most=goal)
+        for name, took, goal in figures
     ]
 
 

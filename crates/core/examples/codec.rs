@@ -11,12 +11,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
+use bytes::Bytes;
 use headwater::Result;
 use headwater::buffer::BufferPool;
 use headwater::codec::tensor::{Plan, block_bytes, decode_block, encode_block};
 use headwater::engine::Workers;
 use headwater::format::record::{Compression, pack};
-use headwater::value::{DType, Tensor, Value};
+use headwater::value::{DType, Packed, Tensor, Value};
 use serde_json::json;
 
 fn main() -> ExitCode {
@@ -70,7 +71,7 @@ fn run(bytes: &[u8], item: usize, threads: usize, seconds: f64) -> Result<serde_
     let gigabytes = |rounds: f64| rounds * bytes.len() as f64 / 1e9;
     Ok(json!({
         "item": item, "bytes": bytes.len(), "coded": coded, "ratio": bytes.len() as f64 / coded as f64,
-        "bound": bound(bytes, item), "lossless": out == bytes, "plan": format!("{plan:?}"), "threads": threads,
+        "bound": bound(bytes, item), "record": largest_record(bytes, item)?, "lossless": out == bytes, "plan": format!("{plan:?}"), "threads": threads,
         "encode": gigabytes(rounds(threads, seconds, || {
             let mut blocks = vec![Vec::new(); blocks.len()];
             move || encode(&mut blocks)
@@ -87,11 +88,23 @@ fn run(bytes: &[u8], item: usize, threads: usize, seconds: f64) -> Result<serde_
     }))
 }
 
-/// Records per second that a pool of so many threads packs, one after the other.
-fn packs(bytes: &[u8], item: usize, threads: usize, seconds: f64) -> Result<f64> {
+/// Bytes of its record, as it is or coded, whichever is larger.
+fn largest_record(bytes: &[u8], item: usize) -> Result<usize> {
+    let value = value_of(bytes, item)?;
+    let packed = |compression| pack(&value, compression, &BufferPool::new(0));
+    let records = [packed(Compression::AtLeast(0.0))?, packed(Compression::None)?];
+    Ok(records.iter().filter_map(Packed::record).map(Bytes::len).max().unwrap_or_default())
+}
+
+fn value_of(bytes: &[u8], item: usize) -> Result<Value> {
     let dtype = DType::ALL.iter().copied().find(|dtype| dtype.size() == item).unwrap_or(DType::U8);
     let tensor = Tensor::from_bytes(dtype, &[bytes.len() / dtype.size()], bytes.to_vec().into())?;
-    let (value, workers) = (Arc::new(Value::Tensor(tensor)), Workers::start(threads)?);
+    Ok(Value::Tensor(tensor))
+}
+
+/// Records per second that a pool of so many threads packs, one after the other.
+fn packs(bytes: &[u8], item: usize, threads: usize, seconds: f64) -> Result<f64> {
+    let (value, workers) = (Arc::new(value_of(bytes, item)?), Workers::start(threads)?);
     let buffers = Arc::new(BufferPool::new(1 << 30));
     rounds(1, seconds, || {
         || {

@@ -6,12 +6,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 
-use crate::sync::Mutex;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
 use super::UnitId;
+use super::sync::{Arc, Mutex};
 
 /// The loads under way, by unit.
 pub struct Flights<T> {
@@ -35,7 +34,7 @@ pub struct Leader<T: Clone> {
 
 impl<T> Default for Flights<T> {
     fn default() -> Self {
-        Self { under_way: Mutex::default() }
+        Self { under_way: Mutex::new(HashMap::new()) }
     }
 }
 
@@ -90,51 +89,5 @@ impl<T: Clone> Drop for Leader<T> {
 impl<T> fmt::Debug for Flights<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flights").field("under_way", &self.under_way.lock().len()).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UNIT: UnitId = UnitId { sample: 3, field: 0 };
-
-    fn follow(flights: &Arc<Flights<u32>>) -> Receiver<u32> {
-        match flights.join(UNIT) {
-            Flight::Follow(receiver) => receiver,
-            Flight::Lead(_) => panic!("somebody leads already"),
-        }
-    }
-
-    fn lead(flights: &Arc<Flights<u32>>) -> Leader<u32> {
-        match flights.join(UNIT) {
-            Flight::Lead(leader) => leader,
-            Flight::Follow(_) => panic!("nobody leads"),
-        }
-    }
-
-    #[test]
-    fn one_leads_and_all_get_the_result() {
-        let flights = Arc::default();
-        let leader = lead(&flights);
-        let (first, second) = (follow(&flights), follow(&flights));
-        drop(second);
-        assert!(leader.land(&7));
-        assert_eq!(first.blocking_recv(), Ok(7));
-        assert!(flights.is_empty());
-        assert!(!lead(&flights).land(&8), "nobody followed");
-    }
-
-    #[test]
-    fn followers_of_a_leader_that_left_are_told() {
-        let flights = Arc::default();
-        let leader = lead(&flights);
-        let follower = follow(&flights);
-        drop(leader);
-        follower.blocking_recv().expect_err("no result");
-        let next = lead(&flights);
-        let follower = follow(&flights);
-        next.land(&9);
-        assert_eq!(follower.blocking_recv(), Ok(9));
     }
 }

@@ -3,7 +3,7 @@
 //! A [`Cache`] is asked before anything is read and told after something was used. It knows units by number, never where they
 //! come from or how they decode; the dataset brings the two together. One implementation per file; [`None`] is the one that
 //! keeps nothing. What a full cache gives up is [`eviction`]'s choice; that one unit is not loaded twice at the same time is
-//! [`Flights`]' work.
+//! [`Flights`]' work, and that no more waits to be kept than may, the [`WaitingRoom`]'s.
 
 pub mod disk;
 pub mod eviction;
@@ -12,6 +12,7 @@ mod memory;
 mod none;
 mod sync;
 mod table;
+mod waiting;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use flights::{Flight, Flights, Leader};
 pub use memory::Memory;
 pub use none::None;
 pub use table::{Charge, Entry, Table};
+pub use waiting::{Waiting, WaitingRoom};
 
 /// One value of the dataset: field `field` of sample `sample`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::eviction::by_policy;
 use super::{Entry, Policy, Table, UnitId};
 
+mod flights;
+
 /// An entry: its unit, its bytes, and a number that tells it from others of the same unit and bytes.
 type Value = (UnitId, usize, u64);
 

@@ -14,7 +14,7 @@ use super::load::{Loaded, Origin};
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
 use crate::cache::disk::Flight;
-use crate::cache::{Item, UnitId};
+use crate::cache::{Item, UnitId, Waiting, WaitingRoom};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::format::record::{self, Compression};
@@ -31,7 +31,7 @@ const WAITING_FOR_DISK: usize = 64 << 20;
 /// What waits to be packed in one process, and how much may.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    bytes: AtomicUsize,
+    room: WaitingRoom,
     /// What the budget of a loader has for it, and for what is packed and waits for the disk; 0 while there is no loader.
     budget: AtomicUsize,
     disk_budget: AtomicUsize,
@@ -42,6 +42,11 @@ impl Backlog {
     pub(crate) fn set_budget(&self, bytes: u64, for_disk: u64) {
         self.budget.fetch_max(bytes as usize, Ordering::Relaxed);
         self.disk_budget.fetch_max(for_disk as usize, Ordering::Relaxed);
+    }
+
+    /// Lets so many bytes wait, unless others do and that would be too much.
+    fn enter(&self, kept: &Kept, bytes: usize, on_disk: bool) -> Option<Waiting> {
+        self.room.enter(bytes, self.limit(kept.cache.capacity(), on_disk))
     }
 
     fn limit(&self, cache_bytes: usize, on_disk: bool) -> usize {
@@ -56,21 +61,6 @@ impl Backlog {
         match self.budget.load(Ordering::Relaxed) {
             0 => WAITING_FOR_DISK,
             _ => self.disk_budget.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Bytes that wait to be packed, for as long as this lives.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    dataset: Arc<Inner>,
-    bytes: usize,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if let Ok(kept) = self.dataset.kept() {
-            kept.backlog.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
@@ -124,16 +114,17 @@ impl Inner {
         let Ok(engine) = Engine::current() else { return false };
         let bytes = loaded.value.tensor_bytes();
         // What may not wait now is offered again later, and counted then.
-        let Some(waiting) = self.waiting(kept, bytes, true) else { return false };
+        let Some(waiting) = kept.backlog.enter(kept, bytes, true) else { return false };
         let Some(tier) = &kept.on_disk else { return false };
-        let packing = tier.packing.clone();
+        let (packing, dataset) = (tier.packing.clone(), self.clone());
         // Not on the workers, whose next jobs the batch may wait for.
         drop(engine.spawn(async move {
             let Ok(_turn) = packing.acquire_owned().await else { return };
             let packed = spawn_blocking(move || {
-                if let Ok(kept) = waiting.dataset.kept() {
-                    waiting.dataset.offer(kept, unit, &loaded, engine.buffers(), Some(flight));
+                if let Ok(kept) = dataset.kept() {
+                    dataset.offer(kept, unit, &loaded, engine.buffers(), Some(flight));
                 }
+                drop((loaded, waiting));
             });
             let _ = packed.await;
         }));
@@ -173,10 +164,12 @@ impl Inner {
                 let bytes = loaded.value.tensor_bytes();
                 if let Some(waiting) = self.wait(kept, bytes, 1, on_disk) {
                     let own = Packed::new(&loaded.value, buffers)?.into_value();
+                    let dataset = self.clone();
                     engine.workers().spawn(move || {
-                        if let Ok(kept) = waiting.dataset.kept() {
-                            waiting.dataset.offer(kept, unit, &loaded, buffers, None);
+                        if let Ok(kept) = dataset.kept() {
+                            dataset.offer(kept, unit, &loaded, buffers, None);
                         }
+                        drop((loaded, waiting));
                     });
                     return Ok(own);
                 }
@@ -187,18 +180,12 @@ impl Inner {
     }
 
     /// Lets units of so many bytes wait to be packed, unless others wait and that would be too much.
-    pub(crate) fn wait(self: &Arc<Self>, kept: &Kept, bytes: usize, units: usize, on_disk: bool) -> Option<Waiting> {
-        let waiting = self.waiting(kept, bytes, on_disk);
+    pub(crate) fn wait(&self, kept: &Kept, bytes: usize, units: usize, on_disk: bool) -> Option<Waiting> {
+        let waiting = kept.backlog.enter(kept, bytes, on_disk);
         if waiting.is_none() {
             self.metrics.record(&[(Metric::CacheBacklogFull, units as u64)]);
         }
         waiting
-    }
-
-    fn waiting(self: &Arc<Self>, kept: &Kept, bytes: usize, on_disk: bool) -> Option<Waiting> {
-        let before = kept.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let waiting = Waiting { dataset: self.clone(), bytes };
-        (before == 0 || before + bytes <= kept.backlog.limit(kept.cache.capacity(), on_disk)).then_some(waiting)
     }
 
     /// What may be done to values for the cache; `None` when nothing is kept. Where all of the dataset has room as it is,

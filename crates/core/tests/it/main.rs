@@ -1,6 +1,7 @@
 //! The crate as its users see it, one file per subject.
 #![allow(clippy::disallowed_methods)] // tests write files and read the environment
 
+mod backlog;
 mod decoders;
 mod expiry;
 mod failing;

@@ -10,6 +10,8 @@ use crate::codec::tensor::block_bytes;
 use crate::engine::Workers;
 use crate::value::{DType, Dict, Packed, Tensor, Value};
 
+mod golden;
+
 const FORCED: Compression = Compression::AtLeast(0.0);
 
 fn packed(value: &Value, compression: Compression) -> Packed {
