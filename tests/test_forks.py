@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +26,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_clips(tmp_path_factory.mktemp("set"))
     (root / "b/0003.pt").write_bytes(b"no tensor at all")
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_streams() -> Iterator[None]:
+    """Python's file objects stay locked in a child that is forked while another thread writes a record."""
+    logger = logging.getLogger("headwater")
+    logger.propagate = False
+    yield
+    logger.propagate = True
 
 
 def skip(_: str, __: hw.HeadwaterError) -> Any:
