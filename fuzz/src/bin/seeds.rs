@@ -1,20 +1,19 @@
-//! Writes what fuzzing begins with into the corpora of `record` and `cache_file`: few mutations of nothing are anything.
+//! Writes what fuzzing of `record` and `cache_file` begins with: few mutations of nothing are anything.
 
-use headwater::clock::Moment;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use headwater::buffer::BufferPool;
 use headwater::cache::disk::Disk;
+use headwater::clock::Moment;
 use headwater::format::record::{Compression, pack};
 use headwater::source::Version;
 use headwater::value::{DType, Dict, Tensor, Value};
 
 fn main() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let records = corpus.join("record");
-    fs::create_dir_all(&records).expect("made");
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
+    let records = seeds.join("record");
     for (number, value) in values().iter().enumerate() {
         for (name, compression) in [("plain", Compression::None), ("coded", Compression::AtLeast(0.0))] {
             let packed = pack(value, compression, &BufferPool::new(0)).expect("packed");
@@ -22,9 +21,8 @@ fn main() {
             fs::write(records.join(format!("{name}-{number}")), [&[0], &record[..]].concat()).expect("written");
         }
     }
-    let files = corpus.join("cache_file");
-    fs::create_dir_all(&files).expect("made");
-    for (name, version) in [("tag", Version::ETag("\"1\"".into())), ("time", Version::Modified(7))] {
+    let files = seeds.join("cache_file");
+    for (name, version) in [("tag", Version::ETag("\"1\"".into())), ("not-of-that-version", Version::Modified(7))] {
         fs::write(files.join(name), [&[0], &file(&version)[..]].concat()).expect("written");
     }
 }

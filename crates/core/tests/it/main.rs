@@ -15,6 +15,7 @@ mod listings;
 mod loader;
 mod manifests;
 mod mounts;
+mod mutations;
 mod on_disk;
 mod packing;
 mod places;

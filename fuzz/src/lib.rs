@@ -1,0 +1,3 @@
+//! Fuzzing of the readers of Headwater.
+
+pub mod targets;
