@@ -195,8 +195,7 @@ def failover_rows(step: float) -> list[Row]:
         rows.append(figure(f"{name}: {what}", "ms", middle[1], middle[0], "undisturbed", ROUNDS, spread(mine), lower=True))
     revived = f"until the revived replica is read again: {what}"
     mine = [seconds * 1e3 for seconds in back]
-    middle = statistics.median(mine)
-    row = figure(revived, "ms", middle, LONGEST_REST, "the longest rest", ROUNDS, spread(mine), lower=True)
+    row = figure(revived, "ms", statistics.median(mine), LONGEST_REST, "the longest rest", ROUNDS, spread(mine), lower=True)
     rows.append(aimed(row, "ours", at_most=LONGEST_REST))
     return rows
 

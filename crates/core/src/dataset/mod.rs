@@ -24,8 +24,8 @@ mod read;
 mod requests;
 
 use std::fmt::{self, Debug};
-use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::cache::CacheStats;
 use crate::clock::Clock;

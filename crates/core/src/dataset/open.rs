@@ -1,7 +1,7 @@
 //! Opening: connect, then find or make the manifest.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;

@@ -147,7 +147,7 @@ struct Loading {
     table: Table<usize>,
     flights: Arc<Flights<usize>>,
     /// How many load each unit at this moment.
-    loading: [AtomicUsize; 2],
+    under_way: [AtomicUsize; 2],
     /// Leaders that are to leave before they land.
     leaving: AtomicUsize,
 }
@@ -162,10 +162,10 @@ impl Loading {
             }
             match self.flights.join(unit(sample)) {
                 Flight::Lead(leader) => {
-                    assert_eq!(self.loading[sample].fetch_add(1, Ordering::SeqCst), 0, "two load unit {sample}");
+                    assert_eq!(self.under_way[sample].fetch_add(1, Ordering::SeqCst), 0, "two load unit {sample}");
                     let leaves =
                         self.leaving.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-                    self.loading[sample].fetch_sub(1, Ordering::SeqCst);
+                    self.under_way[sample].fetch_sub(1, Ordering::SeqCst);
                     if leaves.is_ok() {
                         continue;
                     }
@@ -193,7 +193,7 @@ fn no_interleaving_loads_a_unit_twice_at_once_or_leaves_anybody_without_it() {
         let loading = Arc::new(Loading {
             table: Table::new(CAPACITY, by_policy(Policy::Lru)),
             flights: Arc::new(Flights::default()),
-            loading: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            under_way: [AtomicUsize::new(0), AtomicUsize::new(0)],
             leaving: AtomicUsize::new(2),
         });
         let threads: Vec<_> = (0..3_usize)

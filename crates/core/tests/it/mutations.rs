@@ -86,14 +86,12 @@ fn survives(target: &str, read: impl Fn(&[u8]) -> bool) {
         for _ in 0..=chance.below(3) {
             mutate(&mut bytes, other, &mut chance);
         }
-        match catch_unwind(AssertUnwindSafe(|| read(&bytes))) {
-            Ok(was_read) => understood += usize::from(was_read),
-            Err(_) => {
-                let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}-{number}"));
-                fs::write(&path, &bytes).expect("written");
-                panic!("{target}: mutation {number}, of `{name}`, is `{}`: store it with the fix", path.display());
-            }
-        }
+        let Ok(was_read) = catch_unwind(AssertUnwindSafe(|| read(&bytes))) else {
+            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}-{number}"));
+            fs::write(&path, &bytes).expect("written");
+            panic!("{target}: mutation {number}, of `{name}`, is `{}`: store it with the fix", path.display());
+        };
+        understood += usize::from(was_read);
     }
     assert!(understood > MUTATIONS / 100 && understood < MUTATIONS, "{understood} of {MUTATIONS} were understood");
 }

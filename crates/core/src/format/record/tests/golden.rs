@@ -104,7 +104,8 @@ fn plain() -> Value {
 
 /// Of planes some are constant and some as they are; a block in which there is nothing to gain is as it is.
 fn planes() -> Value {
-    let few = |dtype: DType| tensor(dtype, 6, |at, place| if place % 2 == 0 { strewn(at + place) as u8 } else { 7 });
+    let few =
+        |dtype: DType| tensor(dtype, 6, |at, place| if place.is_multiple_of(2) { strewn(at + place) as u8 } else { 7 });
     let transposed: Vec<u8> = (0..12).flat_map(|at| [at, 0]).collect();
     let transposed = Tensor::new(DType::I16, &[3, 4], &[1, 3], transposed.into(), 0).expect("a view");
     Value::Dict(Dict::from_iter([
@@ -127,7 +128,7 @@ fn frames() -> Value {
         (_, 3) => (strewn(at) >> 24) as u8 & sign,
         _ => 0,
     };
-    let strewn_bytes = |at: usize, _| if at < 2 * block_bytes(1) && strewn(at) % 32 == 0 { 3 } else { 0 };
+    let strewn_bytes = |at: usize, _| if at < 2 * block_bytes(1) && strewn(at).is_multiple_of(32) { 3 } else { 0 };
     let bf16: Vec<u8> = (0..600).flat_map(|at| [strewn(at) as u8, 0x3c | strewn(at + 600) as u8 & 3]).collect();
     let bf16 = Tensor::new(DType::BF16, &[20, 30], &[1, 20], bf16.into(), 0).expect("a view");
     let every = DType::ALL.iter().map(|&dtype| tensor(dtype, 300, |at, _| strewn(at) as u8 & 3));
@@ -157,7 +158,7 @@ fn walk(value: &Value, seen: &mut impl FnMut(&Value)) {
     match value {
         Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.iter().for_each(|item| walk(item, seen)),
         Value::Dict(dict) => {
-            dict.items.iter().for_each(|(key, item)| [key, item].into_iter().for_each(|it| walk(it, seen)))
+            dict.items.iter().for_each(|(key, item)| [key, item].into_iter().for_each(|it| walk(it, seen)));
         }
         _ => {}
     }
