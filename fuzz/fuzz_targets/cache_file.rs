@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
     fs::write(path, &file).expect("written");
     let (version, now) = (version(), Moment::now());
     set.renew(KEY, &version, now);
-    let found = set.get(KEY, Wanted { version: &version, or_younger: None }, now, &BufferPool::new(0)).found();
+    let found = set.look(KEY, Wanted { version: &version, or_younger: None }, now, &BufferPool::new(0)).found();
     if let Some(found) = found {
         assert!(file.ends_with(&found.record) && found.version == version);
     }

@@ -20,6 +20,7 @@ mod places;
 mod pt;
 mod ranks;
 mod secrets;
+mod sharing;
 mod simulate;
 mod sources;
 mod under_load;
