@@ -8,7 +8,6 @@
 //! Cost: opening lists each source once (or not at all, when a fresh manifest is kept) and holds about 100 bytes per
 //! sample of two fields; reading costs one request per field, each a single copy from the socket or page cache.
 
-mod beats;
 mod expansion;
 mod failing;
 mod indexing;
@@ -22,6 +21,7 @@ mod pinned;
 mod published;
 mod read;
 mod requests;
+mod sharing;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;

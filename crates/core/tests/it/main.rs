@@ -22,6 +22,7 @@ mod places;
 mod pt;
 mod ranks;
 mod secrets;
+mod sharing;
 mod simulate;
 mod sources;
 mod under_load;
