@@ -24,6 +24,7 @@ mod ranks;
 mod secrets;
 mod simulate;
 mod sources;
+mod transforms;
 mod under_load;
 
 use headwater_testkit::allocation::Counting;
