@@ -391,6 +391,7 @@ impl Inner {
             self.expansion.saw(key, bytes.len(), value.tensor_bytes());
         }
         self.metrics.time(Timing::Miss, requested.elapsed().as_nanos() as u64, 1);
-        value
+        // What is there at the moment may be another version elsewhere.
+        if self.accepts_changes() { value } else { value.map_err(Error::of_content) }
     }
 }

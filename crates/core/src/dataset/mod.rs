@@ -25,7 +25,7 @@ mod sharing;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::cache::CacheStats;
 use crate::clock::Clock;
@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     /// Samples that were left out of batches or substituted so far.
     spared: AtomicU64,
+    /// Whether other ranks read the same samples, as whoever walks it says.
+    pub(crate) has_replicas: AtomicBool,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     kept: PerProcess<Kept>,
 }

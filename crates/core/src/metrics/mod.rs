@@ -107,9 +107,11 @@ metrics! {
     StallSource "loader_stall_source_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for sources.";
     StallDecode "loader_stall_decode_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for decoding.";
     StallCollate "loader_stall_collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for batches to be assembled.";
+    StallTransform "loader_stall_transform_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for functions of the user's: of samples and of batches.";
     StallPlacing "loader_stall_placing_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for batches to be in page-locked memory or on their way to a device.";
     CollateBytes "collated_bytes_total" Counter "bytes" / 1 "Tensor bytes of assembled batches.";
     CollateSeconds "collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent assembling, summed over batches.";
+    TransformSeconds "transform_seconds_total" Counter "seconds" / 1_000_000_000 "Time that threads spent in functions of the user's, summed over them.";
     PackBytes "cache_pack_bytes_total" Counter "bytes" / 1 "Bytes of tensors that were packed for the cache.";
     PackedBytes "cache_packed_bytes_total" Counter "bytes" / 1 "Bytes of the records that they were packed into.";
     PackSeconds "cache_pack_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent packing values for the cache.";

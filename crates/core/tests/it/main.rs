@@ -25,6 +25,7 @@ mod secrets;
 mod sharing;
 mod simulate;
 mod sources;
+mod transforms;
 mod under_load;
 
 use headwater_testkit::allocation::Counting;
