@@ -294,7 +294,9 @@ def test_stats_tell_ready_and_reuse_apart(folder: Path) -> None:
 
 def test_capacity_and_policy_hold(folder: Path) -> None:
     def reuse(policy: Any) -> float:
-        made = loader(folder, 5, cache=hw.CacheConfig(memory=52 * 5000, policy=policy), num_threads=1)
+        cache = hw.CacheConfig(memory=52 * 5000, policy=policy)
+        # A window that holds most of the set would find all units before any of them gives way.
+        made = loader(folder, 5, cache=cache, num_threads=1, window_samples=20)
         for _ in range(6):
             for batch in made:
                 time.sleep(0.001)
