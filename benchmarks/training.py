@@ -8,6 +8,9 @@ it a plain ``DataLoader`` whose workers read with boto3, of the number that serv
 Start is a process of its own: importing the package; and, of a kept manifest of 100,000 samples, opening and the first batch.
 
 The busy main thread counts in the interpreter while a loader of it runs from memory: what it has left of what it counts alone.
+
+A transform is called ahead by as many threads as there are by default, beside that on the consuming thread: samples per second
+of a loop whose steps sleep, of small samples from memory, for functions that wait, compute without the interpreter, or with it.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import headwater as hw
-from measure import RESULTS, Row, aimed, figure, report
+from measure import RESULTS, Row, aimed, compare, figure, report
 from server import SLOW, Server
 from sets import PAIRS, demo_set
 from sources import CONNECTIONS, objects_of
@@ -219,9 +222,82 @@ def share_rows() -> list[Row]:
     ]
 
 
+def waits(sample: dict[str, Any]) -> dict[str, Any]:
+    """As one that asks a service."""
+    time.sleep(0.005)
+    return {"index": sample["__index__"]}
+
+
+def computes(sample: dict[str, Any]) -> dict[str, Any]:
+    """A millisecond or two of numpy, which lets go of the interpreter."""
+    values = np.linspace(0, 1, 1 << 18, dtype=np.float32)
+    return {"index": sample["__index__"], "mean": float(np.exp(np.sin(np.sqrt(values))).mean())}
+
+
+def interprets(sample: dict[str, Any]) -> dict[str, Any]:
+    """About as long in Python alone."""
+    return {"index": sample["__index__"], "sum": sum(number * number % 7 for number in range(40_000))}
+
+
+STEP_SECONDS = 0.02
+
+
+def sleeping_step() -> None:
+    """As a processor waits for an accelerator."""
+    time.sleep(STEP_SECONDS)
+
+
+def busy_step() -> None:
+    """About as long in Python alone."""
+    sum(number * number % 7 for number in range(400_000))
+
+
+# A function, what it does, a step, what that does.
+TRANSFORMS = (
+    (waits, "waits", sleeping_step, "sleep"),
+    (computes, "computes in numpy", sleeping_step, "sleep"),
+    (interprets, "computes in Python", sleeping_step, "sleep"),
+    (interprets, "computes in Python", busy_step, "compute in Python"),
+)
+
+
+def transform_rows() -> list[Row]:
+    """Functions of the user's, ahead of the loop."""
+    folder = demo_set("96 KB", 160)
+
+    def stepping(loader: hw.StreamingDataLoader, step: Callable[[], None]) -> Callable[[], None]:
+        def call() -> None:
+            for _ in loader:
+                step()
+
+        return call
+
+    rows = []
+    for function, does, step, steps in TRANSFORMS:
+        dataset = hw.StreamingDataset(str(folder), pairs=PAIRS, transform=function)
+        threads = {count: hw.StreamingDataLoader(dataset, BATCH, transform_threads=count) for count in (None, 0)}
+        took = [min(timed(call) for _ in range(RUNS)) for call in (lambda: function({"__index__": 0}), step)]  # noqa: B023
+        name = f"a transform of {1e3 * took[0]:.1f} ms {does}, batches of {BATCH}, steps of {1e3 * took[1]:.0f} ms {steps}"
+        baseline = {"on the consuming thread": stepping(threads[0], step)}
+        rows.append(compare(name, "samples/s", len(dataset), stepping(threads[None], step), baseline, n=RUNS))
+    return rows
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
 def main() -> None:
     """Runs the suite, or the parts named."""
-    parts: dict[str, Callable[[], list[Row]]] = {"busy": busy_rows, "start": start_rows, "share": share_rows}
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "busy": busy_rows,
+        "start": start_rows,
+        "share": share_rows,
+        "transform": transform_rows,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"{', '.join(parts)}; all of them by default")
     given = parser.parse_args().parts or list(parts)

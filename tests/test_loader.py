@@ -109,20 +109,6 @@ def test_batches_are_the_users_own(folder: Path) -> None:
 # ---- order
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 8])
-@pytest.mark.parametrize("memory", [0, "5kB", "10MB"])
-@pytest.mark.parametrize("fetch", [None, THROTTLE], ids=["local", "remote"])
-def test_the_same_batches_whatever_threads_cache_and_source(folder: Path, num_threads: int, memory: Any, fetch: Any) -> None:
-    made = loader(folder, num_threads=num_threads, cache=hw.CacheConfig(memory=memory), fetch=fetch)
-    plain = loader(folder)
-    for _ in range(2):
-        seen = []
-        for batch in made:
-            check(batch)
-            seen.append(batch)
-        assert indices(seen) == indices(plain)
-
-
 def test_the_same_batches_in_a_child_whose_parent_used_the_loader(folder: Path) -> None:
     made = loader(folder, cache=hw.CacheConfig(memory="10MB"))
     first = indices(made)

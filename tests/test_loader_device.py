@@ -182,7 +182,7 @@ def test_what_a_collate_fn_uses_again_is_copied_before_it_is_called_again(folder
             row.fill_(sample["__index__"])
         return kept
 
-    made = loader(folder, collate_fn=collate, pin_memory=True, shuffle=False, drop_last=True)
+    made = loader(folder, collate_fn=collate, transform_threads=0, pin_memory=True, shuffle=False, drop_last=True)
     for number, batch in enumerate(made):
         assert batch.eq(torch.arange(4 * number, 4 * number + 4).unsqueeze(1)).all()
 

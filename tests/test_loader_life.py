@@ -332,6 +332,17 @@ def test_a_damaged_object_is_named_and_the_batches_before_it_arrive(folder: Path
     assert next(batches, None) is None
 
 
+@pytest.mark.parametrize("functions", [{}, {"collate_fn": list}], ids=["none", "collate_fn"])
+def test_a_read_past_its_deadline_ends_the_pass_and_leaves_no_batch_out(folder: Path, functions: dict[str, Any]) -> None:
+    slow = hw.FetchConfig(throttle=hw.Throttle(first_byte="1h"), deadline="200ms", retries=0, hedge=0)
+    made = loader(folder, fetch=slow, **functions)
+    batches = iter(made)
+    with pytest.raises(hw.DeadlineError, match=r"\.pt"):
+        next(batches)
+    assert next(batches, None) is None, "the batch is not to come any more, and none may come in its place"
+    assert made.state_dict()["position"] == 0
+
+
 def test_an_exhausted_iterator_stays_exhausted(folder: Path) -> None:
     made = loader(folder)
     batches = iter(made)

@@ -99,7 +99,7 @@ def test_a_signal_handler_may_close_while_a_batch_is_being_placed(folder: Path, 
         signal.signal(signal.SIGUSR1, old)
 
 
-# ---- 3: functions of the user's are called ahead of the loop
+# ---- 3: functions of the user's that are called on the consuming thread
 
 
 @pytest.mark.usefixtures("pinning")
@@ -113,7 +113,7 @@ def test_random_transforms_do_not_depend_on_speed(folder: Path, placed: dict[str
             fetch=hw.FetchConfig(throttle=hw.Throttle(first_byte=first_byte)),
         )
         values: list[float] = []
-        for batch in hw.StreamingDataLoader(dataset, 4, drop_last=True, **placed):
+        for batch in hw.StreamingDataLoader(dataset, 4, drop_last=True, transform_threads=0, **placed):
             values += batch["drawn"].tolist()
             random.random()  # the loop's own: noise, a time step
             if first_byte == "1ms":
@@ -128,7 +128,7 @@ def test_random_transforms_do_not_depend_on_speed(folder: Path, placed: dict[str
 def test_resuming_with_the_generators_state_draws_the_same(folder: Path, placed: dict[str, Any]) -> None:
     def made() -> hw.StreamingDataLoader:
         dataset = hw.StreamingDataset(folder, transform=lambda sample: {"drawn": random.random()})
-        return hw.StreamingDataLoader(dataset, 4, **placed)
+        return hw.StreamingDataLoader(dataset, 4, transform_threads=0, **placed)
 
     random.seed(7)
     first = made()
@@ -156,7 +156,8 @@ def test_buffers_that_a_collate_fn_uses_again_are_right_when_handed_over(
             kept[row] = sample["__index__"]
         return kept
 
-    for number, batch in enumerate(loader(folder, collate_fn=collate, pin_memory=True, shuffle=False, drop_last=True)):
+    made = loader(folder, collate_fn=collate, transform_threads=0, pin_memory=True, shuffle=False, drop_last=True)
+    for number, batch in enumerate(made):
         assert batch.tolist() == list(range(4 * number, 4 * number + 4))
         time.sleep(0.01)
 

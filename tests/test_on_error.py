@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import logging
 import threading
 import time
@@ -121,9 +123,44 @@ def test_batches_of_torchs_loader_are_spared_too(folder: Path, on_error: Any, wo
 def test_what_is_asked_for_by_index_is_raised(folder: Path) -> None:
     dataset = opened(folder, "skip")
     for index in (3, [2, 3]):
-        with pytest.raises(hw.CorruptDataError):
+        with pytest.raises(hw.CorruptDataError, match="asked for by index, for which on_error does not hold"):
             dataset[index]
     assert [sample["__index__"] for sample in dataset.__getitems__([2, 3])] == [2]
+    with pytest.raises(hw.CorruptDataError) as raised:
+        opened(folder, "raise")[3]
+    assert "by index" not in str(raised.value), "nothing else was asked for"
+
+
+class Concatenated(torch.utils.data.ConcatDataset[Any]):
+    """Several datasets, each of which is asked for its part of a batch: what docs/datasets.md says to write."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        samples: list[Any] = []
+        for at, group in itertools.groupby(indices, lambda index: bisect.bisect_right(self.cumulative_sizes, index)):
+            before = self.cumulative_sizes[at - 1] if at else 0
+            samples += self.datasets[at].__getitems__([index - before for index in group])
+        return samples
+
+
+def test_loaders_that_ask_by_index_raise_and_say_what_to_do(folder: Path) -> None:
+    words = r"a DataLoader with a batch_size .* a ConcatDataset needs a __getitems__"
+    plain = torch.utils.data.ConcatDataset([opened(folder, "skip"), opened(folder, "skip")])
+    for walked in (
+        torch.utils.data.DataLoader(opened(folder, "skip"), batch_size=None),
+        torch.utils.data.DataLoader(plain, 5),
+    ):
+        with pytest.raises(hw.CorruptDataError, match=words):
+            list(walked)
+
+
+def test_a_concatenation_that_asks_each_dataset_for_its_part_is_spared(folder: Path) -> None:
+    both = Concatenated([opened(folder, "skip"), opened(folder, "substitute")])
+    seen = [batch["__index__"].tolist() for batch in torch.utils.data.DataLoader(both, 8)]
+    good = [number for number in range(SAMPLES) if number not in BAD]
+    flat = [index for batch in seen for index in batch]
+    assert flat[: len(good)] == good
+    assert len(flat[len(good) :]) == SAMPLES
+    assert not set(flat) & set(BAD)
 
 
 def test_a_function_decides_in_a_forked_child_too(folder: Path) -> None:
@@ -140,6 +177,27 @@ def test_a_function_decides_in_a_forked_child_too(folder: Path) -> None:
 def test_nothing_else_is_understood(folder: Path) -> None:
     with pytest.raises(hw.ConfigError, match="give one of"):
         opened(folder, "ignore")
+
+
+@pytest.mark.parametrize("under_torch", [False, True], ids=["own loader", "DataLoader"])
+def test_with_replicas_only_what_nobody_can_decode_is_spared(tmp_path: Path, under_torch: bool) -> None:
+    def walked(dataset: hw.StreamingDataset, replication: int) -> list[list[int]]:
+        arguments: dict[str, Any] = {"rank": 0, "world_size": 2, "replication": replication}
+        if not under_torch:
+            return indices(hw.StreamingDataLoader(dataset, 4, **arguments))
+        sampler = hw.Sampler(dataset, 4, **arguments)
+        return indices(sampler.track(torch.utils.data.DataLoader(dataset, batch_sampler=sampler)))
+
+    root = small(tmp_path / "set", 12, bad=(3,))
+    # Nothing is cached: each reads for itself.
+    made = [opened(root, "substitute", cache=hw.CacheConfig(memory=0)) for _ in range(2)]
+    first = walked(made[0], 2)
+    assert 3 not in {index for batch in first for index in batch}
+    # Another replica may have read it before it went.
+    (root / "a/0006.pt").unlink()
+    with pytest.raises(hw.NotFoundError, match=r"0006\.pt.*other ranks that read the same samples may have got it"):
+        walked(made[0], 2)
+    assert len(walked(made[1], 1)) == 2
 
 
 def test_many_failures_at_once_are_all_asked_about(tmp_path: Path) -> None:

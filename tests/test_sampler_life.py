@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,38 @@ def test_untracked_state_of_a_dropped_tail_goes_on(folder: Path) -> None:
     again, dl2 = plain(folder, 8, drop_last=True)
     again.load_state_dict(state)
     assert any(len(list(dl2)) for _ in range(3))
+
+
+def test_untracked_state_with_workers_is_refused_since_nobody_knows_it(folder: Path) -> None:
+    dataset = hw.StreamingDataset(folder)
+    sampler = hw.Sampler(dataset, 4, shuffle=True, seed=5)
+    dl: Any = DataLoader(dataset, batch_sampler=sampler, num_workers=1)
+    assert sampler.state_dict()["position"] == 0, "nothing is drawn"
+    batches = iter(dl)
+    next(batches)
+    for _ in range(2):
+        with pytest.raises(hw.ConfigError, match=r"sampler\.track\(dataloader\).*StatefulDataLoader"):
+            sampler.state_dict()
+    del batches
+    # What is chosen is known again.
+    sampler.set_epoch(3)
+    assert (sampler.state_dict()["epoch"], sampler.state_dict()["position"]) == (3, 0)
+    tracked = sampler.track(dl)
+    for _batch in tracked:
+        break
+    assert sampler.state_dict()["position"] == 4
+
+
+def test_untracked_state_is_no_affair_of_other_child_processes(folder: Path) -> None:
+    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    other.start()
+    try:
+        sampler, dl = plain(folder)
+        next(iter(dl))
+        assert sampler.state_dict()["position"] == 4
+    finally:
+        other.terminate()
+        other.join()
 
 
 def test_untracked_state_follows_set_epoch(folder: Path) -> None:

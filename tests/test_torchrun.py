@@ -15,15 +15,15 @@ pytestmark = pytest.mark.slow
 SAMPLES, RANKS = 22, 4
 # Each rank writes what each of its loaders reads: indices, pads, and steps.
 SCRIPT = """
-import json, sys
+import json, os, sys
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 import headwater as hw
 
-folder, results = sys.argv[1:]
+folder, failing, results = sys.argv[1:]
 dataset = hw.StreamingDataset(folder)
 
-def walked(**arguments):
+def walked(dataset=dataset, **arguments):
     try:
         loader = hw.StreamingDataLoader(dataset, **{"batch_size": 3, "shuffle": True, "seed": 4, **arguments})
     except hw.ConfigError as error:
@@ -51,6 +51,28 @@ answers["pair"] = walked(process_group=pair)
 answers["odd"] = walked(replication=3)
 answers["both"] = walked(replication=2, process_group=mesh["dp"])
 answers["nonsense"] = walked(process_group="dp")
+
+# One object is damaged, which all ranks find alike; another one goes away while they run.
+def walked_failing(**arguments):
+    try:
+        return walked(hw.StreamingDataset(failing, on_error="substitute"), **arguments)
+    except hw.HeadwaterError as error:
+        return str(error)
+
+answers["damaged"] = {way: walked_failing(**how) for way, how in
+    {"none": {}, "replication": {"replication": 2}, "mesh": {"process_group": mesh["dp"]}}.items()}
+gone = {way: hw.StreamingDataset(failing, on_error="skip") for way in ("none", "replication", "mesh")}
+dist.barrier()
+if rank == 0:
+    os.remove(f"{failing}/07.pt")
+dist.barrier()
+def walked_gone(way, **arguments):
+    try:
+        return walked(gone[way], **arguments)
+    except hw.NotFoundError as error:
+        return str(error)
+answers["gone"] = {"none": walked_gone("none"), "replication": walked_gone("replication", replication=2),
+    "mesh": walked_gone("mesh", process_group=mesh["dp"])}
 dist.barrier()
 with open(f"{results}/{rank}.json", "w") as file:
     json.dump(answers, file)
@@ -61,13 +83,15 @@ dist.destroy_process_group()
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     root = tmp_path_factory.mktemp("run")
-    for folder in ("set", "results", "home"):
+    for folder in ("set", "failing", "results", "home"):
         (root / folder).mkdir()
     for sample in range(SAMPLES):
-        torch.save(torch.tensor([float(sample)]), root / "set" / f"{sample:02}.pt")
+        for folder in ("set", "failing"):
+            torch.save(torch.tensor([float(sample)]), root / folder / f"{sample:02}.pt")
+    (root / "failing/03.pt").write_bytes(b"no tensor at all")
     (root / "train.py").write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
-    command = [*torchrun, str(root / "train.py"), str(root / "set"), str(root / "results")]
+    command = [*torchrun, str(root / "train.py"), *(str(root / folder) for folder in ("set", "failing", "results"))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HEADWATER_HOME": str(root / "home")}
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -102,6 +126,25 @@ def test_all_ways_to_name_replicas_read_the_same(answers: list[dict[str, Any]]) 
     dropping = [answers[rank]["dropping"] for rank in (0, 2)]
     assert together(dropping) == together(walks)[:18]
     assert [answer["whole mesh"] for answer in answers] == [answer["after"] for answer in answers]
+
+
+def test_replicas_put_the_same_in_the_place_of_what_none_of_them_can_decode(answers: list[dict[str, Any]]) -> None:
+    for way in ("replication", "mesh"):
+        walks = [answer["damaged"][way] for answer in answers]
+        assert walks[0] == walks[1]
+        assert walks[2] == walks[3]
+        assert 3 not in together(walks)
+        assert [len(batch) for batch in walks[0][1]] == [len(batch) for batch in answers[0][way][1]]
+
+
+def test_what_a_replica_cannot_read_and_another_might_have_is_raised_and_not_skipped(answers: list[dict[str, Any]]) -> None:
+    for way in ("replication", "mesh"):
+        raised = [answer["gone"][way] for answer in answers if isinstance(answer["gone"][way], str)]
+        assert len(raised) == 2, "both that read it"
+        assert all("07.pt" in words and "other ranks that read the same samples" in words for words in raised)
+    # Without replicas it is left out.
+    walks = [answer["gone"]["none"] for answer in answers]
+    assert {index for _, batches, _ in walks for batch in batches for index in batch} == set(range(SAMPLES)) - {3, 7}
 
 
 def test_what_cannot_be_meant_is_refused(answers: list[dict[str, Any]]) -> None:

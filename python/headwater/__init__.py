@@ -26,6 +26,7 @@ from headwater.loader import StreamingDataLoader, open  # noqa: A004 - the name 
 from headwater.object import load, loads, save
 from headwater.sampler import Sampler
 from headwater.source import Source
+from headwater.transforms import sample_seed
 
 __all__ = [
     "AccessDeniedError",
@@ -51,5 +52,6 @@ __all__ = [
     "load",
     "loads",
     "open",
+    "sample_seed",
     "save",
 ]

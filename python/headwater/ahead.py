@@ -18,28 +18,33 @@ from headwater._headwater import Batches, Behind
 if TYPE_CHECKING:
     from headwater.dataset import StreamingDataset
     from headwater.device import Placed, Placing
+    from headwater.transforms import Finish
 
 
 class Ahead(Iterator[Any]):
     """Batches of one pass, placed ahead of the consumer: on its own thread, a little at every step.
 
     A batch counts as handed out when it is, and an error is raised where its batch would have come. Nothing is taken ahead that
-    is not ready: this waits for the batch that is asked for and for no other. What a user's function makes is not taken ahead
-    at all: when it is called must not depend on how fast sources are.
+    is not ready: this waits for the batch that is asked for and for no other. Where functions of the user's are called on this
+    thread (``finish``), nothing is taken ahead at all: when they are called must not depend on how fast sources are.
     """
 
     def __init__(
-        self, batches: Batches, dataset: StreamingDataset, finish: Callable[[Any], Any] | None, placing: Placing
+        self, batches: Batches, dataset: StreamingDataset, finish: Finish | None, placing: Placing, *, is_ours: bool
     ) -> None:
         # Also so that the dataset's functions are there while batches are.
         self._dataset = dataset
-        self._batches, self._finish, self._placing = batches, finish, placing
+        self._batches, self._finish, self._placing, self._is_ours = batches, finish, placing, is_ours
         self._most_ahead = placing.ahead if finish is None else 0
         self._taken: collections.deque[_Taken] = collections.deque()
         self._lock = threading.RLock()
         self._owner = os.getpid()
         self._is_closed = False
-        self.is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will come any more."""
+        return self._is_closed or (self._batches.is_over and not self._taken)
 
     def __next__(self) -> Any:
         if os.getpid() != self._owner:
@@ -54,7 +59,6 @@ class Ahead(Iterator[Any]):
                 pass
             if self._is_closed or not self._taken:
                 self._taken.clear()
-                self.is_over = True
                 raise StopIteration
             first, *others = self._taken
             began = time.perf_counter()
@@ -85,7 +89,7 @@ class Ahead(Iterator[Any]):
 
     def close(self) -> None:
         """Cancels what is under way."""
-        self._is_closed = self.is_over = True
+        self._is_closed = True
         self._batches.close()
         # Whoever is in a step meanwhile, be it the thread that a signal handler calls this on, sees to what was taken.
         if os.getpid() == self._owner and self._lock.acquire(blocking=False):
@@ -104,10 +108,12 @@ class Ahead(Iterator[Any]):
             return False
         if taken is None:
             return False
-        value, behind = taken
+        value, behind, raised = taken
         if self._is_closed:
             return False
-        self._taken.append(_Taken(self._placing, value, behind, None, self._finish))
+        finish, batches = self._finish, self._batches
+        finished = None if finish is None else lambda samples: finish(samples, batches)
+        self._taken.append(_Taken(self._placing, value, behind, raised, finished, is_ours=self._is_ours))
         return True
 
 
@@ -119,10 +125,13 @@ class _Taken:
         placing: Placing,
         value: Any,
         behind: Behind | None,
-        error: Exception | None,
+        error: BaseException | None,
         finish: Callable[[Any], Any] | None = None,
+        *,
+        is_ours: bool = True,
     ) -> None:
-        self._placing, self._value, self._behind, self._error, self._finish = placing, value, behind, error, finish
+        self._placing, self._value, self._behind, self._error = placing, value, behind, error
+        self._finish, self._is_ours = finish, is_ours
         self._placed: Placed | None = None
         self.is_over = False
 
@@ -132,13 +141,14 @@ class _Taken:
 
     def place(self) -> None:
         """Begins to copy it to where it is sent from."""
-        if self._error is None and self._placed is None:
+        if self._error is None and self._finish is not None:
             try:
-                value = self._value if self._finish is None else self._finish(self._value)
+                self._value = self._finish(self._value)
             except Exception as error:
                 self._error = error
-                return
-            self._placed = self._placing.begin(value, is_ours=self._finish is None)
+            self._finish = None
+        if self._error is None and self._placed is None:
+            self._placed = self._placing.begin(self._value, is_ours=self._is_ours)
             self._value = None
 
     def send(self) -> None:
@@ -154,5 +164,9 @@ class _Taken:
         if self._behind is not None:
             self._behind.hand_out(waited)
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                # Its traceback leads here: nothing of the pass is to live on with the error.
+                self._error = None
         return value

@@ -27,17 +27,7 @@ Group: TypeAlias = "ProcessGroup | DeviceMesh | Literal[-100]"
 _logger = logging.getLogger("headwater")
 
 
-class Ranks(NamedTuple):
-    """Which process of a run this is."""
-
-    rank: int
-    world_size: int
-    local_world_size: int
-    # "given", "told" by what runs in this process, "torchrun", "MPI", "Slurm" or "nowhere".
-    found: str
-
-
-def find_ranks(rank: int | None = None, world_size: int | None = None) -> Ranks:
+def find_ranks(rank: int | None = None, world_size: int | None = None) -> _headwater.Ranks:
     """Takes what is given; else what runs in this process and knows; else what launchers left in the environment.
 
     Raises:
@@ -45,7 +35,7 @@ def find_ranks(rank: int | None = None, world_size: int | None = None) -> Ranks:
 
     """
     try:
-        return Ranks(*_headwater.find_ranks(rank, world_size, told()))
+        return _headwater.find_ranks(rank, world_size, told())
     except (TypeError, OverflowError) as error:
         raise ConfigError(f"cannot use rank={rank!r}, world_size={world_size!r}: {error}") from error
 
@@ -68,8 +58,11 @@ def told() -> tuple[int, int, int | None, int] | None:
 
 def join(
     compare: Callable[[int], None], rank: int | None, world_size: int | None, replication: int, process_group: Group | None
-) -> Ranks:
+) -> tuple[_headwater.Ranks, dict[str, Any]]:
     """Finds this process's place among those that walk a dataset, and compares that with the first one's where it is found out.
+
+    Returns:
+        The place, and the settings of a loader that say it.
 
     Raises:
         ConfigError: the arguments contradict each other or what is known; or this rank has another dataset.
@@ -79,32 +72,17 @@ def join(
     if process_group is not None:
         if (rank, world_size, replication) != (None, None, 1):
             raise ConfigError("process_group says it all: it goes with neither rank, world_size nor replication")
-        rank, world_size, first = member(process_group)
+        rank, world_size, first, replication = member(process_group)
+        # As the core counts: those that read the same one after the other.
+        rank, world_size = rank * replication, world_size * replication
     ranks = find_ranks(rank, world_size)
     if ranks.world_size > 1 and (ranks.found != "given" or process_group is not None):
         compare(first)
     say_whose_ranks(ranks)
-    return ranks
+    return ranks, {"rank": ranks.rank, "world_size": ranks.world_size, "replication": replication}
 
 
-def refuse_another_rank(found: tuple[int, int] | None) -> None:
-    """Makes sure that this process still is the rank that it was when a loader or sampler found it out.
-
-    Raises:
-        ConfigError: made before its trainer began the job, it would read every sample on every rank.
-
-    """
-    now = find_ranks()[:2] if found is not None else None
-    if now is None or now[1] == 1 or now == found:
-        return
-    of = "rank {} of {}"
-    raise ConfigError(
-        f"cannot load: the loader or sampler was made as {of.format(*found or ())}, and this is {of.format(*now)}; make it "
-        "once torch.distributed is up (with Lightning in `train_dataloader`), or give rank= and world_size="
-    )
-
-
-def say_whose_ranks(ranks: Ranks) -> None:
+def say_whose_ranks(ranks: _headwater.Ranks) -> None:
     """Says once that a loader takes a part of each epoch because of how its process was started, not of what it trains."""
     if ranks.found in ("Slurm", "MPI") and ranks.world_size > 1 and ranks.rank == 0:
         _say_whose(ranks.world_size, ranks.found)
@@ -134,11 +112,12 @@ def _accelerators() -> int:
 
 
 class Member(NamedTuple):
-    """A place in a group of processes, and the first process of it."""
+    """A place in a group of processes, the first process of it, and how many groups like it there are: they read the same."""
 
     rank: int
     world_size: int
     first: int
+    replication: int
 
 
 def member(group: Any) -> Member:
@@ -158,11 +137,12 @@ def member(group: Any) -> Member:
         if coordinate is not None:
             for place, size in zip(coordinate, group.shape, strict=True):
                 rank = rank * size + place
-            return Member(rank, group.size(), int(group.mesh.flatten()[0]))
+            return Member(rank, group.size(), int(group.mesh.flatten()[0]), distributed.get_world_size() // group.size())
     elif isinstance(group, distributed.ProcessGroup):
         processes = distributed.get_process_group_ranks(group)
         if distributed.get_rank() in processes:
-            return Member(distributed.get_rank(group), len(processes), processes[0])
+            replication = distributed.get_world_size() // len(processes)
+            return Member(distributed.get_rank(group), len(processes), processes[0], replication)
     elif group is not distributed.GroupMember.NON_GROUP_MEMBER:
         given = type(group).__name__
         raise ConfigError(f"cannot use a `{given}` as process_group: give a ProcessGroup or DeviceMesh of torch")

@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from headwater import _headwater
-from headwater.config import Size, Span, as_json, state_as_json
+from headwater.config import Size, Span, as_json
 from headwater.dataset import StreamingDataset
-from headwater.distributed import Group, Ranks, find_ranks, join, refuse_another_rank, say_whose_ranks, told
-from headwater.errors import ConfigError, DeadlineError, HeadwaterError
+from headwater.distributed import Group, join, say_whose_ranks, told
+from headwater.errors import ConfigError
 from headwater.frameworks import FrameworkName, default_collate, framework_of
+from headwater.transforms import Finish, Functions, start
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class StreamingDataLoader:
     Tensors are the user's own.
 
     Args:
-        dataset: what to walk. With a ``transform`` samples are put together in the interpreter, on the consuming thread.
+        dataset: what to walk. With a ``transform`` samples are put together in the interpreter.
         batch_size: samples per batch and rank.
         shuffle: a new random order every epoch.
         seed: what that order is drawn from; the same on all ranks.
@@ -49,14 +50,17 @@ class StreamingDataLoader:
         process_group: the ranks that get different batches: a ``ProcessGroup`` or ``DeviceMesh`` of torch, such as
             ``mesh["dp"]``. Instead of ``rank`` and ``world_size``.
         num_threads: threads that decode and assemble; by default those that all loaders of the process share.
+        transform_threads: threads of Python's that call the dataset's ``transform`` and ``collate_fn`` ahead of the loop, in
+            the order of the samples; by default as many as there are cores, at most 4. With 1, one call comes after the other;
+            with 0, functions are called on the consuming thread when their batch is asked for.
         window_samples: samples under way and ready ahead; by default follows the consumer.
         window_bytes: memory of those, in bytes or like ``"1GB"``.
         memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it. More than this
             process's share of the machine, or container, is not granted, with a warning.
         collate: ``"stack"``; ``"list"`` leaves tensors of a batch apart; ``"pad"`` fills them up with zeros to the
             largest, with a mask ``"<name>__mask"`` beside each that broadcasts against it.
-        collate_fn: called with the list of samples instead; runs on the consuming thread. Unless ``drop_last``, each sample
-            says in ``"__pad__"`` whether it is one.
+        collate_fn: called with the list of samples instead, ahead of the loop (``transform_threads``): what it returns is its
+            batch's alone. Unless ``drop_last``, each sample says in ``"__pad__"`` whether it is one.
         pin_memory: hand out tensors in page-locked memory, where there is an accelerator.
         device: hand out tensors on that device, such as ``"cuda"`` or a ``torch.device``: copied there ahead of the loop,
             beside its computation. What ``collate_fn`` or a ``transform`` returns is moved as torch's ``DataLoader`` pins it.
@@ -82,6 +86,7 @@ class StreamingDataLoader:
         replication: int = 1,
         process_group: Group | None = None,
         num_threads: int | None = None,
+        transform_threads: int | None = None,
         window_samples: int | None = None,
         window_bytes: Size | None = None,
         memory_budget: Size | None = None,
@@ -99,16 +104,14 @@ class StreamingDataLoader:
         apart = collate_fn is not None or dataset._transform is not None
         if apart and collate != "stack":
             raise ConfigError(f"collate={collate!r} goes with neither collate_fn nor a dataset's transform")
-        ranks = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
+        ranks, place = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
         config = {
             "batch_size": batch_size,
             "shuffle": shuffle,
             "seed": seed,
             "drop_last": drop_last,
-            "rank": ranks.rank,
-            "world_size": ranks.world_size,
-            "replication": replication,
             "num_threads": num_threads,
+            "transform_threads": transform_threads,
             "window_samples": window_samples,
             "window_bytes": window_bytes,
             "memory_budget": memory_budget,
@@ -118,21 +121,20 @@ class StreamingDataLoader:
             "batch_deadline": batch_deadline,
             "watchdog": watchdog,
         }
-        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config)), collate_fn, ranks.found == "given")
+        self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config | place)), collate_fn, ranks)
 
     def _begin_life(
         self,
         dataset: StreamingDataset,
         native: _headwater.Loader,
         collate_fn: Callable[[list[Any]], Any] | None,
-        is_rank_given: bool,
+        ranks: _headwater.Ranks,
     ) -> None:
-        self.dataset, self._native = dataset, native
-        self._found_rank = None if is_rank_given else find_ranks()[:2]
+        self.dataset, self._native, self._sampler, self._ranks = dataset, native, native.sampler, ranks
         # A pass that has handed out nothing follows what is chosen after it.
         self._last_pass: Callable[[], _Pass | Ahead | None] = lambda: None
         self._placement = _placement(dataset, json.loads(native.config))
-        self._finish = _finish(dataset, collate_fn)
+        self._functions = _functions(dataset, collate_fn)
         self._passes: weakref.WeakSet[_Pass | Ahead] = weakref.WeakSet()
 
     @classmethod
@@ -143,18 +145,17 @@ class StreamingDataLoader:
         """
         name, made = framework_of(framework)
         loader = cls.__new__(cls)
-        native, found = _headwater.Loader.open_file(os.fspath(path), told(), made)
+        native, ranks = _headwater.Loader.open_file(os.fspath(path), told(), made)
         dataset = StreamingDataset._around(native.dataset, name, None)
-        config = json.loads(native.config)
-        if config["world_size"] > 1 and found != "given":
+        if ranks.world_size > 1 and ranks.found != "given":
             dataset._compare_with_first_rank()
-        say_whose_ranks(Ranks(config["rank"], config["world_size"], 1, found))
-        loader._begin_life(dataset, native, None, found == "given")
+        say_whose_ranks(ranks)
+        loader._begin_life(dataset, native, None, ranks)
         return loader
 
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch; the same on every rank."""
-        return len(self._native)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator[Any]:
         """Begins a pass: where a restored state or :meth:`set_epoch` says, else the next epoch from its start.
@@ -169,40 +170,52 @@ class StreamingDataLoader:
             CorruptDataError, UnsupportedError, NotFoundError, ObjectChangedError, UnavailableError, DeadlineError: reading or
                 decoding failed; the message names the object. The pass is over then.
             ConfigError: samples do not fit together; the message names field and samples, and says what to do.
+            Whatever ``transform`` and ``collate_fn`` raise, in the place of the batch it is about, with a note of the sample.
+                It counts as handed out, and the pass goes on with the next.
 
         """
-        refuse_another_rank(self._found_rank)
+        self._ranks.check(told())
         made: _Pass | Ahead
         if self._placement is None:
-            made = _Pass(self._native.batches(), self.dataset, self._finish)
+            made = _Pass(self._batches(), self.dataset, self._finish())
         else:
             # Both import torch.
             from headwater.ahead import Ahead
 
-            placing = self._placement.of_pass()
-            made = Ahead(self._native.batches(), self.dataset, self._finish, placing)
+            placing, is_ours = self._placement.of_pass(), self._functions is None
+            made = Ahead(self._batches(), self.dataset, self._finish(), placing, is_ours=is_ours)
         self._last_pass = weakref.ref(made)
         self._passes.add(made)
         return made
 
-    def _choose(self, choose: Callable[[], None]) -> None:
-        """Chooses where the next pass begins, and has the last one begin there while it has handed out nothing."""
-        made = None if self._native.is_used() else self._last_pass()
-        choose()
+    def _batches(self) -> _headwater.Batches:
+        """Begins a pass of the core's, and has threads at work where functions are called ahead."""
+        if self._functions is None or not self._native.transform_threads:
+            return self._native.batches()
+        batches, tasks = self._native.transformed(self._functions.transform is not None)
+        try:
+            start(self._functions, tasks, self._native.transform_threads)
+        except BaseException:
+            batches.close()
+            raise
+        return batches
+
+    def _finish(self) -> Finish | None:
+        """What is to be done with samples on the consuming thread."""
+        return None if self._functions is None or self._native.transform_threads else self._functions.finish
+
+    def _begin_anew(self, is_to_begin_anew: bool) -> None:
+        made = self._last_pass() if is_to_begin_anew else None
         if made is not None and not made.is_over:
-            made.begin_anew(self._native.batches())
+            made.begin_anew(self._batches())
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next pass; a state restored for that very epoch keeps its place in it."""
-        if not 0 <= epoch < 2**63:
-            raise ConfigError(f"cannot use epoch {epoch}: epochs count from 0")
-        if self._native.is_used() or self.state_dict()["epoch"] != epoch:
-            self._choose(lambda: self._native.set_epoch(epoch))
+        self._begin_anew(self._sampler.set_epoch(epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, as plain data: the batches handed out so far are behind it. The same on every rank."""
-        state: dict[str, Any] = json.loads(self._native.state())
-        return state
+        return self._sampler.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next pass begin where the state was taken, also under another batch size, world size or thread count.
@@ -212,8 +225,7 @@ class StreamingDataLoader:
             ObjectChangedError: objects were replaced since, and the dataset has ``on_changed="error"``.
 
         """
-        restored = state_as_json(state_dict)
-        self._choose(lambda: self._native.restore(restored))
+        self._begin_anew(self._sampler.restore(state_dict))
 
     @property
     def batch_sampler(self) -> _BatchSampler:
@@ -229,8 +241,9 @@ class StreamingDataLoader:
 
         Returns:
             One dict for each thing: ``"ahead"``, how many batches come before the one it is for; ``"stage"``, one of
-            ``"source"``, ``"decode"`` and ``"collate"``; ``"object"``, the URI of what is read or decoded; ``"seconds"``, since
-            when.
+            ``"source"``, ``"decode"``, ``"on_error"``, ``"collate"``, ``"transform"`` and ``"collate_fn"``; ``"object"``, the
+            URI of what is read or decoded, or the key of the sample that ``transform`` has (None: no thread has begun with it);
+            ``"seconds"``, since when.
 
         """
         waits: list[dict[str, Any]] = json.loads(self._native.waits())
@@ -261,50 +274,45 @@ class _BatchSampler(NamedTuple):
 class _Pass:
     """One pass over an epoch."""
 
-    def __init__(
-        self,
-        batches: _headwater.Batches,
-        dataset: StreamingDataset,
-        finish: Callable[[Any], Any] | None,
-    ) -> None:
+    def __init__(self, batches: _headwater.Batches, dataset: StreamingDataset, finish: Finish | None) -> None:
         # Also so that the dataset's functions are there while batches are.
         self._dataset = dataset
         self._batches, self._finish = batches, finish
-        self.is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        return self._batches.is_over
 
     def __iter__(self) -> _Pass:
         return self
 
     def __next__(self) -> Any:
-        try:
+        if self._finish is None:
             batch = self._batches.next()
-        except DeadlineError:
-            # The batch is still to come.
-            raise
-        except HeadwaterError:
-            self.is_over = True
-            raise
-        if batch is None:
-            self.is_over = True
+            if batch is None:
+                raise StopIteration
+            return batch
+        taken = self._batches.take(True)
+        if taken is None:
             raise StopIteration
-        return batch if self._finish is None else self._finish(batch)
+        samples, behind, _ = taken
+        behind.hand_out(0.0)
+        return self._finish(samples, self._batches)
 
     def begin_anew(self, batches: _headwater.Batches) -> None:
         self._batches.close()
         self._batches = batches
 
     def close(self) -> None:
-        self.is_over = True
         self._batches.close()
 
 
-def _finish(dataset: StreamingDataset, collate_fn: Callable[[list[Any]], Any] | None) -> Callable[[Any], Any] | None:
+def _functions(dataset: StreamingDataset, collate_fn: Callable[[list[Any]], Any] | None) -> Functions | None:
     """What makes a batch of a list of samples; ``None`` where the core does."""
     transform = dataset._transform
-    if transform is None:
-        return collate_fn and (lambda samples: collate_fn(list(samples)))
-    collate = collate_fn or default_collate(dataset._framework)
-    return lambda samples: collate([transform(sample) for sample in samples])
+    if transform is None and collate_fn is None:
+        return None
+    return Functions(transform, collate_fn or default_collate(dataset._framework))
 
 
 def _placement(dataset: StreamingDataset, config: dict[str, Any]) -> Placement | None:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import collections
-import functools
-import json
-import logging
-import multiprocessing
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from headwater import _headwater
-from headwater.config import as_json, state_as_json
+from headwater import _headwater, workers
+from headwater.config import as_json
 from headwater.dataset import StreamingDataset
-from headwater.distributed import Group, join, refuse_another_rank
+from headwater.distributed import Group, join, told
 from headwater.errors import ConfigError
-
-_logger = logging.getLogger("headwater")
-
-# How many samples a loader without worker processes has fetched ahead.
-_SAMPLES_AHEAD = 64
 
 
 class Sampler:
@@ -34,9 +23,9 @@ class Sampler:
             ...
             state = sampler.state_dict()
 
-    A ``DataLoader`` draws batches ahead, so only who sees them come out knows where the run stands: :meth:`track`. It also
-    marks pads, and without worker processes it has the coming samples fetched ahead. torchdata's ``StatefulDataLoader`` keeps
-    the state of this sampler by itself, and needs no tracking.
+    A ``DataLoader`` with worker processes draws batches ahead, so only who sees them come out knows where the run stands:
+    :meth:`track`. It also marks pads, and without worker processes it has the coming samples fetched ahead. torchdata's
+    ``StatefulDataLoader`` keeps the state of this sampler by itself, and needs no tracking.
 
     Args:
         dataset: what to walk.
@@ -62,19 +51,10 @@ class Sampler:
     ) -> None:
         if not isinstance(dataset, StreamingDataset):
             raise ConfigError(f"cannot sample from a `{type(dataset).__name__}`: give a headwater.StreamingDataset")
-        ranks = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
-        config = {
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "seed": seed,
-            "drop_last": drop_last,
-            "rank": ranks.rank,
-            "world_size": ranks.world_size,
-            "replication": replication,
-        }
+        self._ranks, place = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
+        config = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed, "drop_last": drop_last}
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
-        self._found_rank = None if ranks.found == "given" or process_group is not None else ranks[:2]
-        self._native = _headwater.Sampler(dataset._native, as_json(config))
+        self._native = _headwater.Sampler(dataset._native, as_json(config | place))
         self._drawn: _Drawn | None = None
         self._is_tracked = False
 
@@ -84,7 +64,7 @@ class Sampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         """Begins a pass: where a restored state or :meth:`set_epoch` says, else the next epoch from its start."""
-        refuse_another_rank(self._found_rank)
+        self._ranks.check(told())
         self._drawn, self._is_tracked = _Drawn(self._native), False
         return self._drawn
 
@@ -103,18 +83,10 @@ class Sampler:
         if getattr(dataloader, "in_order", True) is False:
             raise ConfigError("cannot track a DataLoader with in_order=False: nobody knows which batch it hands out")
         has_workers = getattr(dataloader, "num_workers", 1) > 0
-        if look_ahead is None:
-            look_ahead = 0 if has_workers else max(2, -(-_SAMPLES_AHEAD // self.batch_size))
-        if type(look_ahead) is not int or look_ahead < 0:
-            raise ConfigError(f"cannot look {look_ahead!r} steps ahead: give a number of them, 0 for none")
-        if look_ahead and has_workers:
-            raise ConfigError("look_ahead is for a DataLoader without workers: workers read for themselves")
-        return Tracked(self, dataloader, look_ahead)
+        return Tracked(self, dataloader, self._native.steps_ahead(look_ahead, has_workers))
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next pass; a state restored for that very epoch keeps its place in it."""
-        if not 0 <= epoch < 2**63:
-            raise ConfigError(f"cannot use epoch {epoch}: epochs count from 0")
         self._native.set_epoch(epoch)
         if not self._is_tracked:
             # What was drawn of the pass before is no longer where the run stands.
@@ -125,12 +97,15 @@ class Sampler:
 
         Behind it is what :meth:`track` handed out. Of a pass that is not tracked it is what was drawn, which without worker
         processes is the same.
+
+        Raises:
+            ConfigError: worker processes read ahead in a pass that is not tracked, so that nobody knows what was handed out.
+
         """
         if self._drawn is not None and not self._is_tracked:
-            _warn_of_workers()
+            self._drawn.refuse_workers()
             return self._drawn.state_dict()
-        state: dict[str, Any] = json.loads(self._native.state())
-        return state
+        return self._native.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next pass begin where the state was taken, also under another batch size or world size.
@@ -140,7 +115,7 @@ class Sampler:
             ObjectChangedError: objects were replaced since, and the dataset has ``on_changed="error"``.
 
         """
-        self._native.restore(state_as_json(state_dict))
+        self._native.restore(state_dict)
         self._drawn = None
 
     def __repr__(self) -> str:
@@ -173,7 +148,7 @@ class Tracked(Iterable[Any]):
                 drawn = drawn or self._begin()
                 if drawn is None:
                     raise ConfigError("this loader does not draw from this sampler: give it batch_sampler=sampler")
-                yield self._handed_out(batch, *drawn.hand_out())
+                yield self._handed_out(batch, drawn)
             drawn = drawn or self._begin()
             if drawn is not None:
                 drawn.end()
@@ -188,18 +163,14 @@ class Tracked(Iterable[Any]):
             drawn.track(self._look_ahead)
         return drawn
 
-    def _handed_out(self, batch: Any, drawn: list[int], pads: list[bool] | None) -> Any:
+    def _handed_out(self, batch: Any, drawn: _Drawn) -> Any:
         index = batch.get("__index__") if isinstance(batch, dict) else None
-        if index is None or getattr(index, "is_cuda", False):
-            return batch
-        handed = index.tolist() if hasattr(index, "tolist") else list(index)
-        if handed != drawn and self._sampler.dataset._native.raises_errors:
-            raise ConfigError(
-                f"the loader handed out samples {handed} where this sampler drew {drawn}: something shards or reorders "
-                "batches; give the sampler rank=0, world_size=1, or do not let anything prepare the loader"
-            )
+        samples: list[int] | None = None
+        if index is not None and not getattr(index, "is_cuda", False):
+            samples = index.tolist() if hasattr(index, "tolist") else list(index)
+        pads = drawn.hand_out(samples)
         if pads is not None and "__pad__" not in batch:
-            batch["__pad__"] = _like(index, _pads_of(handed, drawn, pads))
+            batch["__pad__"] = _like(index, pads)
         return batch
 
 
@@ -208,56 +179,43 @@ class _Drawn(Iterator[list[int]]):
 
     def __init__(self, native: _headwater.Sampler) -> None:
         self._native, self._walk = native, native.begin()
-        self._under_way: collections.deque[tuple[list[int], list[bool] | None]] = collections.deque()
-        self._steps_ahead = 0
+        # Known with the first that is drawn.
+        self._is_for_workers: bool | None = None
 
     def __next__(self) -> list[int]:
+        if self._is_for_workers is None:
+            self._is_for_workers = workers.draw_this()
         step = self._walk.draw()
         if step is None:
             raise StopIteration
-        self._under_way.append(step)
-        if self._steps_ahead:
-            self._walk.look_ahead(self._steps_ahead)
-        return step[0]
+        return step
+
+    def refuse_workers(self) -> None:
+        if self._is_for_workers:
+            raise ConfigError(
+                "cannot tell where this run stands: worker processes have drawn more than was handed out, and nobody counts; "
+                "iterate sampler.track(dataloader), or use torchdata's StatefulDataLoader and its state"
+            )
 
     def track(self, steps_ahead: int) -> None:
-        self._walk.track()
-        self._steps_ahead = steps_ahead
+        self._walk.track(steps_ahead)
 
     def forget_ahead(self) -> None:
         self._walk.forget_ahead()
 
-    def hand_out(self) -> tuple[list[int], list[bool] | None]:
-        if not self._under_way:
-            raise ConfigError("the loader handed out a batch that this sampler did not draw")
-        self._walk.hand_out()
-        return self._under_way.popleft()
+    def hand_out(self, samples: list[int] | None) -> list[bool] | None:
+        return self._walk.hand_out(samples)
 
     def end(self) -> None:
         self._walk.end()
 
     # What torchdata's loader keeps of whatever it draws from.
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads(self._walk.state())
-        return state
+        return self._walk.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._native.restore(state_as_json(state_dict))
+        self._native.restore(state_dict)
         self._walk = self._native.begin()
-        self._under_way.clear()
-
-
-def _pads_of(handed: list[int], drawn: list[int], pads: list[bool]) -> list[bool]:
-    """Which of the samples handed out are pads, where some were left out or substituted: they keep their order."""
-    if len(handed) == len(drawn):
-        return pads
-    found, at = [], 0
-    for sample in handed:
-        place = next((place for place in range(at, len(drawn)) if drawn[place] == sample), None)
-        # One that was not drawn stands in for the next that was.
-        found.append(pads[min(at, len(pads) - 1) if place is None else place])
-        at = at + 1 if place is None else place + 1
-    return found
 
 
 def _like(index: Any, pads: list[bool]) -> Any:
@@ -272,13 +230,3 @@ def _like(index: Any, pads: list[bool]) -> Any:
 
         return np.array(pads)
     return pads
-
-
-@functools.cache
-def _warn_of_workers() -> None:
-    # torchdata's loader asks at the right moments.
-    if multiprocessing.active_children() and "torchdata" not in sys.modules:
-        _logger.warning(
-            "the state of a Sampler that is not tracked says what was drawn, which with worker processes is ahead of what was "
-            "handed out: iterate sampler.track(dataloader)"
-        )

@@ -111,7 +111,7 @@ async fn reads(source: Arc<dyn Source>, length: Duration, tasks: usize, max_conc
                 let object = &objects[next.fetch_add(1, Ordering::Relaxed) % objects.len()];
                 let (key, version, size) = (object.key.clone(), object.version.clone(), Some(object.size));
                 let began = Instant::now();
-                let read = source.read(&ReadRequest { key, range: None, version, size }, buffers).await?;
+                let read = source.read(&ReadRequest { version, size, ..ReadRequest::whole(key) }, buffers).await?;
                 done.push((start.elapsed(), began.elapsed(), read.bytes.len()));
             }
             Ok::<_, Error>(done)

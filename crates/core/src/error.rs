@@ -58,6 +58,8 @@ struct Inner {
     retry_after: Option<Duration>,
     /// Nobody was asked: this machine lacks something.
     is_unasked: bool,
+    /// Whoever reads the same object fails likewise.
+    is_of_content: bool,
 }
 
 /// Shorthand for a result with [`Error`].
@@ -75,6 +77,7 @@ impl Error {
             source: None,
             is_throttled: false,
             is_unasked: false,
+            is_of_content: false,
             retry_after: None,
         }))
     }
@@ -153,6 +156,18 @@ impl Error {
     /// Whether it failed before anybody was asked, so that it will fail again.
     pub(crate) fn is_unasked(&self) -> bool {
         self.0.is_unasked
+    }
+
+    /// Marks a failure that comes of an object's content, not of how or when it was read.
+    #[must_use]
+    pub(crate) fn of_content(mut self) -> Self {
+        Arc::make_mut(&mut self.0).is_of_content = true;
+        self
+    }
+
+    /// Whether every process that reads the same version of the object fails likewise.
+    pub(crate) fn is_of_content(&self) -> bool {
+        self.0.is_of_content
     }
 
     /// Whether the remote asked for fewer requests.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::needless_pass_by_value)] // pyo3 extracts arguments by value
 
+mod batches;
 mod behind;
 mod copies;
 mod dataset;
@@ -23,7 +24,9 @@ mod raw_tensor;
 mod run;
 mod sampler;
 mod source;
+mod state;
 mod stats;
+mod tasks;
 mod to_python;
 
 use headwater::world::ProcessStamp;
@@ -39,12 +42,15 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<dataset::Dataset>()?;
     module.add_class::<framework::Framework>()?;
     module.add_class::<keys::Keys>()?;
-    module.add_class::<loader::Batches>()?;
+    module.add_class::<batches::Batches>()?;
     module.add_class::<behind::Behind>()?;
     module.add_class::<loader::Loader>()?;
+    module.add_class::<ranks::Ranks>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
     module.add_class::<sampler::Sampler>()?;
     module.add_class::<sampler::Walk>()?;
+    module.add_class::<tasks::Task>()?;
+    module.add_class::<tasks::Tasks>()?;
     module.add_function(wrap_pyfunction!(functions::register_credentials, module)?)?;
     module.add_function(wrap_pyfunction!(functions::release_credentials, module)?)?;
     module.add_function(wrap_pyfunction!(functions::next_question, module)?)?;

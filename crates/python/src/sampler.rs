@@ -1,16 +1,16 @@
 //! The sampler classes.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use headwater::config::LoaderConfig;
 use headwater::loader::{Draw, Sampler as Core, Walk as CoreWalk};
-use headwater::state::State;
+use headwater::{Error, ErrorKind};
 use pyo3::prelude::*;
 
 use crate::dataset::Dataset;
-use crate::error::checked;
+use crate::error::{checked, to_exception};
 use crate::interrupt::detached;
+use crate::state;
 
 /// Which samples come, and where a run stands.
 #[pyclass(frozen, module = "headwater._headwater")]
@@ -42,31 +42,41 @@ impl Sampler {
         Walk { inner: Mutex::new(self.inner.begin()) }
     }
 
-    fn set_epoch(&self, epoch: u64) {
-        self.inner.set_epoch(epoch);
+    /// Chooses the epoch of the next pass; whether the pass that was begun last, of which nothing was taken, is to be begun anew.
+    fn set_epoch(&self, epoch: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let number = number(epoch, format_args!("epoch {epoch}"), "epochs count from 0")?;
+        Ok(self.inner.set_epoch(number))
     }
 
-    /// The state as JSON.
-    fn state(&self) -> String {
-        self.inner.state().to_json()
+    /// Where it stands: a dict of plain data.
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        state::to_python(py, &self.inner.state())
     }
 
-    /// Restores a state given as JSON.
-    fn restore(&self, py: Python<'_>, state: &str) -> PyResult<()> {
-        checked(py, State::from_json(state).and_then(|state| self.inner.restore(&state)))
+    /// Makes the next pass begin where such a state was taken; returns what `set_epoch` does.
+    fn restore(&self, state: &Bound<'_, PyAny>) -> PyResult<bool> {
+        checked(state.py(), self.inner.restore(&state::from_python(state)?))
+    }
+
+    /// How many steps ahead samples are fetched for a `DataLoader`.
+    fn steps_ahead(&self, py: Python<'_>, asked: Option<&Bound<'_, PyAny>>, has_workers: bool) -> PyResult<u64> {
+        let reason = "give a number of steps, 0 for none";
+        let asked = asked.map(|asked| number(asked, format_args!("look_ahead = {asked}"), reason)).transpose()?;
+        let steps = checked(py, self.inner.steps_ahead(asked.map(|steps| steps as usize), has_workers))?;
+        Ok(steps as u64)
     }
 }
 
 #[pymethods]
 impl Walk {
-    /// The next step: indices, and which of them are pads where there may be any.
-    fn draw(&self) -> Option<(Vec<usize>, Option<Vec<bool>>)> {
-        self.walk().next().map(|Draw { indices, pads, .. }| (indices, pads))
-    }
-
-    /// Has the dataset fetch the samples of the coming steps.
-    fn look_ahead(&self, py: Python<'_>, steps: usize) -> PyResult<()> {
-        detached(py, |interrupt| self.walk().look_ahead(steps, interrupt))
+    /// Indices of the next step. When it is tracked, the dataset is asked to fetch the coming ones.
+    fn draw(&self, py: Python<'_>) -> PyResult<Option<Vec<usize>>> {
+        detached(py, |interrupt| {
+            let mut walk = self.walk();
+            let drawn = walk.next();
+            walk.look_ahead(interrupt)?;
+            Ok(drawn.map(|Draw { indices, .. }| indices))
+        })
     }
 
     /// Has the dataset forget what it was asked to fetch ahead and was not drawn.
@@ -74,14 +84,15 @@ impl Walk {
         py.detach(|| self.walk().forget_ahead());
     }
 
-    /// What is handed out will be told.
-    fn track(&self) {
-        self.walk().track();
+    /// What is handed out will be told; samples of so many steps are fetched ahead.
+    fn track(&self, steps_ahead: usize) {
+        self.walk().track(steps_ahead);
     }
 
-    /// Counts as handed out the first step that was drawn and is not yet.
-    fn hand_out(&self) {
-        self.walk().hand_out();
+    /// Counts as handed out the first step that was drawn and is not yet. Of samples that are known to have come, says which are pads
+    /// where there may be any.
+    fn hand_out(&self, py: Python<'_>, samples: Option<Vec<usize>>) -> PyResult<Option<Vec<bool>>> {
+        checked(py, self.walk().hand_out(samples.as_deref()))
     }
 
     /// Tells that everything was handed out.
@@ -89,14 +100,27 @@ impl Walk {
         self.walk().end();
     }
 
-    /// Where the run stands once everything is handed out that was drawn, as JSON.
-    fn state(&self) -> String {
-        self.walk().state().to_json()
+    /// Where the run stands once everything is handed out that was drawn: a dict of plain data.
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        state::to_python(py, &self.walk().state())
+    }
+}
+
+impl Sampler {
+    pub(crate) fn of(inner: Core) -> Self {
+        Self { inner }
     }
 }
 
 impl Walk {
-    fn walk(&self) -> std::sync::MutexGuard<'_, CoreWalk> {
+    fn walk(&self) -> MutexGuard<'_, CoreWalk> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A whole number that is not negative, also one of numpy's.
+fn number(given: &Bound<'_, PyAny>, name: std::fmt::Arguments<'_>, reason: &str) -> PyResult<u64> {
+    let number = given.extract::<i64>().ok().and_then(|number| u64::try_from(number).ok());
+    let wrong = || to_exception(given.py(), &Error::new(ErrorKind::Invalid, "use", name).because(reason));
+    number.ok_or_else(wrong)
 }

@@ -1,13 +1,17 @@
-//! Values and samples as Python objects.
+//! Values, samples and batches as Python objects.
 
+use headwater::dataset::Dataset;
+use headwater::loader::{Batch, Content};
 use headwater::sample::Sample;
-use headwater::value::{Dict, Tensor, Value};
+use headwater::value::{DType, Dict, Tensor, Value};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PySet, PyString, PyTuple};
 
 use crate::dlpack;
+use crate::error::checked;
 use crate::framework::Framework;
+use crate::keys::Keys;
 use crate::raw_tensor::RawTensor;
 
 /// A dict: one entry per field, `__key__` and `__index__`.
@@ -18,6 +22,56 @@ pub(crate) fn sample<'py>(py: Python<'py>, sample: &Sample, framework: &Framewor
     }
     dict.set_item(intern!(py, "__key__"), &sample.key)?;
     dict.set_item(intern!(py, "__index__"), sample.index)?;
+    Ok(dict)
+}
+
+/// A sample of a batch: where there may be pads, `__pad__` says whether it is one.
+pub(crate) fn marked<'py>(
+    py: Python<'py>,
+    read: &Sample,
+    is_pad: Option<bool>,
+    framework: &Framework,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = sample(py, read, framework)?;
+    is_pad.map_or(Ok(()), |is_pad| dict.set_item(intern!(py, "__pad__"), is_pad))?;
+    Ok(dict)
+}
+
+/// The samples of a batch.
+pub(crate) fn samples<'py>(
+    py: Python<'py>,
+    read: &[Sample],
+    pads: Option<&[bool]>,
+    framework: &Framework,
+) -> PyResult<Bound<'py, PyList>> {
+    let each = read.iter().enumerate().map(|(at, read)| marked(py, read, pads.map(|pads| pads[at]), framework));
+    PyList::new(py, each.collect::<PyResult<Vec<_>>>()?)
+}
+
+/// A batch: one entry per field, `__index__`, `__key__` and, where there may be any, `__pad__`.
+pub(crate) fn fields<'py>(
+    py: Python<'py>,
+    batch: Batch,
+    dataset: &Dataset,
+    framework: &Framework,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    if let Content::Fields(fields) = &batch.content {
+        for (name, value) in fields {
+            dict.set_item(PyString::intern(py, name), to_python(py, value, framework)?)?;
+        }
+    }
+    let numbers = |dtype: DType, bytes: Vec<u8>| {
+        let tensor = Tensor::from_bytes(dtype, &[bytes.len() / dtype.size()], bytes.into());
+        checked(py, tensor).and_then(|tensor| to_python(py, &tensor.into(), framework))
+    };
+    let indices = batch.indices.iter().flat_map(|&index| (index as i64).to_le_bytes()).collect();
+    dict.set_item(intern!(py, "__index__"), numbers(DType::I64, indices)?)?;
+    if let Some(pads) = &batch.pads {
+        let pads = pads.iter().map(|&pad| u8::from(pad)).collect();
+        dict.set_item(intern!(py, "__pad__"), numbers(DType::Bool, pads)?)?;
+    }
+    dict.set_item(intern!(py, "__key__"), Keys::new(dataset.clone(), batch.indices))?;
     Ok(dict)
 }
 

@@ -43,7 +43,8 @@ impl Place {
         fs::write(&self.file, &file).expect("written");
         let (version, now) = (version(), Moment::now());
         self.set.renew(KEY, &version, now);
-        let found = self.set.get(KEY, Wanted { version: &version, or_younger: None }, now, &BufferPool::new(0)).found();
+        let found =
+            self.set.look(KEY, Wanted { version: &version, or_younger: None }, now, &BufferPool::new(0)).found();
         if let Some(found) = &found {
             assert!(file.ends_with(&found.record) && found.version == version);
         }

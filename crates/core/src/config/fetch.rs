@@ -70,6 +70,16 @@ pub struct ThrottleConfig {
 }
 
 impl FetchConfig {
+    /// How long one object is tried.
+    pub(crate) fn patience(&self) -> Patience {
+        let default = Patience::default();
+        Patience {
+            deadline: self.deadline.map_or(default.deadline, |span| span.0),
+            retries: self.retries.unwrap_or(default.retries),
+            ..default
+        }
+    }
+
     /// The policies it describes.
     ///
     /// # Errors
@@ -97,21 +107,16 @@ impl FetchConfig {
         });
         let rates = throttling.map(|it| [it.stream_bytes_per_second, it.total_bytes_per_second]);
         positive("throttle", rates.into_iter().flatten().any(|rate| rate == Some(0)))?;
-        let default = Policies::default();
-        let deadline = self.deadline.map_or(default.patience.deadline, |span| span.0);
+        let (default, patience) = (Policies::default(), self.patience());
         Ok(Policies {
             transport: Transport {
                 connect: self.connect_timeout.map_or(default.transport.connect, |span| span.0),
                 no_progress: self.no_progress_timeout.map_or(default.transport.no_progress, |span| span.0),
-                credentials: deadline / 2,
+                credentials: patience.deadline / 2,
                 verify: self.verify.unwrap_or_default() == Verify::Auto,
                 ..default.transport
             },
-            patience: Patience {
-                deadline,
-                retries: self.retries.unwrap_or(default.patience.retries),
-                ..default.patience
-            },
+            patience,
             max_concurrency: self.max_concurrency.unwrap_or(default.max_concurrency),
             hedge: self.hedge.unwrap_or(default.hedge),
             bandwidth: self.max_bandwidth.map(|rate| rate.0),

@@ -6,7 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, Span};
 use crate::collate::Collation;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+
+/// More threads than any machine has use for.
+const MAX_THREADS: usize = 1024;
+
+/// Threads for the user's functions at most, where nothing is said: each of them that holds the interpreter makes the training loop
+/// wait longer for it.
+const MOST_TRANSFORM_THREADS: usize = 4;
 
 /// How a loader walks a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +41,11 @@ pub struct LoaderConfig {
     /// number the loader has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_threads: Option<usize>,
+    /// Threads that call the dataset's `transform` and `collate_fn` ahead of the consumer. Default: as many as there are cores, at most
+    /// 4. 0 calls them on the consuming thread, when it asks for their batch; 1 calls them one after the other, in order. Only Python's
+    /// loader has such functions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transform_threads: Option<usize>,
     /// Samples under way and ready ahead of the consumer, at least one batch. Default: follows the consumer, from two batches up to
     /// what `window_bytes` holds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,6 +80,33 @@ impl LoaderConfig {
     pub fn from_json(text: &str) -> Result<Self> {
         super::from_json(text)
     }
+
+    /// Refuses numbers that cannot be meant.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the setting.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (name, value) in [("num_threads", self.num_threads), ("window_samples", self.window_samples)] {
+            if value == Some(0) {
+                return Err(
+                    Error::new(ErrorKind::Invalid, "use", format_args!("{name} = 0")).because("it must be at least 1")
+                );
+            }
+        }
+        for (name, value) in [("num_threads", self.num_threads), ("transform_threads", self.transform_threads)] {
+            if let Some(threads) = value.filter(|&threads| threads > MAX_THREADS) {
+                return Err(Error::new(ErrorKind::Invalid, "use", format_args!("{name} = {threads}"))
+                    .because(format_args!("more than {MAX_THREADS} cannot be meant; a few per core are many")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Threads that call the user's functions.
+    pub fn threads_for_transforms(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.transform_threads.unwrap_or_else(|| cores().min(MOST_TRANSFORM_THREADS))
+    }
 }
 
 impl Default for LoaderConfig {
@@ -81,6 +120,7 @@ impl Default for LoaderConfig {
             world_size: None,
             replication: 1,
             num_threads: None,
+            transform_threads: None,
             window_samples: None,
             window_bytes: None,
             memory_budget: None,

@@ -77,7 +77,6 @@ impl Ranks {
     /// # Errors
     /// `Invalid` when one of two numbers is missing or they contradict each other, naming them.
     pub fn find(rank: Option<usize>, world_size: Option<usize>, told: Option<Told>) -> Result<Self> {
-        let variable = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
         Self::find_in(rank, world_size, told, &variable)
     }
 
@@ -105,6 +104,32 @@ impl Ranks {
         }
     }
 
+    /// Makes sure that this process still is the one that was found: a loader that was made before its trainer began the job would read
+    /// every sample on every rank.
+    ///
+    /// # Errors
+    /// `Invalid` when it has become another one since.
+    pub fn check(&self, told: Option<Told>) -> Result<()> {
+        self.check_in(told, &variable)
+    }
+
+    fn check_in(&self, told: Option<Told>, variable: Variable<'_>) -> Result<()> {
+        if self.found == Found::Given {
+            return Ok(());
+        }
+        let now = Self::find_in(None, None, told, variable)?;
+        if now.world_size == 1 || (now.rank, now.world_size) == (self.rank, self.world_size) {
+            return Ok(());
+        }
+        let of = |ranks: &Self| format!("rank {} of {}", ranks.rank, ranks.world_size);
+        Err(Error::new(ErrorKind::Invalid, "load", "a part of each epoch").because(format_args!(
+            "the loader or sampler was made as {}, and this is {}; make it once torch.distributed is up (with Lightning in \
+             `train_dataloader`), or give rank= and world_size=",
+            of(self),
+            of(&now)
+        )))
+    }
+
     /// Number of this process, and how many there are, among those that read different samples: `replication` consecutive
     /// ones read the same.
     ///
@@ -121,6 +146,10 @@ impl Ranks {
 
 /// Reads a variable of the environment; what is empty is not there.
 type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
 
 impl Launcher {
     const fn new(found: Found, rank: &'static str, world_size: &'static str, local_world_size: &'static str) -> Self {
@@ -229,6 +258,17 @@ mod tests {
     const STEP: &str = "SLURM_STEP_ID=0 SLURM_PROCID=5 SLURM_NODEID=2 SLURM_STEP_NUM_TASKS=7 SLURM_NTASKS=16 \
                         SLURM_STEP_TASKS_PER_NODE=2(x3),1 SLURM_TASKS_PER_NODE=8(x2)";
     const MPIRUN: &str = "OMPI_COMM_WORLD_RANK=3 OMPI_COMM_WORLD_SIZE=6 OMPI_COMM_WORLD_LOCAL_SIZE=3";
+
+    #[test]
+    fn a_process_that_became_another_rank_is_told_from_one_that_did_not() {
+        let alone = ranks(None, None, "").expect("alone");
+        let nowhere: Variable<'_> = &|_: &str| None;
+        alone.check_in(None, nowhere).expect("the same");
+        let message = alone.check_in(Some(TOLD), nowhere).expect_err("another").to_string();
+        assert!(message.contains("was made as rank 0 of 1, and this is rank 2 of 4"), "{message}");
+        ranks(None, Some(TOLD), "").expect("told").check_in(None, nowhere).expect("the job has ended");
+        ranks(Some((0, 1)), None, "").expect("given").check_in(Some(TOLD), nowhere).expect("what is given holds");
+    }
 
     fn ranks(given: Option<(usize, usize)>, told: Option<Told>, environment: &str) -> Result<Ranks> {
         let variable = |name: &str| {

@@ -74,10 +74,35 @@ pub(crate) enum Verdict {
 }
 
 impl Inner {
-    /// Whether an error of a sample ends the batch, whatever the other samples come to.
-    pub(crate) fn is_raised(&self, error: &Error) -> bool {
+    /// The error with which a sample's ends its batch, whatever the other samples come to; `None` when `on_error` decides.
+    ///
+    /// Where other ranks read the same samples, each for itself, all of them must get the same batches: there only what every one of
+    /// them finds alike is decided about, which is damage to the object itself.
+    pub(crate) fn raised(&self, error: &Error) -> Option<Error> {
         use ErrorKind::{Internal, Interrupted, Invalid, OutOfRange};
-        self.config.on_error == OnError::Raise || matches!(error.kind(), Internal | Interrupted | Invalid | OutOfRange)
+        if self.config.on_error == OnError::Raise
+            || matches!(error.kind(), Internal | Interrupted | Invalid | OutOfRange)
+        {
+            return Some(error.clone());
+        }
+        let may_pass = self.has_replicas.load(Ordering::Relaxed) && !error.is_of_content();
+        may_pass.then(|| {
+            error.clone().because(
+                "other ranks that read the same samples may have got it, so that on_error does not hold: with replication or \
+                 process_group only objects that nobody can decode are left out or substituted",
+            )
+        })
+    }
+
+    /// The error of a sample that was asked for by index, for which nothing else can be handed out.
+    pub(crate) fn raised_by_index(&self, error: Error) -> Error {
+        if let Some(raised) = self.raised(&error) {
+            return raised;
+        }
+        error.because(
+            "it was asked for by index, for which on_error does not hold: it does for a loader, and for a DataLoader with a batch_size \
+             around this dataset alone; a ConcatDataset needs a __getitems__ that asks each dataset for its part of a batch",
+        )
     }
 
     /// Takes note of how samples of a batch came out, in their order, and says what is done about those that failed: one verdict
@@ -116,7 +141,6 @@ impl Inner {
 
     async fn verdict(&self, sample: usize, error: &Error) -> Result<Verdict> {
         match &self.config.on_error {
-            _ if self.is_raised(error) => Ok(Verdict::Raise),
             OnError::Raise => Ok(Verdict::Raise),
             OnError::Skip => Ok(Verdict::Skip),
             OnError::Substitute => Ok(Verdict::Substitute),

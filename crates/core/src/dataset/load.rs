@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::on_disk::OnDiskAnswer;
+use super::sharing::{Answer, Asking};
 use super::{Inner, Kept};
 use crate::buffer::BufferPool;
 use crate::cache::{self, Lease, UnitId};
@@ -215,8 +215,15 @@ impl Inner {
         replaced: Option<Version>,
         fetched: &mut (impl FnMut(bool) + Send),
     ) -> Result<Read> {
-        match self.on_disk(kept, sources, unit, replaced).await? {
-            OnDiskAnswer::Found(packed, version, age) => {
+        let (source, listed, request) = self.request(sources, unit)?;
+        let answer = if let Some(sought) = self.sought(kept, sources, unit, &listed, replaced) {
+            sought.bring(&request).await?
+        } else {
+            let asking = Asking::begin(&kept.clock, false);
+            Answer::Source(asking, source.read(&request, Engine::current()?.buffers()).await)
+        };
+        match answer {
+            Answer::Disk(packed, version, age) => {
                 fetched(true);
                 Ok(Read {
                     value: packed.value().clone(),
@@ -225,9 +232,12 @@ impl Inner {
                     is_offered: false,
                 })
             }
-            OnDiskAnswer::Missing(asks) => {
-                let mut read = self.read(kept, sources, unit, workers, asks.replaces, fetched).await?;
-                if let Some(flight) = asks.flight {
+            Answer::Source(mut asking, read) => {
+                let flight = asking.flight.take();
+                let object = self.received(source.as_ref(), &listed, read, asking.began)?;
+                fetched(false);
+                let mut read = self.decoded(source, listed, object, asking, workers).await?;
+                if let Some(flight) = flight {
                     // Others wait for its record, and must not have to wait for what this process waits for.
                     let loaded = Loaded::from((read.clone(), true));
                     read.is_offered = self.offer_behind(kept, unit, loaded, flight);
@@ -296,23 +306,16 @@ impl Inner {
         Ok(Read::new(value, object.meta.version, listed.version, brought))
     }
 
-    async fn read(
+    async fn decoded(
         self: &Arc<Self>,
-        kept: &Kept,
-        sources: &Sources,
-        unit: UnitId,
+        source: &Arc<dyn Source>,
+        listed: ObjectMeta,
+        object: ObjectBytes,
+        asking: Asking,
         workers: &Workers,
-        replaces: bool,
-        fetched: &mut (impl FnMut(bool) + Send),
     ) -> Result<Read> {
-        let buffers = Engine::current()?.buffers();
-        let (source, listed, request) = self.request(sources, unit)?;
-        let source = source.clone();
-        let began = Instant::now();
-        let (asked, asked_at) = (kept.clock.now(), kept.clock.moment());
-        let read = source.read(&request, buffers).await;
-        let object = self.received(source.as_ref(), &listed, read, began)?;
-        fetched(false);
+        let (buffers, source) = (Engine::current()?.buffers(), source.clone());
+        let Asking { replaces, began, asked, asked_at, .. } = asking;
         // Held to the listed version where that has to be, and of the source's own telling: a replica's is what others take it for.
         let told = &object.meta.version;
         let on_disk = if self.accepts_changes() { told } else { &listed.version };
@@ -334,7 +337,7 @@ impl Inner {
         let listed = self.manifest.object(unit.sample, unit.field)?;
         let version = if self.accepts_changes() { Version::Unknown } else { listed.version.clone() };
         let size = if self.accepts_changes() { None } else { Some(listed.size) };
-        let request = ReadRequest { key: listed.key.clone(), range: None, version, size };
+        let request = ReadRequest { version, size, ..ReadRequest::whole(&*listed.key) };
         Ok((Self::source_of(sources, unit.field), listed, request))
     }
 
@@ -388,6 +391,7 @@ impl Inner {
             self.expansion.saw(key, bytes.len(), value.tensor_bytes());
         }
         self.metrics.time(Timing::Miss, requested.elapsed().as_nanos() as u64, 1);
-        value
+        // What is there at the moment may be another version elsewhere.
+        if self.accepts_changes() { value } else { value.map_err(Error::of_content) }
     }
 }

@@ -8,7 +8,6 @@
 //! Cost: opening lists each source once (or not at all, when a fresh manifest is kept) and holds about 100 bytes per
 //! sample of two fields; reading costs one request per field, each a single copy from the socket or page cache.
 
-mod beats;
 mod expansion;
 mod failing;
 mod indexing;
@@ -22,10 +21,11 @@ mod pinned;
 mod published;
 mod read;
 mod requests;
+mod sharing;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::cache::CacheStats;
 use crate::clock::Clock;
@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     /// Samples that were left out of batches or substituted so far.
     spared: AtomicU64,
+    /// Whether other ranks read the same samples, as whoever walks it says.
+    pub(crate) has_replicas: AtomicBool,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     kept: PerProcess<Kept>,
 }

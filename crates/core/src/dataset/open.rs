@@ -1,7 +1,7 @@
 //! Opening: connect, then find or make the manifest.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -73,6 +73,7 @@ pub(super) fn assemble(
         clock,
         metrics,
         spared: AtomicU64::new(0),
+        has_replicas: AtomicBool::new(false),
         sources,
         kept,
     };

@@ -159,10 +159,10 @@ async fn as_read(source: &dyn Source, listed: &ObjectMeta, found: &Version, buff
         return Ok(Found::Same);
     }
     let request = ReadRequest {
-        key: listed.key.clone(),
         range: Some(0..listed.size.min(1)),
         version: listed.version.clone(),
         size: Some(listed.size),
+        ..ReadRequest::whole(&*listed.key)
     };
     match source.read(&request, buffers).await {
         Ok(_) => Ok(Found::Same),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,8 @@ struct Pinned {
     manifest: Option<PathBuf>,
     order_fingerprint: String,
     content_fingerprint: String,
+    #[serde(default)]
+    has_replicas: bool,
 }
 
 pub(super) fn pin(dataset: &Dataset, secrets: Secrets) -> Result<String> {
@@ -32,6 +35,7 @@ pub(super) fn pin(dataset: &Dataset, secrets: Secrets) -> Result<String> {
         manifest: config::home().and_then(|home| store::pin(&home, dataset.manifest()).ok()),
         order_fingerprint: dataset.order_fingerprint().to_owned(),
         content_fingerprint: dataset.content_fingerprint().to_owned(),
+        has_replicas: dataset.inner.has_replicas.load(Ordering::Relaxed),
     };
     serde_json::to_string(&pinned).map_err(|cause| Error::new(ErrorKind::Internal, "pin", "dataset").caused_by(cause))
 }
@@ -43,12 +47,8 @@ pub(super) fn reopen(text: &str, interrupt: Interrupt<'_>) -> Result<Dataset> {
         return Err(Error::new(ErrorKind::Unsupported, "reopen", "pinned dataset")
             .because(format_args!("it is of version {}, this is version {VERSION}", pinned.version)));
     }
-    let config = DatasetConfig::from_json(&pinned.config)?;
-    if let Some(manifest) = pinned.kept_manifest() {
-        // Sources are connected on first use: a worker that never reads never asks.
-        return Ok(assemble(config, manifest, Arc::default(), PerProcess::new(), Clock::default()));
-    }
-    let dataset = Dataset::open(&config, interrupt)?;
+    let dataset = pinned.open(interrupt)?;
+    dataset.inner.has_replicas.store(pinned.has_replicas, Ordering::Relaxed);
     if dataset.order_fingerprint() != pinned.order_fingerprint {
         return Err(Error::new(ErrorKind::Changed, "reopen", "pinned dataset").because(format_args!(
             "its samples are not the same any more: order fingerprint {} instead of {}, now {} samples",
@@ -61,6 +61,15 @@ pub(super) fn reopen(text: &str, interrupt: Interrupt<'_>) -> Result<Dataset> {
 }
 
 impl Pinned {
+    fn open(&self, interrupt: Interrupt<'_>) -> Result<Dataset> {
+        let config = DatasetConfig::from_json(&self.config)?;
+        match self.kept_manifest() {
+            // Sources are connected on first use: a worker that never reads never asks.
+            Some(manifest) => Ok(assemble(config, manifest, Arc::default(), PerProcess::new(), Clock::default())),
+            None => Dataset::open(&config, interrupt),
+        }
+    }
+
     fn kept_manifest(&self) -> Option<Manifest> {
         let manifest = store::load(self.manifest.as_deref()?).ok()?;
         let same = manifest.order_fingerprint() == self.order_fingerprint

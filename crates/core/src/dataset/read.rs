@@ -27,6 +27,7 @@ const SHARED_READ_BYTES: u64 = 1 << 20;
 
 pub(super) fn read_many(inner: &Arc<Inner>, indices: &[usize], interrupt: Interrupt<'_>) -> Result<Vec<Sample>> {
     let samples = read(inner, indices, false, interrupt).and_then(|read| read.into_iter().collect::<Result<Vec<_>>>());
+    let samples = samples.map_err(|error| inner.raised_by_index(error));
     match &samples {
         Ok(samples) => inner.metrics.record(&[(Metric::SamplesRead, samples.len() as u64)]),
         Err(_) => inner.metrics.record(&[(Metric::SampleErrors, 1)]),
@@ -199,7 +200,8 @@ impl Inner {
     /// An error on its own where it ends everything; otherwise it stands in a value's place.
     fn or_raised(&self, value: Result<Value>, spares: bool) -> Result<Result<Value>> {
         match value {
-            Err(error) if !spares || self.is_raised(&error) => Err(error),
+            Err(error) if !spares => Err(error),
+            Err(error) => self.raised(&error).map_or(Ok(Err(error)), Err),
             outcome => Ok(outcome),
         }
     }

@@ -14,7 +14,7 @@ use super::signals::Signals;
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metric;
-use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source};
+use crate::source::{Gate, Listed, ObjectBytes, ObjectMeta, ReadRequest, Source};
 
 /// Requests under way at once to begin with: hides 30 ms of latency of objects of a few megabytes.
 const FIRST_LIMIT: usize = 32;
@@ -216,8 +216,16 @@ impl Limit {
         turn.map_err(|cause| Error::new(ErrorKind::Internal, "read", self.uri()).caused_by(cause))
     }
 
-    async fn in_turn<T>(&self, asking: impl Future<Output = Result<T>>, bytes: fn(&T) -> u64) -> Result<T> {
+    async fn in_turn<T>(
+        &self,
+        gate: Option<&Gate>,
+        asking: impl Future<Output = Result<T>>,
+        bytes: fn(&T) -> u64,
+    ) -> Result<T> {
         let turn = self.turn().await?;
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
         let answer = asking.await;
         self.ended(turn, answer.as_ref().ok().map(bytes));
         answer
@@ -267,15 +275,16 @@ impl Source for Limit {
     delegate!();
 
     async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Listed> {
-        self.in_turn(self.inner.page(prefix, token), |_| 0).await
+        self.in_turn(None, self.inner.page(prefix, token), |_| 0).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
-        self.in_turn(self.inner.head(key), |_| 0).await
+        self.in_turn(None, self.inner.head(key), |_| 0).await
     }
 
     async fn read(&self, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
-        self.in_turn(self.inner.read(request, buffers), |object| object.bytes.len() as u64).await
+        let asking = self.inner.read(request, buffers);
+        self.in_turn(request.gate.as_deref(), asking, |object| object.bytes.len() as u64).await
     }
 }
 

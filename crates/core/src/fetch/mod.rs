@@ -14,7 +14,8 @@
 //! | [`Hedge`] | a second request when one takes unusually long |
 //!
 //! Bandwidth and limit are around the deadline, so that waiting for a turn does not count against it nor as slowness, and who pauses before trying again
-//! keeps the turn: a remote that is in trouble is asked less. Failing over comes before pausing: a dead replica costs its error.
+//! keeps the turn: a remote that is in trouble is asked less. Within both a read stops at its [`Gate`](crate::source::Gate), if it has one: whether it is
+//! still wanted is decided then, and what it had is given back. Failing over comes before pausing: a dead replica costs its error.
 //! Local sources alone need none of it: a system call cannot be cancelled, and the page cache has no quota.
 
 mod bandwidth;

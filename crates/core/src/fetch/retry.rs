@@ -32,6 +32,13 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// What a request of so many bytes gets in all.
+    pub fn for_bytes(&self, bytes: u64) -> Duration {
+        self.deadline + Duration::from_secs(bytes / self.slowest_bytes_per_second.max(1))
+    }
+}
+
 /// The pause before the first further try; each later one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -58,10 +65,6 @@ impl Retry {
         Self { inner, patience, signals }
     }
 
-    fn more_for(&self, bytes: u64) -> Duration {
-        Duration::from_secs(bytes / self.patience.slowest_bytes_per_second.max(1))
-    }
-
     async fn until_done<T, F: Future<Output = Result<T>> + Send>(
         &self,
         op: &'static str,
@@ -71,7 +74,7 @@ impl Retry {
     ) -> Result<T> {
         let mut bytes = request.and_then(known_bytes);
         let began = Instant::now();
-        let mut allowed = self.patience.deadline + self.more_for(bytes.unwrap_or_default());
+        let mut allowed = self.patience.for_bytes(bytes.unwrap_or_default());
         let mut failures = Failures::default();
         for number in 0.. {
             let mut trying = std::pin::pin!(attempt());
@@ -79,7 +82,7 @@ impl Retry {
             if let (Err(_), Some(request), None) = (&tried, request, bytes) {
                 let head = timeout_at(Instant::now() + self.patience.deadline, self.inner.head(&request.key)).await;
                 bytes = Some(head.ok().and_then(Result::ok).map_or(0, |meta| meta.size));
-                allowed += self.more_for(bytes.unwrap_or_default());
+                allowed = self.patience.for_bytes(bytes.unwrap_or_default());
                 tried = timeout_at(began + allowed, &mut trying).await;
             }
             let error = match tried {

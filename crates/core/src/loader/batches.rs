@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use crate::sync::Mutex;
 
 use super::prepare::{Made, Prepare};
+use super::transforms::Transforms;
 use super::{Batch, Inner};
 use crate::engine::{Engine, Interrupt, uninterrupted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Metric, Timing};
-use crate::prefetch::{Handed, Patience, Prefetcher, WindowLimits};
+use crate::prefetch::{FIRST_BATCHES, Handed, Patience, Prefetcher, WindowLimits};
 use crate::world::ProcessStamp;
 
 /// Requests that a first pass over remotes is ahead at the start: twice as many as a source begins with at once, so that it sees
@@ -23,7 +24,9 @@ const FIRST_REQUESTS: usize = 64;
 pub struct Batches {
     loader: Arc<Inner>,
     prefetcher: Prefetcher<Prepare>,
+    transforms: Option<Arc<Transforms>>,
     pass: u64,
+    epoch: u64,
     owner: ProcessStamp,
     is_over: bool,
     /// Samples that could not be read since one could, as far as batches were handed out.
@@ -53,14 +56,18 @@ impl Behind {
 }
 
 impl Batches {
-    pub(super) fn begin(loader: &Arc<Inner>, interrupt: Interrupt<'_>) -> Result<Self> {
+    pub(super) fn begin(
+        loader: &Arc<Inner>,
+        transforms: Option<Arc<Transforms>>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Self> {
         let engine = Engine::current()?;
         let dataset = &loader.dataset.inner;
         let sources = dataset.sources(engine, interrupt)?;
         let held = loader.held(engine)?;
         dataset.kept()?.backlog.set_budget(loader.budget.backlog_bytes, loader.budget.disk_backlog_bytes);
         let mut walk = loader.sampler.begin();
-        let pass = walk.pass();
+        let (pass, epoch) = (walk.pass(), walk.epoch());
         let prepare = Prepare {
             engine,
             dataset: dataset.clone(),
@@ -70,14 +77,20 @@ impl Batches {
             are_local: sources.iter().all(|source| source.is_local()),
             workers: held.workers.clone(),
             collation: loader.config.collate,
+            transforms: transforms.clone(),
             last_batch_bytes: AtomicU64::new(0),
             under_way: Mutex::default(),
         };
         let first = if prepare.are_local { 0 } else { FIRST_REQUESTS.div_ceil(dataset.names.len()) };
+        // Steps that functions have are read, and still in the window.
+        let beside = |transforms: &Arc<Transforms>| {
+            loader.config.batch_size.saturating_mul(FIRST_BATCHES + transforms.most_ahead())
+        };
+        let beside_held = transforms.as_ref().map_or(0, beside);
         let limits = WindowLimits {
             step_samples: loader.config.batch_size,
             samples: loader.config.window_samples,
-            first_samples: loader.window_samples.load(Ordering::Relaxed).max(first),
+            first_samples: loader.window_samples.load(Ordering::Relaxed).max(first).max(beside_held),
             bytes: loader.budget.in_window() as usize,
         };
         let steps = std::iter::from_fn(move || walk.next_step());
@@ -87,7 +100,9 @@ impl Batches {
         Ok(Self {
             loader: loader.clone(),
             prefetcher,
+            transforms,
             pass,
+            epoch,
             owner: ProcessStamp::current(),
             is_over: false,
             failed_in_a_row: 0,
@@ -128,42 +143,73 @@ impl Batches {
             return None;
         }
         let asked = Instant::now();
-        let patience = Patience {
-            deadline: self.loader.config.batch_deadline.map(|span| span.0),
-            warn_after: Some(self.loader.config.watchdog.0).filter(|span| !span.is_zero()),
-        };
-        let handed = match self.prefetcher.next(patience, interrupt) {
-            Some(Ok(handed)) => handed,
-            Some(Err(error)) => {
-                // After an interrupt or a deadline the batch is still to come.
-                self.is_over = !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Timeout);
-                return Some(Err(error));
-            }
-            None => {
-                self.is_over = true;
+        let handed = match self.wait_for_next(interrupt) {
+            Ok(Some(Ok(handed))) => handed,
+            Ok(Some(Err(error))) => return Some(Err(self.fail(error))),
+            // The batch is still to come.
+            Err(error) => return Some(Err(error)),
+            Ok(None) => {
                 // Whoever closed it left off somewhere.
                 if !self.prefetcher.is_cancelled() {
                     self.loader.sampler.end_pass(self.pass);
                 }
+                self.end();
                 return None;
             }
         };
+        if let Some(transforms) = &self.transforms {
+            transforms.another_was_taken();
+        }
         self.record(&handed, asked);
         let Made { batch, next, outcomes } = handed.batch;
         self.failed_in_a_row = match outcomes.after(self.failed_in_a_row) {
             Ok(in_a_row) => in_a_row,
-            Err(error) => {
-                self.is_over = true;
-                return Some(Err(error));
-            }
+            Err(error) => return Some(Err(self.fail(error))),
         };
         let samples = batch.len() as u64;
         Some(Ok((batch, Behind { loader: self.loader.clone(), pass: self.pass, position: next, samples })))
     }
 
+    fn wait_for_next(&self, interrupt: Interrupt<'_>) -> Result<Option<Result<Handed<Made>>>> {
+        let patience = Patience {
+            deadline: self.loader.config.batch_deadline.map(|span| span.0),
+            warn_after: Some(self.loader.config.watchdog.0).filter(|span| !span.is_zero()),
+        };
+        let Some(transforms) = &self.transforms else { return self.prefetcher.next(patience, interrupt) };
+        self.prefetcher.next(patience, &|| interrupt().and_then(|()| transforms.check_deadline()))
+    }
+
+    fn fail(&mut self, error: Error) -> Error {
+        self.end();
+        error
+    }
+
+    fn end(&mut self) {
+        self.is_over = true;
+        if let Some(transforms) = &self.transforms {
+            transforms.close();
+        }
+    }
+
+    /// Whether nothing will come any more: the pass has ended, or failed.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// The epoch that is walked.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Something to call from any thread, also while another waits for a batch: ends the pass.
     pub fn closer(&self) -> impl Fn() + Send + Sync + 'static + use<> {
-        self.prefetcher.canceller()
+        let (cancel, transforms) = (self.prefetcher.canceller(), self.transforms.clone());
+        move || {
+            cancel();
+            if let Some(transforms) = &transforms {
+                transforms.close();
+            }
+        }
     }
 
     fn record(&self, handed: &Handed<Made>, asked: Instant) {
@@ -180,10 +226,17 @@ impl Batches {
             (Metric::StallSource, stall.source.as_nanos() as u64),
             (Metric::StallDecode, stall.decode.as_nanos() as u64),
             (Metric::StallCollate, stall.collate.as_nanos() as u64),
+            (Metric::StallTransform, stall.transform.as_nanos() as u64),
         ]);
         let took = asked.elapsed();
         metrics.time(Timing::Wait, took.as_nanos() as u64, 1);
         metrics.time(Timing::HandOver, took.saturating_sub(stall.total()).as_nanos() as u64, 1);
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.closer()();
     }
 }
 

@@ -28,6 +28,7 @@ mod budget;
 mod mending;
 mod prepare;
 mod sampler;
+mod transforms;
 mod waits;
 
 use std::sync::atomic::AtomicUsize;
@@ -40,19 +41,18 @@ use crate::buffer::PoolShare;
 use crate::config::{DatasetConfig, LoaderConfig, MemoryShare, Ranks};
 use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::metrics::Snapshot;
 use crate::state::State;
 
-pub use batch::{Batch, Content};
+pub use batch::{Batch, Content, HostValue};
 pub use batches::{Batches, Behind};
 pub use budget::Budget;
 use budget::Needs;
 pub use sampler::{Draw, Sampler, Walk};
+use transforms::{CALL_DEADLINE, Transforms};
+pub use transforms::{Given, Task, Tasks};
 pub use waits::{Stage, Wait};
-
-/// More threads than any machine has use for.
-const MAX_THREADS: usize = 1024;
 
 /// Walks the epochs of a dataset. A handle: clones share position and figures.
 #[derive(Debug, Clone)]
@@ -90,19 +90,7 @@ impl Loader {
         let ranks = Ranks::find(config.rank, config.world_size, None)?;
         let config = LoaderConfig { rank: Some(ranks.rank), world_size: Some(ranks.world_size), ..config };
         let sampler = Sampler::new(dataset, &config)?;
-        let wrong = |name: &str| {
-            Err(Error::new(ErrorKind::Invalid, "use", format_args!("{name} = 0")).because("it must be at least 1"))
-        };
-        if config.num_threads == Some(0) {
-            return wrong("num_threads");
-        }
-        if let Some(threads) = config.num_threads.filter(|&threads| threads > MAX_THREADS) {
-            return Err(Error::new(ErrorKind::Invalid, "use", format_args!("num_threads = {threads}"))
-                .because(format_args!("more than {MAX_THREADS} cannot be meant; a few per core are many")));
-        }
-        if config.window_samples == Some(0) {
-            return wrong("window_samples");
-        }
+        config.check()?;
         let needs = needs(dataset, config.batch_size)?;
         let budget = Budget::new(&config, &dataset.config().cache, needs)?;
         let held = PerProcess::new();
@@ -145,6 +133,16 @@ impl Loader {
         self.inner.budget
     }
 
+    /// Which samples come, and where it stands.
+    pub fn sampler(&self) -> &Sampler {
+        &self.inner.sampler
+    }
+
+    /// Seed of what functions of the user's draw at random about a sample in an epoch ([`order::sample_seed`](crate::order::sample_seed())).
+    pub fn sample_seed(&self, epoch: u64, index: u64) -> u64 {
+        crate::order::sample_seed(self.inner.config.seed, epoch, index)
+    }
+
     /// Batches of this rank in a whole epoch: the same number on every rank.
     pub fn len(&self) -> usize {
         self.inner.sampler.len()
@@ -160,7 +158,19 @@ impl Loader {
     /// # Errors
     /// Those of connecting to the sources in this process; what `interrupt` returned.
     pub fn batches(&self, interrupt: Interrupt<'_>) -> Result<Batches> {
-        Batches::begin(&self.inner, interrupt)
+        Batches::begin(&self.inner, None, interrupt)
+    }
+
+    /// Begins a pass whose batches are what functions of the host language's make of the samples: what [`Tasks`] ask for is to be done
+    /// by [`LoaderConfig::threads_for_transforms`] threads of the host's. With `each_sample` they are asked for something of each
+    /// sample first, then for a batch of those; without, for a batch of the samples.
+    ///
+    /// # Errors
+    /// Those of [`Loader::batches`]; `Invalid` when the loader does not leave samples apart.
+    pub fn transformed(&self, each_sample: bool, interrupt: Interrupt<'_>) -> Result<(Batches, Tasks)> {
+        let transforms = Transforms::new(&self.inner, each_sample, CALL_DEADLINE)?;
+        let batches = Batches::begin(&self.inner, Some(transforms.clone()), interrupt)?;
+        Ok((batches, Tasks::of(transforms)))
     }
 
     /// Whether something was handed out of the youngest pass.
@@ -170,7 +180,7 @@ impl Loader {
 
     /// Chooses the epoch of the next pass. A state restored for that very epoch stays where it is.
     pub fn set_epoch(&self, epoch: u64) {
-        self.inner.sampler.set_epoch(epoch);
+        let _ = self.inner.sampler.set_epoch(epoch);
     }
 
     /// Where the loader stands: the batches handed out so far, and no others, are behind it.
@@ -184,7 +194,7 @@ impl Loader {
     /// `Invalid` when it was taken of other samples or another order, saying what differs; `Changed` when objects were replaced since
     /// and the dataset is to refuse that.
     pub fn restore(&self, state: &State) -> Result<()> {
-        self.inner.sampler.restore(state)
+        self.inner.sampler.restore(state).map(|_| ())
     }
 
     /// What the youngest pass waits for at present, the next batch first: empty while nothing is under way.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::sync::Mutex;
 
 use super::sampler::Step;
+use super::transforms::Transforms;
 use super::waits::Arrivals;
 use super::{Batch, Content};
 use crate::cache::{Lease, UnitId};
@@ -45,6 +46,8 @@ pub(super) struct Prepare {
     pub(super) are_local: bool,
     pub(super) workers: Workers,
     pub(super) collation: Collation,
+    /// What is still done to samples that are read.
+    pub(super) transforms: Option<Arc<Transforms>>,
     /// What the last batch came to, for charging the next.
     pub(super) last_batch_bytes: AtomicU64,
     /// Steps under way, for messages.
@@ -274,11 +277,13 @@ impl UnderWay {
     fn arrived(self: &Arc<Self>, at: usize, loaded: Result<Loaded>) -> Option<Arc<Self>> {
         match loaded {
             Ok(loaded) => self.parts.lock()[at] = Some(Part::Loaded(Box::new(loaded))),
-            Err(error) if !self.prepare.dataset.is_raised(&error) => self.failed.lock().push((at, error)),
-            Err(error) => {
-                self.complete(Err(error));
-                return None;
-            }
+            Err(error) => match self.prepare.dataset.raised(&error) {
+                None => self.failed.lock().push((at, error)),
+                Some(raised) => {
+                    self.complete(Err(raised));
+                    return None;
+                }
+            },
         }
         (self.missing.fetch_sub(1, Ordering::AcqRel) == 1).then(|| self.clone())
     }
@@ -329,8 +334,17 @@ impl UnderWay {
         if step.rows.iter().any(|row| !row.is_read) {
             outcomes.another_was_read();
         }
-        self.complete(content.map(|content| Made { batch: batch(content), next: step.next, outcomes }));
+        self.pass_on(content.map(|content| Made { batch: batch(content), next: step.next, outcomes }));
         self.pack_behind(loaded);
+    }
+
+    /// Completes the step, or has the host's functions do so.
+    fn pass_on(&self, made: Result<Made>) {
+        let Some(ticket) = self.take_ticket() else { return };
+        match (made, &self.prepare.transforms) {
+            (Ok(made), Some(transforms)) => transforms.arrive(made, ticket),
+            (made, _) => ticket.complete(made),
+        }
     }
 
     fn fields(&self, parts: &[Part]) -> Result<Content> {
@@ -396,6 +410,7 @@ fn tensor_bytes(content: &Content) -> u64 {
     match content {
         Content::Fields(fields) => of(fields),
         Content::Samples(samples) => samples.iter().map(|sample| of(&sample.fields)).sum(),
+        Content::Host(_) => 0,
     }
 }
 

@@ -6,15 +6,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::sync::Mutex;
 
-use crate::config::{LoaderConfig, OnChanged, Ranks};
+use crate::config::{LoaderConfig, OnChanged, OnError, Ranks};
 use crate::dataset::{Dataset, Outcomes};
 use crate::engine::Interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Order, Partition, Sequential, Shuffled};
 use crate::state::{self, State};
+
+/// Samples that are fetched ahead for a loader of somebody else's that has no worker processes: what keeps a remote source busy.
+const SAMPLES_AHEAD: usize = 64;
 
 /// Walks the epochs of a dataset. A handle: clones share the position.
 #[derive(Debug, Clone)]
@@ -52,8 +56,10 @@ pub struct Walk {
     /// Up to where samples were asked to be fetched ahead.
     asked_until: usize,
     order: Box<dyn Order>,
-    /// Where the steps end that were drawn and not handed out yet.
-    drawn: VecDeque<usize>,
+    /// Steps that were drawn and not handed out yet, and where they end.
+    drawn: VecDeque<(Draw, usize)>,
+    /// For how many steps samples are fetched ahead.
+    steps_ahead: usize,
     /// Whether somebody tells what is handed out. Else what is drawn counts as that.
     is_tracked: bool,
 }
@@ -120,6 +126,9 @@ impl Sampler {
                 world_size
             )));
         }
+        if config.replication > 1 {
+            dataset.inner.has_replicas.store(true, Ordering::Relaxed);
+        }
         let cursor = Mutex::new(Cursor { epoch: 0, position: 0, is_used: false, pass: 0 });
         let (shuffle, seed) = (config.shuffle, config.seed);
         Ok(Self { inner: Arc::new(Inner { dataset: dataset.clone(), shuffle, seed, partition, cursor }) })
@@ -147,6 +156,7 @@ impl Sampler {
             asked_until: position,
             order: self.order(epoch),
             drawn: VecDeque::new(),
+            steps_ahead: 0,
             is_tracked: false,
         }
     }
@@ -166,10 +176,30 @@ impl Sampler {
     }
 
     /// Chooses the epoch of the next pass. A state restored for that very epoch stays where it is.
-    pub fn set_epoch(&self, epoch: u64) {
+    ///
+    /// Returns whether a pass that was begun and of which nothing was taken would now begin elsewhere.
+    pub fn set_epoch(&self, epoch: u64) -> bool {
         let mut cursor = self.inner.cursor.lock();
-        if cursor.epoch != epoch || cursor.is_used {
-            *cursor = Cursor { epoch, position: 0, is_used: false, pass: cursor.pass + 1 };
+        if cursor.epoch == epoch && !cursor.is_used {
+            return false;
+        }
+        let was_used = cursor.is_used;
+        *cursor = Cursor { epoch, position: 0, is_used: false, pass: cursor.pass + 1 };
+        !was_used
+    }
+
+    /// For how many steps samples are fetched ahead for a loader of somebody else's: as asked, else those of 64 samples, or none where
+    /// worker processes read.
+    ///
+    /// # Errors
+    /// `Invalid` when it is asked for where worker processes read.
+    pub fn steps_ahead(&self, asked: Option<usize>, has_workers: bool) -> Result<usize> {
+        match asked {
+            Some(steps) if has_workers && steps > 0 => Err(Error::new(ErrorKind::Invalid, "use", "look_ahead")
+                .because("it is for a DataLoader without workers: workers read for themselves")),
+            Some(steps) => Ok(steps),
+            None if has_workers => Ok(0),
+            None => Ok(SAMPLES_AHEAD.div_ceil(self.inner.partition.batch_size()).max(2)),
         }
     }
 
@@ -193,12 +223,13 @@ impl Sampler {
         }
     }
 
-    /// Makes the next pass begin where `state` was taken, under any batch size, world size and number of threads.
+    /// Makes the next pass begin where `state` was taken, under any batch size, world size and number of threads. Returns what
+    /// [`Sampler::set_epoch`] does.
     ///
     /// # Errors
     /// `Invalid` when it was taken of other samples or another order, saying what differs; `Changed` when objects were replaced since
     /// and the dataset is to refuse that.
-    pub fn restore(&self, state: &State) -> Result<()> {
+    pub fn restore(&self, state: &State) -> Result<bool> {
         let here = self.state();
         state.check_order(&here)?;
         if state.content_fingerprint != here.content_fingerprint {
@@ -210,9 +241,9 @@ impl Sampler {
             tracing::warn!("{reason}; going on with them as they are now");
         }
         let mut cursor = self.inner.cursor.lock();
-        let pass = cursor.pass + 1;
+        let (was_used, pass) = (cursor.is_used, cursor.pass + 1);
         *cursor = Cursor { epoch: state.epoch, position: state.position as usize, is_used: false, pass };
-        Ok(())
+        Ok(!was_used)
     }
 
     fn begin_pass(&self) -> Cursor {
@@ -257,6 +288,10 @@ impl Walk {
         self.pass
     }
 
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     pub(super) fn next_step(&mut self) -> Option<Step> {
         let step = self.step_from(self.from)?;
         self.from = step.next;
@@ -283,13 +318,14 @@ impl Walk {
         })
     }
 
-    /// Has the dataset fetch the samples of the coming `steps` steps ([`Dataset::prefetch`]), as far as it has not been asked to.
+    /// Has the dataset fetch the samples of the coming steps ([`Dataset::prefetch`]), as far as it has not been asked to: of as many
+    /// as [`Walk::track`] was told.
     ///
     /// # Errors
     /// Those of connecting to the sources in this process.
-    pub fn look_ahead(&mut self, steps: usize, interrupt: Interrupt<'_>) -> Result<()> {
+    pub fn look_ahead(&mut self, interrupt: Interrupt<'_>) -> Result<()> {
         let per_step = self.sampler.inner.partition.positions_per_step();
-        let until = self.from.saturating_add(per_step.saturating_mul(steps));
+        let until = self.from.saturating_add(per_step.saturating_mul(self.steps_ahead));
         self.asked_until = self.asked_until.max(self.from);
         while self.asked_until < until
             && let Some(step) = self.step_from(self.asked_until)
@@ -312,17 +348,34 @@ impl Walk {
         self.asked_until = self.from;
     }
 
-    /// From now on, what is handed out is told ([`Walk::hand_out`]): a pass of which nothing is does not count.
-    pub fn track(&mut self) {
-        self.is_tracked = true;
+    /// From now on, what is handed out is told ([`Walk::hand_out`]): a pass of which nothing is does not count. The samples of so
+    /// many steps are fetched ahead.
+    pub fn track(&mut self, steps_ahead: usize) {
+        (self.is_tracked, self.steps_ahead) = (true, steps_ahead);
         self.sampler.set_used(self.pass, false);
     }
 
-    /// Counts as handed out the first of the steps that were drawn and not handed out yet.
-    pub fn hand_out(&mut self) {
-        if let Some(position) = self.drawn.pop_front() {
-            self.sampler.advance(self.pass, position);
+    /// Counts as handed out the first of the steps that were drawn and not handed out yet. Of `samples` that are known to have come,
+    /// says which are pads where there may be any.
+    ///
+    /// # Errors
+    /// `Invalid` when nothing was drawn, or other samples were: something between sampler and consumer reorders or shards batches.
+    pub fn hand_out(&mut self, samples: Option<&[usize]>) -> Result<Option<Vec<bool>>> {
+        let wrong = || Error::new(ErrorKind::Invalid, "track", "a DataLoader");
+        let Some((Draw { indices, pads, .. }, position)) = self.drawn.front() else {
+            return Err(wrong().because("it handed out a batch that this sampler did not draw"));
+        };
+        let raises = self.sampler.inner.dataset.config().on_error == OnError::Raise;
+        if let Some(samples) = samples.filter(|&samples| raises && samples != indices) {
+            return Err(wrong().because(format_args!(
+                "it handed out samples {samples:?} where this sampler drew {indices:?}: something shards or reorders batches; \
+                 give the sampler rank=0, world_size=1, or do not let anything prepare the loader"
+            )));
         }
+        let pads = samples.and_then(|samples| pads.as_ref().map(|pads| pads_of(samples, indices, pads)));
+        self.sampler.advance(self.pass, *position);
+        self.drawn.pop_front();
+        Ok(pads)
     }
 
     /// Tells that everything was handed out: the next pass is another epoch's.
@@ -348,10 +401,27 @@ impl Iterator for Walk {
             }
             return None;
         };
-        self.drawn.push_back(step.next);
+        let draw = Draw { epoch: step.epoch, indices: step.indices().collect(), pads: step.pads() };
+        self.drawn.push_back((draw.clone(), step.next));
         if !self.is_tracked {
             self.sampler.set_used(self.pass, true);
         }
-        Some(Draw { epoch: step.epoch, indices: step.indices().collect(), pads: step.pads() })
+        Some(draw)
     }
+}
+
+/// Which of the samples that came are pads, where some of those drawn were left out or substituted: they keep their order, and one that
+/// was not drawn stands in for the next that was.
+fn pads_of(samples: &[usize], drawn: &[usize], pads: &[bool]) -> Vec<bool> {
+    if samples.len() == drawn.len() {
+        return pads.to_vec();
+    }
+    let mut at = 0;
+    let pad_of = |sample: &usize| {
+        let place = drawn.iter().skip(at).position(|other| other == sample).map(|ahead| at + ahead);
+        let is_pad = pads[place.unwrap_or(at).min(pads.len() - 1)];
+        at = place.unwrap_or(at) + 1;
+        is_pad
+    };
+    samples.iter().map(pad_of).collect()
 }

@@ -21,6 +21,11 @@ pub enum Stage {
     OnError,
     /// Everything of its step is there, and being put together.
     Collate,
+    /// Its sample waits for the dataset's transform, or is with it.
+    Transform,
+    /// The samples of its step are with `collate_fn`.
+    #[serde(rename = "collate_fn")]
+    CollateFn,
 }
 
 /// Something that a batch waits for.
@@ -30,7 +35,8 @@ pub struct Wait {
     pub ahead: usize,
     /// What is being done.
     pub stage: Stage,
-    /// The object that it is done to; nothing in particular while a batch is put together.
+    /// The object that it is done to, or the key of the sample that the transform has; nothing in particular while a batch is put
+    /// together, or while no thread has begun it.
     pub object: Option<String>,
     /// For how long that has taken, in seconds.
     pub seconds: f64,
@@ -40,6 +46,9 @@ impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { stage, seconds, .. } = self;
         match (stage, self.object.as_deref().unwrap_or_default()) {
+            (Stage::Transform, "") => write!(f, "no thread of the transform's had time for it for {seconds:.1} s"),
+            (Stage::Transform, key) => write!(f, "the transform has had sample `{key}` for {seconds:.1} s"),
+            (Stage::CollateFn, _) => write!(f, "collate_fn has had it for {seconds:.1} s"),
             (Stage::Source, object) => write!(f, "waiting for `{object}` for {seconds:.1} s"),
             (Stage::Decode, object) => write!(f, "decoding `{object}` for {seconds:.1} s"),
             (Stage::OnError, object) => write!(f, "on_error deciding about `{object}` for {seconds:.1} s"),
@@ -94,13 +103,15 @@ impl Prepare {
         if !self.owner.is_current() {
             return Vec::new();
         }
-        let mut steps: Vec<_> = {
+        let steps: Vec<_> = {
             let under_way = self.under_way.lock();
             under_way.iter().filter_map(std::sync::Weak::upgrade).filter(|step| step.is_under_way()).collect()
         };
-        steps.sort_by_key(|step| step.step.next);
         let now = Instant::now();
-        steps.iter().flat_map(|step| step.waits(step.place.ahead(), now)).collect()
+        let mut waits: Vec<_> = steps.iter().flat_map(|step| step.waits(step.place.ahead(), now)).collect();
+        waits.extend(self.transforms.iter().flat_map(|transforms| transforms.waits()));
+        waits.sort_by_key(|wait| wait.ahead);
+        waits
     }
 
     /// The same of the next step alone, in a few words.

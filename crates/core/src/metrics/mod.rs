@@ -89,7 +89,7 @@ metrics! {
     DiskEntries "cache_disk_entries" Gauge "entries" / 1 "Records in the disk tier's folder, of all sources.";
     DiskBytes "cache_disk_bytes" Gauge "bytes" / 1 "What they take in whole blocks, and what processes have taken to write more.";
     DiskCapacity "cache_disk_capacity_bytes" Gauge "bytes" / 1 "What the folder never exceeds.";
-    DiskHits "cache_disk_hits_total" Counter "units" / 1 "Units that were on disk when looked for.";
+    DiskHits "cache_disk_hits_total" Counter "units" / 1 "Units that were on disk, be it after another process or dataset was waited for.";
     DiskMisses "cache_disk_misses_total" Counter "units" / 1 "Units that were not, or not of the listed version.";
     DiskInsertions "cache_disk_insertions_total" Counter "units" / 1 "Units that were written to disk.";
     DiskEvictions "cache_disk_evictions_total" Counter "files" / 1 "Records removed from disk for others.";
@@ -97,7 +97,7 @@ metrics! {
     DiskQuarantined "cache_disk_quarantined_total" Counter "files" / 1 "Records found damaged and put aside.";
     DiskFailures "cache_disk_failures_total" Counter "failures" / 1 "How often the disk failed.";
     DiskOff "cache_disk_off" Gauge "tiers" / 1 "1 while the disk tier is left alone because it failed.";
-    DiskWaits "cache_disk_waits_total" Counter "units" / 1 "Units that another process was fetching, and that were waited for.";
+    DiskWaits "cache_disk_waits_total" Counter "units" / 1 "Units that another process or dataset was fetching, and that were waited for.";
     DiskWaitsInVain "cache_disk_waits_in_vain_total" Counter "units" / 1 "Those that took too long and were fetched all the same.";
     CacheBacklogFull "cache_backlog_full_total" Counter "units" / 1 "Units that were not offered to the cache because too many were waiting to be packed.";
     Batches "loader_batches_total" Counter "batches" / 1 "Batches handed to the consumer.";
@@ -107,9 +107,11 @@ metrics! {
     StallSource "loader_stall_source_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for sources.";
     StallDecode "loader_stall_decode_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for decoding.";
     StallCollate "loader_stall_collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for batches to be assembled.";
+    StallTransform "loader_stall_transform_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for functions of the user's: of samples and of batches.";
     StallPlacing "loader_stall_placing_seconds_total" Counter "seconds" / 1_000_000_000 "Time the consumer waited for batches to be in page-locked memory or on their way to a device.";
     CollateBytes "collated_bytes_total" Counter "bytes" / 1 "Tensor bytes of assembled batches.";
     CollateSeconds "collate_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent assembling, summed over batches.";
+    TransformSeconds "transform_seconds_total" Counter "seconds" / 1_000_000_000 "Time that threads spent in functions of the user's, summed over them.";
     PackBytes "cache_pack_bytes_total" Counter "bytes" / 1 "Bytes of tensors that were packed for the cache.";
     PackedBytes "cache_packed_bytes_total" Counter "bytes" / 1 "Bytes of the records that they were packed into.";
     PackSeconds "cache_pack_seconds_total" Counter "seconds" / 1_000_000_000 "Time spent packing values for the cache.";

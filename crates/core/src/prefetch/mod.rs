@@ -26,7 +26,7 @@ use crate::engine::{INTERRUPT_POLL, Interrupt, Workers};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use progress::{Progress, Stall};
-pub use window::{Window, WindowLimits};
+pub use window::{FIRST_BATCHES, Window, WindowLimits};
 
 /// How steps are prepared.
 pub trait Preparation: Send + Sync + 'static {
@@ -140,11 +140,12 @@ impl<P: Preparation> Prefetcher<P> {
         this
     }
 
-    /// Waits for the next batch; `None` when there is none any more.
+    /// Waits for the next batch, or what its preparation failed with; `None` when there is none any more.
     ///
     /// # Errors
-    /// What its preparation failed with; `Timeout` after the deadline, naming what was waited for; what `interrupt` returned.
-    pub fn next(&self, patience: Patience, interrupt: Interrupt<'_>) -> Option<Result<Handed<P::Batch>>> {
+    /// Of the wait, after which the batch is still to come: `Timeout` after the deadline, naming what was waited for; what `interrupt`
+    /// returned.
+    pub fn next(&self, patience: Patience, interrupt: Interrupt<'_>) -> Result<Option<Result<Handed<P::Batch>>>> {
         let asked = Instant::now();
         let mut warn_after = patience.warn_after;
         let mut ready_units = None;
@@ -152,16 +153,16 @@ impl<P: Preparation> Prefetcher<P> {
         let mut state = self.shared.state.lock();
         loop {
             if self.shared.cancelled.load(Ordering::Relaxed) {
-                return None;
+                return Ok(None);
             }
             match state.slots.front() {
                 Some(slot) => {
                     ready_units.get_or_insert_with(|| slot.progress.ready_units());
                     if slot.outcome.is_some() {
-                        return self.hand_over(state, asked, ready_units.unwrap_or_default());
+                        return Ok(self.hand_over(state, asked, ready_units.unwrap_or_default()));
                     }
                 }
-                None if state.steps.is_none() && state.waiting.is_none() => return None,
+                None if state.steps.is_none() && state.waiting.is_none() => return Ok(None),
                 None => {}
             }
             (state, _) = self.shared.changed.wait_for(state, INTERRUPT_POLL);
@@ -169,9 +170,7 @@ impl<P: Preparation> Prefetcher<P> {
                 // Neither may be called under the lock: the interrupt may wait for the interpreter.
                 drop(state);
                 last_look = Instant::now();
-                if let Err(error) = interrupt().and_then(|()| self.check_deadline(asked, patience.deadline)) {
-                    return Some(Err(error));
-                }
+                interrupt().and_then(|()| self.check_deadline(asked, patience.deadline))?;
                 if let Some(after) = warn_after.filter(|&after| asked.elapsed() >= after) {
                     let (waited, what) = (asked.elapsed().as_secs_f64(), self.shared.preparation.describe());
                     tracing::warn!("the next batch is not there after {waited:.1} s: {what}");
@@ -308,6 +307,11 @@ pub struct Place<P: Preparation + ?Sized> {
 }
 
 impl<P: Preparation + ?Sized> Place<P> {
+    /// How many steps were begun before that one.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// How many batches the consumer gets before that one.
     pub fn ahead(&self) -> usize {
         let first = self.shared.upgrade().map_or(0, |shared| shared.state.lock().first);
@@ -357,7 +361,8 @@ impl<P: Preparation + ?Sized> Ticket<P> {
 
 impl<P: Preparation + ?Sized> Drop for Ticket<P> {
     fn drop(&mut self) {
-        if !self.progress.is_done() {
+        // In a forked child nobody waits, and the lock may be held for ever.
+        if !self.progress.is_done() && self.shared.workers.is_current() {
             self.settle(Err(
                 Error::new(ErrorKind::Internal, "prepare", "a batch").because("a stage left it; please report this")
             ));

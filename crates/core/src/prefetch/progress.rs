@@ -18,6 +18,7 @@ pub struct Progress {
     /// Nanoseconds since `began`; 0 is not yet.
     fetched: AtomicU64,
     decoded: AtomicU64,
+    assembled: AtomicU64,
     done: AtomicU64,
     /// `None` once it is cancelled.
     cancels: Mutex<Option<Vec<Cancel>>>,
@@ -32,12 +33,14 @@ pub struct Stall {
     pub decode: Duration,
     /// For assembly.
     pub collate: Duration,
+    /// For functions of the user's.
+    pub transform: Duration,
 }
 
 impl Stall {
     /// The whole wait.
     pub fn total(&self) -> Duration {
-        self.source + self.decode + self.collate
+        self.source + self.decode + self.collate + self.transform
     }
 }
 
@@ -50,6 +53,7 @@ impl Progress {
             remote_pending: AtomicUsize::new(0),
             fetched: AtomicU64::new(0),
             decoded: AtomicU64::new(0),
+            assembled: AtomicU64::new(0),
             done: AtomicU64::new(0),
             cancels: Mutex::new(Some(Vec::new())),
         }
@@ -84,6 +88,11 @@ impl Progress {
     /// Tells that a unit was decoded.
     pub fn mark_decoded(&self) {
         self.decoded.fetch_max(self.now(), Ordering::Relaxed);
+    }
+
+    /// Tells that everything is together, and that functions of the user's are still to change it.
+    pub fn mark_assembled(&self) {
+        self.assembled.store(self.now(), Ordering::Relaxed);
     }
 
     /// Leaves something to do when the step is cancelled: at once if it is already, as it may be while it begins.
@@ -125,10 +134,17 @@ impl Progress {
     /// Splits the wait from `asked` until the step was done by the stages it was in.
     pub(super) fn stall_since(&self, asked: Instant) -> Stall {
         let asked = asked.saturating_duration_since(self.began).as_nanos() as u64;
-        let [fetched, decoded, done] = [&self.fetched, &self.decoded, &self.done].map(|at| at.load(Ordering::Relaxed));
+        let marks = [&self.fetched, &self.decoded, &self.assembled, &self.done];
+        let [fetched, decoded, assembled, done] = marks.map(|at| at.load(Ordering::Relaxed));
         let after = |from: u64, until: u64| Duration::from_nanos(until.saturating_sub(from.max(asked)));
         let decoded = decoded.max(fetched);
-        Stall { source: after(0, fetched), decode: after(fetched, decoded), collate: after(decoded, done) }
+        let assembled = if assembled == 0 { done } else { assembled.max(decoded) };
+        Stall {
+            source: after(0, fetched),
+            decode: after(fetched, decoded),
+            collate: after(decoded, assembled),
+            transform: after(assembled, done),
+        }
     }
 
     fn now(&self) -> u64 {

@@ -69,12 +69,14 @@ fn hands_over_in_order_and_never_more_ahead_than_the_window() {
     let numbers = Numbers::new();
     let prefetcher = start(&numbers, (0..2000).map(|n| n % 10), 7);
     for n in 0..2000 {
-        let handed = prefetcher.next(Patience::default(), uninterrupted()).expect("one more").expect("prepared");
+        let handed =
+            prefetcher.next(Patience::default(), uninterrupted()).expect("waits").expect("one more").expect("prepared");
         assert_eq!(handed.batch, n % 10 * 10);
         numbers.handed.fetch_add(1, Ordering::SeqCst);
     }
-    assert!(prefetcher.next(Patience::default(), uninterrupted()).is_none());
-    assert!(prefetcher.next(Patience::default(), uninterrupted()).is_none(), "and stays at its end");
+    let ended = || prefetcher.next(Patience::default(), uninterrupted()).expect("waits").is_none();
+    assert!(ended());
+    assert!(ended(), "and stays at its end");
     // One more than the window: a step is begun as soon as one is handed over, before this test counts it.
     assert!(numbers.most_ahead.load(Ordering::SeqCst) <= 8, "{:?}", numbers.most_ahead);
 }
@@ -83,7 +85,8 @@ fn hands_over_in_order_and_never_more_ahead_than_the_window() {
 fn a_failed_step_fails_alone_and_one_that_was_left_is_an_error_too() {
     let numbers = Numbers::new();
     let prefetcher = start(&numbers, 12..16, 2);
-    let outcomes: Vec<_> = std::iter::from_fn(|| prefetcher.next(Patience::default(), uninterrupted())).collect();
+    let outcomes: Vec<_> =
+        std::iter::from_fn(|| prefetcher.next(Patience::default(), uninterrupted()).expect("waits")).collect();
     let kinds: Vec<_> =
         outcomes.iter().map(|outcome| outcome.as_ref().map(|handed| handed.batch).map_err(Error::kind)).collect();
     assert_eq!(kinds, [Ok(120), Err(ErrorKind::Corrupt), Err(ErrorKind::Internal), Ok(150)]);
@@ -93,11 +96,11 @@ fn a_failed_step_fails_alone_and_one_that_was_left_is_an_error_too() {
 fn a_wait_ends_at_its_deadline_and_when_interrupted_and_says_for_what() {
     let numbers = Numbers::new();
     let prefetcher = start(&numbers, std::iter::once(HANGS), 2);
-    let error = prefetcher.next(until(1), uninterrupted()).expect("waits").expect_err("too late");
+    let error = prefetcher.next(until(1), uninterrupted()).expect_err("too late");
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().ends_with("its deadline; waiting for a number"), "{error}");
     let stop = || Err(Error::new(ErrorKind::Interrupted, "wait", "a test"));
-    let error = prefetcher.next(Patience::default(), &stop).expect("waits").expect_err("interrupted");
+    let error = prefetcher.next(Patience::default(), &stop).expect_err("interrupted");
     assert_eq!(error.kind(), ErrorKind::Interrupted);
 }
 

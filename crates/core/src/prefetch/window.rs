@@ -6,7 +6,7 @@
 //! memory and cache from the same processors.
 
 /// Batches ahead at the start: one being handed over, one ready, two under way.
-const FIRST_BATCHES: usize = 4;
+pub const FIRST_BATCHES: usize = 4;
 /// Hand-overs in a row that found half the window ready before it shrinks by one batch.
 const CALM_BATCHES: usize = 64;
 

@@ -6,6 +6,7 @@
 //! `fetch`, which are sources themselves. Conformance is one suite for all kinds (`headwater_testkit::conformance`).
 
 mod azure;
+mod gate;
 mod gcs;
 mod hub;
 mod list;
@@ -30,6 +31,7 @@ use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::per_process::PerProcess;
 
+pub use gate::Gate;
 pub use list::{Listed, list, list_sorted, list_wanted};
 pub use local::Local;
 pub(crate) use local::write_whole;
@@ -39,7 +41,6 @@ pub use options::{
 };
 pub use probe::{Probe, Server};
 pub use remote::Transport;
-pub(crate) use remote::received;
 
 /// What tells two contents of one key apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -65,7 +66,7 @@ pub struct ObjectMeta {
 }
 
 /// What to read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct ReadRequest {
     /// Key of the object.
     pub key: String,
@@ -75,6 +76,8 @@ pub struct ReadRequest {
     pub version: Version,
     /// The whole object's size, where it is known. Policies plan by it, and an object of another size is refused.
     pub size: Option<u64>,
+    /// Where to stop before it is asked for, of a source whose policies give turns.
+    pub gate: Option<Arc<Gate>>,
 }
 
 impl ReadRequest {

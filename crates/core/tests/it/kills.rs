@@ -36,7 +36,7 @@ pub(crate) const CAPACITY: u64 = 2 << 20;
 const TOLD: &str = "HEADWATER_TEST_WORKER";
 /// How a worker says that it was given something wrong, and that it waited for another one.
 const WRONG: i32 = 73;
-const WAITED: i32 = 74;
+pub(crate) const WAITED: i32 = 74;
 
 pub(crate) struct Chance(pub(crate) u64);
 
@@ -128,8 +128,17 @@ fn worker() {
                 leave_a_child();
             }
         },
-        // Until it is stopped in the middle of it, since the server never answers.
-        "fetch" => drop(is_right(&dataset, 0)),
+        "all" => (0..SAMPLES).for_each(|index| assert!(is_right(&dataset, index).expect("read"))),
+        // Until it is stopped in the middle of it, where the server never answers.
+        "fetch" => {
+            drop(is_right(&dataset, 0));
+            std::process::exit(if dataset.snapshot().raw(Metric::DiskWaits) > 0 { WAITED } else { 0 });
+        }
+        // And is there until it has written it.
+        "hold" => {
+            drop(is_right(&dataset, 0));
+            std::thread::sleep(Duration::from_hours(1));
+        }
         // Each in another order.
         "walk" => {
             wait_until("all are ready", || folder.join("go").exists());
@@ -141,6 +150,12 @@ fn worker() {
                 assert!(samples.iter().all(is_as_stored));
             }
             assert_eq!(dataset.snapshot().raw(Metric::DiskWaitsInVain), 0);
+            // What it has fetched for others, too, it does not take with it.
+            wait_until("all is written", || {
+                let snapshot = dataset.snapshot();
+                let done = [Metric::DiskInsertions, Metric::DiskDeclined, Metric::CacheBacklogFull];
+                done.map(|metric| snapshot.raw(metric)).iter().sum::<u64>() >= snapshot.raw(Metric::SourceRequests)
+            });
             std::process::exit(if dataset.snapshot().raw(Metric::DiskWaits) > 0 { WAITED } else { 0 });
         }
         // What they all have, once it has been replaced.
@@ -218,7 +233,7 @@ fn leave_a_child() {
     }
 }
 
-pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let ends = Instant::now() + Duration::from_mins(1);
     while !is_so() {
         assert!(Instant::now() < ends, "waiting until {what}");
@@ -235,7 +250,7 @@ fn fetching(server: &Server, stall: &str, start: impl Fn() -> Child) -> Child {
     worker
 }
 
-fn signal(child: &Child, signal: rustix::process::Signal) {
+pub(crate) fn signal(child: &Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_child(child);
     let _ = rustix::process::kill_process(pid, signal);
 }

@@ -22,8 +22,10 @@ mod places;
 mod pt;
 mod ranks;
 mod secrets;
+mod sharing;
 mod simulate;
 mod sources;
+mod transforms;
 mod under_load;
 
 use headwater_testkit::allocation::Counting;

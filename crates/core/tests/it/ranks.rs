@@ -97,7 +97,7 @@ fn check(shape: Shape, dataset: &Dataset, order: &[usize]) {
 }
 
 #[test]
-fn all_ranks_take_equal_steps_and_every_sample_comes_once_apart_from_pads() {
+fn equal_steps_exactly_once_apart_from_marked_pads_for_1_to_17_samples_on_1_to_5_ranks_with_and_without_drop_last() {
     for samples in 1..=17 {
         let folder = folder(samples);
         let dataset = open(folder.path());

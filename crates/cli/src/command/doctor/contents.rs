@@ -126,7 +126,7 @@ pub(super) fn read(listed: &Listed, adviser: &Adviser<'_>) -> Found<Read> {
     };
     let ObjectMeta { key, size, version } = object.clone();
     let began = Instant::now();
-    let request = ReadRequest { key, range: None, version, size: Some(size) };
+    let request = ReadRequest { version, size: Some(size), ..ReadRequest::whole(key) };
     let bytes = match read_one(&listed.source, request) {
         Ok(bytes) => bytes,
         Err(error) => return (Finding::fail(&error, adviser.on(&error)), None),

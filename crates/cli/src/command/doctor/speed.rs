@@ -85,7 +85,7 @@ async fn read_on(course: Arc<Course>, first: usize) {
         && let Some(ObjectMeta { key, size, version }) = objects.next().cloned()
     {
         let began = Instant::now();
-        let request = ReadRequest { key, range: None, version, size: Some(size) };
+        let request = ReadRequest { version, size: Some(size), ..ReadRequest::whole(key) };
         let read = course.source.read(&request, engine.buffers()).await;
         let mut done = course.done.lock().unwrap_or_else(PoisonError::into_inner);
         match read {

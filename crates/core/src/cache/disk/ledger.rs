@@ -36,14 +36,14 @@ const SET_WORDS: usize = 8;
 const CHANGING: usize = 1;
 const PROCESS_WORDS_AT: usize = HEAD_WORDS + SETS * SET_WORDS;
 const WORDS: usize = PROCESS_WORDS_AT + PROCESSES;
-/// Behind all that: a word per process, which it alone writes, without the lock, and which changes as long as what it fetches comes.
-const BEATS_AT: usize = WORDS;
 
 /// Another process that has the lock works for microseconds. One that was stopped then has it for ever.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Threads of this process let go by themselves; but each of those that wait may have waited for such another process.
 const PATIENCE_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
+/// Where many come and go, whoever looks more rarely than they do never finds it free.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// No disk is larger: what says so is damaged.
 const LARGEST: u64 = 1 << 50;
@@ -136,22 +136,6 @@ impl Ledger {
         self.process
     }
 
-    /// Says that what this process fetches is on its way: by another number each time.
-    pub(super) fn beat(&self, beat: u64) -> io::Result<()> {
-        let Some(process) = self.process else { return Ok(()) };
-        let file = self.file.lock().clone();
-        file.write_all_at(&beat.to_le_bytes(), (BEATS_AT + process) as u64 * 8)
-    }
-
-    /// What a process last said so by.
-    pub(super) fn beat_of(&self, process: usize) -> Option<u64> {
-        let mut beat = [0; 8];
-        let at = (BEATS_AT + process) as u64 * 8;
-        let file = self.file.lock().clone();
-        file.read_exact_at(&mut beat, at).ok()?;
-        Some(u64::from_le_bytes(beat))
-    }
-
     /// The ledger while nobody else reads or writes it. `None`: somebody else has it and does not let go.
     pub(super) fn lock(&self) -> io::Result<Option<Page<'_>>> {
         let Some(turn) = self.turn.try_lock_for(PATIENCE_WITHIN) else { return Ok(None) };
@@ -162,7 +146,7 @@ impl Ledger {
                 return Ok(None);
             }
             std::thread::sleep(pause);
-            pause *= 2;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         let mut page = Page { ledger: self, file: self.file.lock().clone(), words: Box::new([0; WORDS]), _turn: turn };
         page.find_file()?;

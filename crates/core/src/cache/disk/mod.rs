@@ -17,6 +17,7 @@ mod layout;
 mod ledger;
 mod locks;
 mod opened;
+mod pace;
 mod reading;
 mod room;
 mod set;
@@ -38,7 +39,7 @@ use crate::error::Result;
 use health::Health;
 use opened::Opened;
 
-pub use flight::{Beat, Claim, Flight};
+pub use flight::{Claim, Flight, Owner};
 pub use reading::{Found, Look, Wanted};
 pub use set::{About, Set};
 

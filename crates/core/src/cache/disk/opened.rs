@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::sync::Mutex;
 
 use super::access::{Access, make_root};
+use super::flight::Flights;
 use super::layout;
 use super::ledger::Ledger;
 use super::reading::read_whole;
@@ -47,9 +48,8 @@ pub(super) struct Opened {
     /// When a full set was last counted.
     pub(super) counted_at: Mutex<Option<Instant>>,
     pub(super) number: AtomicU64,
-    /// Objects that this process fetches for all, and how many it has brought, or given up.
-    pub(super) flights: AtomicUsize,
-    pub(super) landed: AtomicU64,
+    /// Places of objects that are fetched in this process for all.
+    pub(super) flights: Flights,
 }
 
 impl Opened {
@@ -110,8 +110,7 @@ impl Opened {
             users: Mutex::default(),
             counted_at: Mutex::default(),
             number: AtomicU64::new(0),
-            flights: AtomicUsize::new(0),
-            landed: AtomicU64::new(0),
+            flights: Flights::default(),
         }
     }
 

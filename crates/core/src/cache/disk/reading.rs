@@ -65,8 +65,9 @@ pub struct Wanted<'a> {
 }
 
 impl Set {
-    /// Looks for an object's record. Reads from the disk: call it where waiting harms nobody.
-    pub fn get(&self, key: &str, wanted: Wanted<'_>, now: Moment, buffers: &BufferPool) -> Look {
+    /// Looks for an object's record. Reads from the disk: call it where waiting harms nobody. Whoever looks may do so several times
+    /// before it [counts](Set::count).
+    pub fn look(&self, key: &str, wanted: Wanted<'_>, now: Moment, buffers: &BufferPool) -> Look {
         let Some(_turn) = self.disk.reading.begin() else { return Look::Missing };
         // Whoever only reads uses it too.
         if self.joined.try_lock().is_some_and(|joined| joined.is_none())
@@ -76,7 +77,7 @@ impl Set {
         }
         let hash = layout::hash_of(key);
         let path = layout::file_of(&self.folder, hash);
-        let found = match self.read(&path, key, wanted, now, buffers) {
+        match self.read(&path, key, wanted, now, buffers) {
             Ok(found) => {
                 self.disk.reading.worked(&self.disk.root);
                 found
@@ -93,11 +94,14 @@ impl Set {
                 }
                 Look::Missing
             }
-        };
+        }
+    }
+
+    /// Counts an object that was looked for, and whether its record was there in the end.
+    pub fn count(&self, is_there: bool) {
         let counters = &self.disk.counters;
-        let counter = if matches!(found, Look::Found(_)) { &counters.hits } else { &counters.misses };
+        let counter = if is_there { &counters.hits } else { &counters.misses };
         counter.fetch_add(1, Ordering::Relaxed);
-        found
     }
 
     fn read(&self, path: &Path, key: &str, wanted: Wanted<'_>, now: Moment, buffers: &BufferPool) -> io::Result<Look> {

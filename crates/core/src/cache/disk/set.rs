@@ -14,6 +14,7 @@ use super::layout::{self, set_folder};
 use super::ledger::{Ledger, Page, SetRow};
 use super::locks::{self, Kind};
 use super::opened::Opened;
+use super::pace::Pace;
 use super::writing::{DECLINED_FOR, write_file};
 use super::{Disk, care, seconds_now};
 use crate::world::ProcessStamp;
@@ -46,6 +47,7 @@ pub struct Set {
     pub(super) missed_at: Mutex<Option<Instant>>,
     pub(super) replaces: AtomicBool,
     pub(super) declined_at: Mutex<Option<Instant>>,
+    pub(super) pace: Arc<Mutex<Pace>>,
     pub(super) owner: ProcessStamp,
 }
 
@@ -62,6 +64,7 @@ impl Set {
             missed_at: Mutex::new(None),
             replaces: AtomicBool::new(replaces),
             declined_at: Mutex::new(None),
+            pace: Arc::default(),
             owner: ProcessStamp::current(),
         }
     }

@@ -30,6 +30,11 @@ impl Set {
         self.disk.writing.is_on() && footprint(bytes as u64) <= self.disk.capacity()
     }
 
+    /// Whether what is fetched now will probably be kept, in the place of another record or of none.
+    pub fn may_be_kept(&self, bytes: usize, replaces: bool) -> bool {
+        if replaces { self.may_replace(bytes) } else { self.may_admit(bytes) }
+    }
+
     fn was_declined(&self) -> bool {
         self.declined_at.lock().is_some_and(|at| at.elapsed() < DECLINED_FOR)
     }

@@ -1,18 +1,19 @@
 mod failover;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Metric, Metrics};
-use crate::source::{Listed, Memory, ObjectBytes, ObjectMeta, ReadRequest, Version, list_sorted};
+use crate::source::{Gate, Listed, Memory, ObjectBytes, ObjectMeta, ReadRequest, Version, list_sorted};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -312,6 +313,59 @@ async fn bandwidth_is_what_was_allowed() {
     })
     .await;
     assert!((3700..=4000).contains(&took.as_millis()), "the last of five begins when four have come: {took:?}");
+}
+
+/// Reads as far as its gate, and drops the read there.
+async fn come_and_go(source: &dyn Source, request: ReadRequest) {
+    let gate = Arc::new(Gate::default());
+    let request = ReadRequest { gate: Some(gate.clone()), ..request };
+    let (reading, buffers) = (request, pool());
+    let reading = source.read(&reading, &buffers);
+    assert!(matches!(select(reading, pin!(gate.reached())).await, Either::Right(_)), "it stops there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_stops_at_its_gate_only_once_it_has_its_turn_and_gives_that_back_when_it_is_dropped() {
+    let (slow, (_, signals)) = (Scripted::slow(HOUR), signals());
+    let source = Limit::new(slow.clone(), 2, signals);
+    let (buffers, request) = (pool(), sized("small", 10));
+    let (first, second) = (source.read(&request, &buffers), source.read(&request, &buffers));
+    let third = come_and_go(&source, request.clone());
+    let (_, took) = timed(select(select(first, second), pin!(third))).await;
+    assert_eq!((took, slow.reads()), (HOUR, 2), "not while others have all turns");
+    for _ in 0..10 {
+        let ((), took) = timed(come_and_go(&source, request.clone())).await;
+        assert_eq!((took, slow.reads()), (Duration::ZERO, 2), "nothing was asked for, and the turn is free");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_let_on_at_its_gate_reads() {
+    let (slow, (_, signals)) = (Scripted::slow(HOUR), signals());
+    let source = with_policies(vec![slow.clone()], &Policies { bandwidth: Some(10), ..Policies::default() }, &signals);
+    let gate = Arc::new(Gate::default());
+    let request = ReadRequest { gate: Some(gate.clone()), ..sized("small", 10) };
+    let (reading, buffers) = (request, pool());
+    let mut reading = source.read(&reading, &buffers);
+    assert!(matches!(select(&mut reading, pin!(gate.reached())).await, Either::Right(_)), "it stops there");
+    assert_eq!(slow.reads(), 0);
+    gate.open();
+    assert_eq!(reading.await.expect_err("an hour is too long").kind(), ErrorKind::Timeout);
+    assert!(slow.reads() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_before_it_is_asked_for_takes_no_bandwidth() {
+    let fast = Scripted::slow(Duration::ZERO);
+    let (_, signals) = signals();
+    let source = with_policies(vec![fast.clone()], &Policies { bandwidth: Some(10), ..Policies::default() }, &signals);
+    source.read(&sized("small", 10), &pool()).await.expect("read");
+    let all = (0..100).map(|_| come_and_go(source.as_ref(), sized("small", 10)));
+    let (_, took) = timed(join_all(all)).await;
+    assert!(took <= Duration::from_secs(1), "for what was read, and no more: {took:?}");
+    let (_, took) = timed(source.read(&sized("small", 10), &pool())).await;
+    assert!(took <= Duration::from_millis(1), "{took:?}");
+    assert_eq!(fast.reads(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,6 @@
 //! Bodies of answers: into a buffer of the right size, or not at all.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -20,14 +19,6 @@ const MAX_COLLECTED: usize = 64 << 20;
 const KNOWN_BYTES: usize = 1 << 30;
 /// Of a body of unknown length, memory that is taken before any of it has come.
 const UNKNOWN_BYTES: usize = 64 << 20;
-
-/// Bytes of objects that this process has been sent.
-static RECEIVED: AtomicU64 = AtomicU64::new(0);
-
-/// How many bytes of objects this process has been sent: as long as that grows, something comes.
-pub(crate) fn received() -> u64 {
-    RECEIVED.load(Ordering::Relaxed)
-}
 
 /// The length that the headers name.
 pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
@@ -72,7 +63,6 @@ pub(super) async fn read(mut answer: Response, body: Body<'_>, buffers: &BufferP
                 return Err(transport("read", name, &cause, &so_far));
             }
         };
-        RECEIVED.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         let end = filled + chunk.len();
         if end > expected {
             return Err(wrong_length(name, expected).because("it went on after that"));

@@ -38,7 +38,6 @@ use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
 use body::Body;
-pub(crate) use body::received;
 pub(super) use digest::{Algorithm, Digest};
 pub(super) use kept::Missing;
 pub(super) use protocol::{Answer, Asked, Parsed, Protocol};

@@ -67,7 +67,7 @@ fn a_file_of_another_version_is_outdated_and_not_damaged() {
         let first = [&b"HWC\x01\x04\0\0\0\x02\0\0\0"[..], &vec![7; len]].concat();
         fs::write(&path, first).expect("written");
         let (version, buffers) = (tag("1"), BufferPool::new(0));
-        let look = set.get("a.pt", Wanted { version: &version, or_younger: None }, Moment::now(), &buffers);
+        let look = set.look("a.pt", Wanted { version: &version, or_younger: None }, Moment::now(), &buffers);
         assert!(matches!(look, Look::Outdated), "{look:?}");
         let checked = Care::of(dir.path()).expect("ours").verify(|_| Ok(())).expect("checked");
         assert_eq!((checked.records, checked.damaged), (1, 0));
@@ -88,7 +88,7 @@ fn what_was_read_in_another_way_is_outdated_and_gives_way() {
     assert!(put(&set, "a.pt", b"x"));
     fs::write(layout::file_of(&set.folder, layout::hash_of("a.pt")), file).expect("written");
     let (version, buffers) = (tag("1"), BufferPool::new(0));
-    let look = set.get("a.pt", Wanted { version: &version, or_younger: None }, Moment::now(), &buffers);
+    let look = set.look("a.pt", Wanted { version: &version, or_younger: None }, Moment::now(), &buffers);
     assert!(matches!(look, Look::Outdated), "{look:?}");
     assert!(put(&set, "a.pt", b"y"));
     assert_eq!(get(&set, "a.pt", &tag("1")).as_deref(), Some(&b"y"[..]));
