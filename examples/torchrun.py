@@ -69,6 +69,8 @@ def main() -> None:
                 print(f"step {step} of {steps}, loss {loss.item():.4f}", flush=True)
     waited = sum(seconds for name, seconds in loader.stats().items() if name.startswith("loader_stall_"))
     print(f"rank {dist.get_rank()} of {dist.get_world_size()} waited {waited:.2f} s for batches", flush=True)
+    # They leave together: torchrun ends the others when one of them fails on its way out.
+    dist.barrier()
     dist.destroy_process_group()
 
 
