@@ -27,10 +27,12 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn the_reference_in_docs_is_what_the_command_says() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
-    let kept = std::fs::read_to_string(docs).expect("docs/cli.md");
-    assert!(kept == out(&headwater(&["docs"])), "docs/cli.md is stale: run `make docs`");
+fn references_in_docs_are_what_the_command_says() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    for reference in ["cli", "configuration"] {
+        let kept = std::fs::read_to_string(docs.join(format!("{reference}.md"))).expect("a reference");
+        assert!(kept == out(&headwater(&["docs", reference])), "docs/{reference}.md is stale: run `make docs`");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod cache;
 mod duration;
+mod environment;
 mod fetch;
 mod home;
 mod host;
@@ -13,6 +14,7 @@ mod on_error;
 mod prefetch;
 mod ranks;
 mod replicas;
+mod settings;
 mod share;
 mod size;
 
@@ -29,6 +31,7 @@ use crate::source::{self, SourceOptions, SourceSpec};
 
 pub use cache::{CacheConfig, Compression};
 pub use duration::Span;
+pub use environment::ENVIRONMENT;
 pub use fetch::{FetchConfig, ThrottleConfig, Verify};
 pub use home::home;
 pub use host::memory_limit;
@@ -37,6 +40,7 @@ pub use on_error::OnError;
 pub use prefetch::PrefetchConfig;
 pub use ranks::{Found, Ranks, Told};
 pub use replicas::Replicas;
+pub use settings::{Kind, Setting, Table, tables};
 pub use share::{MemoryShare, share_memory_among_ranks, share_memory_among_workers};
 pub use size::ByteSize;
 
