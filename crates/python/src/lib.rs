@@ -19,6 +19,8 @@ mod keys;
 mod loader;
 mod log;
 mod object;
+mod pending;
+mod place;
 mod ranks;
 mod raw_tensor;
 mod run;
@@ -45,6 +47,8 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batches::Batches>()?;
     module.add_class::<behind::Behind>()?;
     module.add_class::<loader::Loader>()?;
+    module.add_class::<pending::Pending>()?;
+    module.add_class::<place::Place>()?;
     module.add_class::<ranks::Ranks>()?;
     module.add_class::<raw_tensor::RawTensor>()?;
     module.add_class::<sampler::Sampler>()?;
@@ -59,6 +63,8 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(object::load, module)?)?;
     module.add_function(wrap_pyfunction!(object::loads, module)?)?;
     module.add_function(wrap_pyfunction!(object::save, module)?)?;
+    module.add_function(wrap_pyfunction!(pending::next_done, module)?)?;
+    module.add_function(wrap_pyfunction!(pending::close_done, module)?)?;
     module.add_function(wrap_pyfunction!(ranks::find_ranks, module)?)?;
     module.add_function(wrap_pyfunction!(ranks::share_among_workers, module)?)?;
     module.add_function(wrap_pyfunction!(source::describe_source, module)?)?;
