@@ -113,9 +113,7 @@ class StreamingDataset(_MapStyle):
         self._native = _headwater.Dataset.open(as_json(config), find_ranks().rank, made)
 
     @classmethod
-    def _around(
-        cls, native: _headwater.Dataset, framework: FrameworkName, transform: Callable[[Sample], Any] | None
-    ) -> Self:
+    def _around(cls, native: _headwater.Dataset, framework: FrameworkName, transform: Callable[[Sample], Any] | None) -> Self:
         dataset = cls.__new__(cls)
         dataset._native, dataset._framework, dataset._transform = native, framework, transform
         dataset._functions = ()

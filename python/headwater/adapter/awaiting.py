@@ -1,7 +1,7 @@
 """Coroutines that wait for what the core does, in any number of event loops at once.
 
-The core leaves the number of what is done in a queue; one thread of Python's takes it from there and wakes the loop that waits. No
-loop is blocked, no thread is spent on a wait, and a coroutine that is cancelled cancels what it waited for.
+The core leaves the number of what is done in a queue; one thread of Python's takes it from there and wakes the loop that waits.
+No loop is blocked, no thread is spent on a wait, and a coroutine that is cancelled cancels what it waited for.
 """
 
 from __future__ import annotations

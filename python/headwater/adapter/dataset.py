@@ -52,29 +52,30 @@ class IndexedDataset(StreamingDataset, Dataset[Any]):
 class StreamingDatasetAdapter(IndexedDataset):
     """Samples of several sources, cached and fetched ahead.
 
-    Each source is a field: ``dataset[i]`` is ``{output key: value, ..., "idx": i}``, where a value is what the object decodes to,
-    in memory of the caller's own. Objects are of one sample whose names agree, also where they differ in what fields are named after,
-    as ``latent_0007.pt`` and ``condition_0007.pt`` do; samples that lack an object are left out, and a warning names the first few.
-    Sources are listed once, when the dataset is made. Latents that were kept patchified, ``[seq, C]`` with ``num_frames``,
-    ``height`` and ``width`` beside them, come as ``[C, F, H, W]``.
+    Each source is a field: ``dataset[i]`` is ``{output key: value, ..., "idx": i}``, where a value is what the object decodes
+    to, in memory of the caller's own. Objects are of one sample whose names agree, also where these differ in what fields are
+    named after, as ``latent_0007.pt`` and ``condition_0007.pt`` do; samples that lack an object are left out, and a warning
+    names the first few. Sources are listed once, when the dataset is made. Latents that were kept patchified, ``[seq, C]`` with
+    ``num_frames``, ``height`` and ``width`` beside them, come as ``[C, F, H, W]``.
 
     Works in plain scripts, inside running event loops, in notebooks, in several threads at once, and in worker processes of
     ``DataLoader``, each of which has a cache of its own. It is a :class:`headwater.StreamingDataset`: a
-    :class:`headwater.StreamingDataLoader` makes batches of it, and a :class:`headwater.Sampler` has samples fetched ahead in whatever
-    order they come.
+    :class:`headwater.StreamingDataLoader` makes batches of it, and a :class:`headwater.Sampler` has samples fetched ahead in
+    whatever order they come.
 
     Args:
         sources: the fields. Two of one name, or one that is ``replicas_of`` another, hold the same objects: what the first one
             cannot give is read from the next.
-        data_mapping: source name → output key; by default ``{"latents": "latent_conditions", "conditions": "text_conditions"}``.
+        data_mapping: source name → output key. By default ``{"latents": "latent_conditions", "conditions": "text_conditions"}``.
             Sources that are not in it keep their name.
-        cache_size_gb: memory of the cache of each process, in 10**9 bytes; what a process has no right to is not granted, with a warning.
+        cache_size_gb: memory of the cache of each process, in 10**9 bytes; what a process has no right to is not granted, with
+            a warning.
         max_ttl_seconds: how long a value is used without asking whether its object is still the same; ``None`` for ever.
         prefetch_ahead: samples that are fetched ahead of whoever reads one after the other.
-        enable_prefetch: whether anything is fetched ahead, until :meth:`start_prefetch_worker` or :meth:`stop_prefetch_worker` say
-            otherwise.
-        compression_type: ``"zstd"``: tensors are kept compressed, lossless, by our codec, where the cache has no room for all of
-            them as they are and they shrink by a quarter at least; ``"none"``.
+        enable_prefetch: whether anything is fetched ahead, until :meth:`start_prefetch_worker` or :meth:`stop_prefetch_worker`
+            say otherwise.
+        compression_type: ``"zstd"``: tensors are kept compressed, lossless, by our codec, where the cache has no room for all
+            of them as they are and they shrink by a quarter at least; ``"none"``.
         policy: what a full cache gives up: nothing (``"keep"``, right for epochs), the least recently used (``"lru"``).
         pairs: source name → pattern of its file names, such as ``"latent_*"``, where it is not to be found out.
         on_missing, on_error, on_changed, transform, framework: those of :class:`headwater.StreamingDataset`.
@@ -163,7 +164,7 @@ class StreamingDatasetAdapter(IndexedDataset):
         self.stop_prefetch()
 
     def get_cache_stats(self) -> dict[str, int | float]:
-        """What the cache of this process holds, and what it was worth since the metrics were reset. Hits and misses are of objects.
+        """What the cache of this process holds, and what it was worth since the metrics were reset, counted in objects.
 
         Returns:
             ``num_items``; ``current_size_gb``, ``max_size_gb`` and ``compression_savings_gb`` in 10**9 bytes; ``hit_rate`` from
@@ -205,7 +206,9 @@ def fields_of(sources: Sequence[DataSourceConfig]) -> dict[str, list[Source]]:
     for config in sources:
         if config.replicas_of is not None:
             if config.replicas_of not in fields:
-                raise ConfigError(f"cannot use `{config.name}`: it is to be a replica of `{config.replicas_of}`, which is no source")
+                raise ConfigError(
+                    f"cannot use `{config.name}`: it is to be a replica of `{config.replicas_of}`, which is no source"
+                )
             fields[config.replicas_of].append(config.source())
     return fields
 

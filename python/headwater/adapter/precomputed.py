@@ -17,9 +17,9 @@ _SUBFOLDER = ".precomputed"
 class PrecomputedDataset(IndexedDataset):
     """Samples of a folder with a sub-folder for each field.
 
-    ``dataset[i]`` is ``{output key: value, ..., "idx": i}``. Objects are of one sample whose names agree, in sub-folders too, also as
-    ``latent_0007.pt`` and ``condition_0007.pt`` do; samples that lack an object are left out, and a warning names the first few. Latents
-    that were kept patchified come as ``[C, F, H, W]``. Nothing is kept unless a ``cache`` is given.
+    ``dataset[i]`` is ``{output key: value, ..., "idx": i}``. Objects are of one sample whose names agree, in sub-folders too,
+    also as ``latent_0007.pt`` and ``condition_0007.pt`` do; samples that lack an object are left out, and a warning names the
+    first few. Latents that were kept patchified come as ``[C, F, H, W]``. Nothing is kept unless a ``cache`` is given.
 
     Args:
         data_root: the folder, or the one that has it as ``.precomputed``; or the URI of such a folder, without that search.

@@ -19,7 +19,7 @@ Path = str | os.PathLike[str]
 class DataSource:
     """The objects of one place, read by path.
 
-    Safe to be used from any number of threads and event loops at once, and in processes that were forked or spawned: each connects by
+    Any number of threads and event loops may use it at once, and so may processes that were forked or spawned: each connects by
     itself. Requests are tried again, limited and hedged as those of a dataset are.
 
     Args:
@@ -50,8 +50,8 @@ class DataSource:
             decompress: whether compressed objects are read; without, they are neither looked for nor accepted.
 
         Returns:
-            What ``torch.load`` would, without executing anything: tensors with the object's dtypes, shapes and strides, in memory
-            of the caller's own. What is no dict is ``"data"`` in one.
+            What ``torch.load`` would, without executing anything: tensors with the object's dtypes, shapes and strides, in
+            memory of the caller's own. What is no dict is ``"data"`` in one.
 
         Raises:
             NotFoundError: there is no such object.
@@ -64,7 +64,7 @@ class DataSource:
         value: dict[str, Any] = await outcome(lambda number: self._place.begin_get(number, name, decompress))
         return value
 
-    def fetch_file_blocking(self, path: Path, decompress: bool = True) -> dict[str, Any]:
+    def fetch_file_sync(self, path: Path, decompress: bool = True) -> dict[str, Any]:
         """Does what :meth:`fetch_file` does, on the calling thread."""
         value: dict[str, Any] = self._place.get(os.fspath(path), decompress)
         return value
@@ -81,8 +81,8 @@ class DataSource:
     async def prefetch_files(self, paths: Sequence[Path]) -> dict[str, bool]:
         """Fetches objects concurrently and holds them until they are asked for.
 
-        They take no more memory than the smaller of 1 GB and a sixteenth of what this process may use; what has been there for a
-        minute gives way to others. What fails stops no other, and is raised when it is asked for.
+        They take no more memory than the smaller of 1 GB and a sixteenth of what this process may use; what has been there for
+        a minute gives way to others. What fails stops no other, and is raised when it is asked for.
 
         Returns:
             Of each path, whether the object is there now.
@@ -92,7 +92,7 @@ class DataSource:
         there: list[bool] = await outcome(lambda number: self._place.begin_prefetch(number, names))
         return dict(zip(names, there, strict=True))
 
-    def prefetch_files_blocking(self, paths: Sequence[Path]) -> dict[str, bool]:
+    def prefetch_files_sync(self, paths: Sequence[Path]) -> dict[str, bool]:
         """Does what :meth:`prefetch_files` does, on the calling thread."""
         names = [os.fspath(path) for path in paths]
         return dict(zip(names, self._place.prefetch(names), strict=True))

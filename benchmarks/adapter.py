@@ -1,0 +1,157 @@
+"""The dataset of existing trainers, sample by sample, against ``torch.load`` of the same files.
+
+Two sources of a hundred samples in local folders, in the page cache: latents ``[128, 5, 32, 32]`` and embeddings ``[256, 4096]``, what
+bf16 holds kept in fp32. Each round makes a dataset and walks three epochs, each in another order, beside as many of ``torch.load`` and of
+the same dataset without a cache. One thread asks for one sample after the other; a number of every tensor is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwater.adapter import DataSourceConfig, StreamingDatasetAdapter
+from measure import RESULTS, Row, aimed, figure, report
+
+SAMPLES, EPOCHS, BATCH = 100, 3, 8
+LATENTS, EMBEDDINGS = (128, 5, 32, 32), (256, 4096)
+# What is aimed at: from memory against `torch.load`, in the first epoch against no cache; and the share that is found.
+WARM, FIRST, HITS_FIRST, HITS_LATER = 2.0, 1.0, 0.20, 0.85
+SOURCES = {"latents": "latent", "conditions": "condition"}
+
+
+def sample_set() -> Path:
+    """Writes the samples, if they are not there yet."""
+    folder = RESULTS / "sets/adapter"
+    for name in SOURCES:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(SAMPLES):
+        latents = folder / f"latents/latent_{number:04}.pt"
+        conditions = folder / f"conditions/condition_{number:04}.pt"
+        if conditions.exists():
+            continue
+        torch.save({"latents": torch.randn(LATENTS, generator=generator).bfloat16().float()}, latents)
+        embeddings = torch.randn(EMBEDDINGS, generator=generator).bfloat16().float()
+        # Prompts are shorter than what they are padded to.
+        embeddings[int(torch.randint(32, 256, (), generator=generator)) :] = 0
+        torch.save({"prompt_embeds": embeddings}, conditions)
+    return folder
+
+
+class Files:
+    """The plain way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {
+            "latent_conditions": torch.load(self.folder / f"latents/latent_{number:04}.pt", weights_only=True),
+            "text_conditions": torch.load(self.folder / f"conditions/condition_{number:04}.pt", weights_only=True),
+        }
+
+
+def order(epoch: int) -> list[int]:
+    """Another one for each epoch."""
+    numbers: list[int] = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(epoch)).tolist()
+    return numbers
+
+
+def walk(dataset: Any, numbers: list[int], coming: Callable[[list[int]], object] = lambda _: None) -> float:
+    """Samples per second of one epoch, of which a batch ahead is told what comes."""
+    began, total = time.perf_counter(), 0.0
+    coming(numbers[:BATCH])
+    for place, number in enumerate(numbers):
+        if place % BATCH == 0:
+            coming(numbers[place + BATCH : place + 2 * BATCH])
+        sample = dataset[number]
+        total += float(sample["latent_conditions"]["latents"][-1, -1, -1, -1])
+        total += float(sample["text_conditions"]["prompt_embeds"][-1, -1])
+    assert total == total  # noqa: PLR0124 - not a NaN
+    return len(numbers) / (time.perf_counter() - began)
+
+
+def adapter(folder: Path, size_gb: float) -> StreamingDatasetAdapter:
+    """The dataset, with a cache of that size."""
+    sources = [DataSourceConfig(name, "local", str(folder / name)) for name in SOURCES]
+    return StreamingDatasetAdapter(sources, cache_size_gb=size_gb, prefetch_ahead=0)
+
+
+def settle(dataset: StreamingDatasetAdapter) -> None:
+    """Waits until what was read is packed."""
+    deadline = time.monotonic() + 60
+    while dataset.get_cache_stats()["num_items"] < 2 * SAMPLES and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def rows(kind: str, size_gb: float, rounds: int) -> list[Row]:
+    """Rates and hits of each epoch."""
+    folder = sample_set()
+    files, plain = Files(folder), []
+    ours: list[list[float]] = [[] for _ in range(EPOCHS)]
+    hits: list[list[float]] = [[] for _ in range(EPOCHS)]
+    without: list[float] = []
+    ahead: list[float] = []
+    walk(files, order(0))
+    walk(adapter(folder, 0.0), order(0))
+    for _ in range(rounds):
+        dataset = adapter(folder, size_gb)
+        for epoch in range(EPOCHS):
+            dataset.reset_metrics()
+            ours[epoch].append(walk(dataset, order(epoch)))
+            hits[epoch].append(float(dataset.get_cache_stats()["hit_rate"]))
+            plain.append(walk(files, order(epoch)))
+            if epoch == 0:
+                without.append(walk(adapter(folder, 0.0), order(epoch)))
+                settle(dataset)
+        held = dataset.get_cache_stats()
+        del dataset
+        told = adapter(folder, size_gb)
+        walk(told, order(0), told.prefetch_batch)
+        ahead.append(float(told.get_cache_stats()["hit_rate"]))
+        del told
+    print(f"{kind}: {held['num_items']} items of {held['current_size_gb']:.3f} GB, at most {held['max_size_gb']:.3f}")
+    base = statistics.median(plain)
+    made = []
+    for epoch in range(EPOCHS):
+        mine = statistics.median(ours[epoch])
+        spread = (max(ours[epoch]) - min(ours[epoch])) / 2 / mine
+        row = figure(f"epoch {epoch + 1}, {kind}", "samples/s", mine, base, "torch.load", rounds, spread)
+        made.append(aimed(row, at_least=WARM) if epoch else row)
+    first = statistics.median(ours[0])
+    spread = (max(ours[0]) - min(ours[0])) / 2 / first
+    against = figure(
+        f"epoch 1 with a cache, {kind}", "samples/s", first, statistics.median(without), "no cache", rounds, spread
+    )
+    made.append(aimed(against, at_least=FIRST))
+    share = figure(f"hits of epoch 1, a batch ahead told, {kind}", "", statistics.median(ahead), HITS_FIRST, "wanted", rounds)
+    made.append(aimed(share, "ours", at_least=HITS_FIRST))
+    for epoch in range(1, EPOCHS):
+        found = statistics.median(hits[epoch])
+        row = figure(f"hits of epoch {epoch + 1}, {kind}", "", found, HITS_LATER, "wanted", rounds)
+        made.append(aimed(row, "ours", at_least=HITS_LATER))
+    return made
+
+
+def main() -> None:
+    """Runs the suite, or the parts named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help="raw, packed; both by default")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    # Room for all as it is, and for all only once it is compressed.
+    kinds = {"raw": 1.0, "packed": 0.45}
+    made = [row for kind in given.parts or kinds for row in rows(kind, kinds[kind], given.rounds)]
+    report("adapter", made)
+
+
+if __name__ == "__main__":
+    main()
