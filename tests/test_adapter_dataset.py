@@ -447,7 +447,8 @@ def test_a_sampler_has_samples_fetched_in_its_own_shuffled_order(folder: Path, f
     server = fault_servers(folder)
     dataset = adapter([remote(server, "latents"), remote(server, "conditions")])
     sampler = hw.Sampler(dataset, batch_size=4, shuffle=True, seed=1)
-    seen = [number for batch in DataLoader(dataset, batch_sampler=sampler) for number in batch["idx"].tolist()]
+    loader = sampler.track(DataLoader(dataset, batch_sampler=sampler))
+    seen = [number for batch in loader for number in batch["idx"].tolist()]
     assert sorted(seen) == list(range(SAMPLES)) != seen
     assert dataset.stats()["prefetch_queued_total"] > 0
     assert server.stats()["get"] == 2 * SAMPLES

@@ -1,4 +1,4 @@
-"""Folders of precomputed samples as existing trainers name them: which samples there are, how they are called, what they hold."""
+"""Folders of precomputed samples as existing trainers name them: which samples there are, their names, their values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FRAMES, HEIGHT, WIDTH, CHANNELS = 3, 4, 5, 8
 def latent(number: int, *, is_patchified: bool = False) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(number)
     planes = torch.randn(CHANNELS, FRAMES, HEIGHT, WIDTH, generator=generator)
-    kept = planes.permute(1, 2, 3, 0).reshape(-1, CHANNELS).clone() if is_patchified else planes
+    kept = planes.permute(1, 2, 3, 0).reshape(-1, CHANNELS).contiguous() if is_patchified else planes
     return {"latents": kept, "num_frames": FRAMES, "height": HEIGHT, "width": WIDTH, "fps": 24.0}
 
 

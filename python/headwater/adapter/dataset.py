@@ -66,8 +66,8 @@ class StreamingDatasetAdapter(IndexedDataset):
     Args:
         sources: the fields. Two of one name, or one that is ``replicas_of`` another, hold the same objects: what the first one
             cannot give is read from the next.
-        data_mapping: source name → output key. By default ``{"latents": "latent_conditions", "conditions": "text_conditions"}``.
-            Sources that are not in it keep their name.
+        data_mapping: source name → output key; sources that are not in it keep their name. By default
+            ``{"latents": "latent_conditions", "conditions": "text_conditions"}``.
         cache_size_gb: memory of the cache of each process, in 10**9 bytes; what a process has no right to is not granted, with
             a warning.
         max_ttl_seconds: how long a value is used without asking whether its object is still the same; ``None`` for ever.
@@ -123,7 +123,7 @@ class StreamingDatasetAdapter(IndexedDataset):
             fields,
             mapping,
             cache=CacheConfig(
-                memory=int(cache_size_gb * GB),
+                memory=round(cache_size_gb * GB),
                 ttl=max_ttl_seconds,
                 compression=compression_type,
                 policy=policy,

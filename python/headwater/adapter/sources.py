@@ -39,8 +39,9 @@ class DataSource:
         if self.source_type is not None and config.source_type != self.source_type:
             raise ConfigError(f"cannot use `{config.name}`: it is of type `{config.source_type}`, not `{self.source_type}`")
         self.config = config
-        self._source = config.source()
-        self._place = _headwater.Place.open(json.dumps(self._source._config()), framework_of(None)[1])
+        # Held, since it names a function that gives credentials, which is there only as long as its name is.
+        self._described = config.source()._config()
+        self._place = _headwater.Place.open(json.dumps(self._described), framework_of(None)[1])
 
     async def fetch_file(self, path: Path, decompress: bool = True) -> dict[str, Any]:
         """Reads and decodes an object; where there is no ``x.pt``, ``x.pt.zst`` is read. The event loop goes on meanwhile.

@@ -1,0 +1,32 @@
+"""The guide of the adapter: its code runs, from top to bottom, in a folder that has what it names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+GUIDE = Path(__file__).parent.parent / "docs/adapter.md"
+
+
+def test_the_code_of_the_guide_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("latents", "conditions"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    for number in range(8):
+        torch.save({"latents": torch.randn(8, 2, 4, 4)}, tmp_path / f"set/latents/latent_{number:04}.pt")
+        embeddings = {"prompt_embeds": torch.randn(4, 16), "prompt": f"clip {number}"}
+        torch.save(embeddings, tmp_path / f"set/conditions/condition_{number:04}.pt")
+    shutil.copytree(tmp_path / "set", tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    names: dict[str, Any] = {"__name__": "guide"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{GUIDE.name}, block {number + 1}", "exec"), names)
+    assert "latent_0001.pt" in capsys.readouterr().out
