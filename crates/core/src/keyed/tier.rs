@@ -74,6 +74,11 @@ impl Tier {
         self.table.capacity()
     }
 
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        self.table.stats().bytes
+    }
+
     pub(super) fn get(&self, key: &str, was_prefetched: bool) -> Option<Arc<Entry<Kept>>> {
         let now = self.clock.now();
         match self.table.find(&key.into(), |kept| self.is_good(kept, now)) {
