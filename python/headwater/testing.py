@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from headwater._headwater import ManualClock as ManualClock
+
 
 class Resumable(Protocol):
     """A loader with a state: :class:`StreamingDataLoader`, torchdata's ``StatefulDataLoader``, or yours."""

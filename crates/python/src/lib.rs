@@ -15,6 +15,7 @@ mod framework;
 mod from_python;
 mod functions;
 mod interrupt;
+mod keyed;
 mod keys;
 mod loader;
 mod log;
@@ -43,6 +44,10 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<copies::Copies>()?;
     module.add_class::<dataset::Dataset>()?;
     module.add_class::<framework::Framework>()?;
+    module.add_class::<keyed::Candidate>()?;
+    module.add_class::<keyed::FoundValue>()?;
+    module.add_class::<keyed::KeyedCache>()?;
+    module.add_class::<keyed::ManualClock>()?;
     module.add_class::<keys::Keys>()?;
     module.add_class::<batches::Batches>()?;
     module.add_class::<behind::Behind>()?;

@@ -1,4 +1,4 @@
-//! Entries by unit within a capacity in bytes.
+//! Entries by key within a capacity in bytes. Keys are units of a dataset, or what else is kept.
 //!
 //! One lock guards the map and the policy; it is held to look up, choose and count, never to copy or free memory. Bytes are
 //! charged *before* the memory they stand for is allocated, and credited *after* it is freed: a [`Charge`] travels with the
@@ -7,22 +7,23 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 
 use super::eviction::{Eviction, Slot};
 use super::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use super::{CacheStats, UnitId};
 
 /// A bounded map from units to values.
-pub struct Table<V> {
+pub struct Table<V, K = UnitId> {
     capacity: AtomicUsize,
     used: Arc<AtomicUsize>,
-    inner: Mutex<Inner<V>>,
+    inner: Mutex<Inner<V, K>>,
 }
 
-struct Inner<V> {
-    slots: Vec<Option<(UnitId, Arc<Entry<V>>)>>,
+struct Inner<V, K> {
+    slots: Vec<Option<(K, Arc<Entry<V>>)>>,
     free: Vec<Slot>,
-    by_unit: HashMap<UnitId, Slot>,
+    by_unit: HashMap<K, Slot>,
     policy: Box<dyn Eviction>,
     counters: CacheStats,
 }
@@ -41,6 +42,17 @@ impl<V> Entry<V> {
     }
 }
 
+/// What is found of a unit whose value may be too old.
+#[derive(Debug)]
+pub enum Found<V> {
+    /// Its entry.
+    Good(Arc<Entry<V>>),
+    /// Its entry was no longer good, and is no longer in the table.
+    Stale(Arc<Entry<V>>),
+    /// Nothing.
+    Missing,
+}
+
 /// Bytes counted against a table for as long as this lives.
 pub struct Charge {
     bytes: usize,
@@ -51,6 +63,13 @@ impl Charge {
     /// How many bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Takes so many of them, or all that there are, into a charge of their own.
+    pub fn split_off(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { bytes, used: self.used.clone() }
     }
 
     fn shrink_to(&mut self, bytes: usize) {
@@ -72,7 +91,7 @@ impl fmt::Debug for Charge {
     }
 }
 
-impl<V> Table<V> {
+impl<V, K: Clone + Eq + Hash> Table<V, K> {
     /// An empty table.
     pub fn new(capacity: usize, policy: Box<dyn Eviction>) -> Self {
         let inner = Inner {
@@ -91,7 +110,7 @@ impl<V> Table<V> {
     }
 
     /// Looks for several units under one lock.
-    pub fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Arc<Entry<V>>>>) {
+    pub fn get_many(&self, units: &[K], found: &mut Vec<Option<Arc<Entry<V>>>>) {
         let mut inner = self.inner.lock();
         for unit in units {
             let slot = inner.by_unit.get(unit).copied();
@@ -106,9 +125,36 @@ impl<V> Table<V> {
         }
     }
 
+    /// Looks for one unit whose value has to be good; what is not any more is taken out, and counts as a miss.
+    pub fn find(&self, unit: &K, is_good: impl FnOnce(&V) -> bool) -> Found<V> {
+        let mut inner = self.inner.lock();
+        let found = inner.entry(unit).map(|(slot, entry)| (slot, entry.clone()));
+        match found {
+            Some((slot, entry)) if is_good(&entry.value) => {
+                inner.policy.used(slot);
+                inner.counters.hits += 1;
+                Found::Good(entry)
+            }
+            Some((slot, entry)) => {
+                inner.take(slot);
+                inner.counters.misses += 1;
+                Found::Stale(entry)
+            }
+            None => {
+                inner.counters.misses += 1;
+                Found::Missing
+            }
+        }
+    }
+
+    /// A unit's entry. Counts as no use.
+    pub fn peek(&self, unit: &K) -> Option<Arc<Entry<V>>> {
+        self.inner.lock().entry(unit).map(|(_, entry)| entry.clone())
+    }
+
     /// Whether a unit has an entry. Counts as no use.
-    pub fn contains(&self, unit: UnitId) -> bool {
-        self.inner.lock().by_unit.contains_key(&unit)
+    pub fn contains(&self, unit: &K) -> bool {
+        self.inner.lock().by_unit.contains_key(unit)
     }
 
     /// Whether there is room for so many bytes, or might be made.
@@ -119,9 +165,9 @@ impl<V> Table<V> {
     }
 
     /// Makes room for so many bytes; `None` when the unit is there already or the policy would rather keep what is.
-    pub fn admit(&self, unit: UnitId, bytes: usize) -> Option<Charge> {
+    pub fn admit(&self, unit: &K, bytes: usize) -> Option<Charge> {
         let mut inner = self.inner.lock();
-        if inner.by_unit.contains_key(&unit) {
+        if inner.by_unit.contains_key(unit) {
             return None;
         }
         let room = self.make_room(&mut inner, bytes);
@@ -130,8 +176,8 @@ impl<V> Table<V> {
         room.map(|(charge, _given_up)| charge)
     }
 
-    /// Puts a value in that takes `bytes`, which may be other than what was charged for it.
-    pub fn fill(&self, unit: UnitId, mut charge: Charge, bytes: usize, value: V) {
+    /// Puts a value in that takes `bytes`, which may be other than what was charged for it; whether it is in.
+    pub fn fill(&self, unit: K, mut charge: Charge, bytes: usize, value: V) -> bool {
         charge.shrink_to(bytes);
         let mut inner = self.inner.lock();
         let mut room = None;
@@ -139,24 +185,49 @@ impl<V> Table<V> {
             room = self.make_room(&mut inner, bytes - charge.bytes());
             let Some((more, _)) = &mut room else {
                 inner.counters.declined += 1;
-                return;
+                return false;
             };
             charge.bytes += std::mem::take(&mut more.bytes);
         }
-        if !inner.by_unit.contains_key(&unit) {
+        let is_new = !inner.by_unit.contains_key(&unit);
+        if is_new {
             inner.insert(unit, Arc::new(Entry { value, charge }));
         }
         drop(inner);
         drop(room);
+        is_new
+    }
+
+    /// Puts a value in the place of an entry, unless that is gone by now. It takes `bytes`, no more than was charged for it, and is no
+    /// more recently used than what it replaces.
+    pub fn exchange(&self, unit: &K, old: &Arc<Entry<V>>, mut charge: Charge, bytes: usize, value: V) -> bool {
+        charge.shrink_to(bytes);
+        let mut inner = self.inner.lock();
+        let slot = inner.entry(unit).filter(|(_, entry)| Arc::ptr_eq(entry, old)).map(|(slot, _)| slot);
+        let place = slot.and_then(|slot| inner.slots[slot as usize].as_mut());
+        let replaced = place.map(|(_, entry)| std::mem::replace(entry, Arc::new(Entry { value, charge })));
+        drop(inner);
+        replaced.is_some()
     }
 
     /// Removes an entry; whether there was one.
-    pub fn remove(&self, unit: UnitId) -> bool {
+    pub fn remove(&self, unit: &K) -> bool {
         let mut inner = self.inner.lock();
-        let slot = inner.by_unit.get(&unit).copied();
+        let slot = inner.by_unit.get(unit).copied();
         let entry = slot.and_then(|slot| inner.take(slot));
         drop(inner);
         entry.is_some()
+    }
+
+    /// Removes the entries that are not good; how many they were.
+    pub fn retain(&self, is_good: impl Fn(&V) -> bool) -> usize {
+        let mut inner = self.inner.lock();
+        let is_stale = |place: &Option<(K, Arc<Entry<V>>)>| place.as_ref().is_some_and(|(_, entry)| !is_good(&entry.value));
+        let stale = inner.slots.iter().enumerate().filter(|(_, place)| is_stale(place));
+        let slots: Vec<_> = stale.map(|(slot, _)| slot as Slot).collect();
+        let entries: Vec<_> = slots.into_iter().map(|slot| inner.take(slot)).collect();
+        drop(inner);
+        entries.len()
     }
 
     /// Removes every entry.
@@ -205,7 +276,7 @@ impl<V> Table<V> {
         self.inner.lock().counters = CacheStats::default();
     }
 
-    fn make_room(&self, inner: &mut Inner<V>, bytes: usize) -> Option<(Charge, GivenUp<V>)> {
+    fn make_room(&self, inner: &mut Inner<V, K>, bytes: usize) -> Option<(Charge, GivenUp<V>)> {
         let capacity = self.capacity.load(Ordering::SeqCst);
         if bytes > capacity {
             return None;
@@ -237,13 +308,18 @@ struct GivenUp<V> {
     surplus: Charge,
 }
 
-impl<V> Inner<V> {
-    fn insert(&mut self, unit: UnitId, entry: Arc<Entry<V>>) {
+impl<V, K: Clone + Eq + Hash> Inner<V, K> {
+    fn entry(&self, unit: &K) -> Option<(Slot, &Arc<Entry<V>>)> {
+        let slot = *self.by_unit.get(unit)?;
+        self.slots[slot as usize].as_ref().map(|(_, entry)| (slot, entry))
+    }
+
+    fn insert(&mut self, unit: K, entry: Arc<Entry<V>>) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as Slot
         });
-        self.slots[slot as usize] = Some((unit, entry));
+        self.slots[slot as usize] = Some((unit.clone(), entry));
         self.by_unit.insert(unit, slot);
         self.policy.inserted(slot);
         self.counters.insertions += 1;
@@ -264,7 +340,7 @@ impl<V> Inner<V> {
     }
 }
 
-impl<V> fmt::Debug for Table<V> {
+impl<V, K> fmt::Debug for Table<V, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("used", &self.used.load(Ordering::SeqCst)).finish_non_exhaustive()
     }

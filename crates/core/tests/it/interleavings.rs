@@ -87,7 +87,7 @@ fn hammer(policy: Policy) {
             thread::spawn(move || {
                 for round in 0..3_usize {
                     let (sample, bytes) = ((thread + round) % 4, 20 + 10 * (thread + round));
-                    if let Some(charge) = table.admit(unit(sample), bytes) {
+                    if let Some(charge) = table.admit(&unit(sample), bytes) {
                         let mut real = Real::allocate(&live, bytes);
                         let packed = if round == 1 { bytes / 2 } else { bytes };
                         real.shrink_to(packed);
@@ -99,7 +99,7 @@ fn hammer(policy: Policy) {
                         assert!(lease.value().bytes >= 15);
                     }
                     match (thread, round) {
-                        (0, 1) => drop(table.remove(unit(1))),
+                        (0, 1) => drop(table.remove(&unit(1))),
                         (1, 2) => table.clear(),
                         _ => {}
                     }
@@ -131,7 +131,7 @@ fn no_interleaving_of_resizing_and_admitting_loses_count() {
         let other = table.clone();
         let thread = thread::spawn(move || (0..4).for_each(|round| other.resize([60, 100, 0, 80][round])));
         for sample in 0..4 {
-            if let Some(charge) = table.admit(unit(sample), 40) {
+            if let Some(charge) = table.admit(&unit(sample), 40) {
                 table.fill(unit(sample), charge, 40, ());
             }
         }
@@ -170,7 +170,7 @@ impl Loading {
                         continue;
                     }
                     let value = 10 + sample;
-                    if let Some(charge) = self.table.admit(unit(sample), 60) {
+                    if let Some(charge) = self.table.admit(&unit(sample), 60) {
                         self.table.fill(unit(sample), charge, 60, value);
                     }
                     leader.land(&value);
