@@ -69,6 +69,9 @@ class StreamingDataset(_MapStyle):
 
     """
 
+    # What samples call their index.
+    _index_name = "__index__"
+
     # What the core calls through this dataset.
     _functions: tuple[Named, ...]
 

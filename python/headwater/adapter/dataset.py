@@ -29,22 +29,21 @@ else:
 GB = 1_000_000_000
 DEFAULT_MAPPING: Mapping[str, str] = {"latents": "latent_conditions", "conditions": "text_conditions"}
 
-# What trainers call the number of a sample.
-_INDEX = "idx"
-
 
 class IndexedDataset(StreamingDataset, Dataset[Any]):
     """A dataset whose samples are ``{field: value, ..., "idx": index}``."""
 
+    _index_name = "idx"
+
     def __init__(self, fields: Mapping[str, Any], names: Mapping[str, str], **arguments: Any) -> None:
         rename = {name: names[name] for name in fields if name in names}
-        if _INDEX in {rename.get(name, name) for name in fields}:
-            raise ConfigError(f"cannot call a field `{_INDEX}`: samples have their index there")
+        if self._index_name in {rename.get(name, name) for name in fields}:
+            raise ConfigError(f"cannot call a field `{self._index_name}`: samples have their index there")
         arguments = {"guess_pairs": True, "restore_latents": True, "on_missing": "skip", **arguments}
         super().__init__(fields, rename=rename, **arguments)
 
     def _finish(self, sample: dict[str, Any]) -> Any:
-        sample[_INDEX] = sample.pop("__index__")
+        sample[self._index_name] = sample.pop("__index__")
         del sample["__key__"]
         return super()._finish(sample)
 
