@@ -68,9 +68,7 @@ class AsyncPrefetcher:
 
     """
 
-    def __init__(
-        self, cache: SmartLRUCache, fetch_fn: FetchFunction, queue_size: int = 10, *, concurrency: int = 4
-    ) -> None:
+    def __init__(self, cache: SmartLRUCache, fetch_fn: FetchFunction, queue_size: int = 10, *, concurrency: int = 4) -> None:
         for name, number in (("queue_size", queue_size), ("concurrency", concurrency)):
             if not isinstance(number, int) or number < 1:
                 raise ConfigError(f"cannot use `{name}`: {number!r} is no number of keys; give 1 or more")
