@@ -22,7 +22,7 @@ from measure import RESULTS, Row, aimed, figure, report
 
 SAMPLES, EPOCHS, BATCH = 100, 3, 8
 LATENTS, EMBEDDINGS = (128, 5, 32, 32), (256, 4096)
-# What is aimed at: against `torch.load` from memory and in the first epoch, which with a step is to be as fast as without a cache,
+# What is aimed at: against `torch.load` from memory and in the first epoch, which with a step is to be as fast as without any,
 # but for what a busy machine is off by; and the share that is found.
 WARM, FIRST, FIRST_STEP, HITS_FIRST, HITS_LATER = 2.0, 1.0, 0.97, 0.20, 0.85
 STEP_SECONDS = 0.01

@@ -191,7 +191,7 @@ def test_a_cache_larger_than_the_machine_is_clamped_with_one_warning(folder: Pat
 def test_everything_works_inside_a_running_loop_and_a_nested_call(folder: Path) -> None:
     async def inner() -> list[str]:
         dataset = adapter(local(folder))
-        dataset.start_prefetch_worker()
+        await dataset.start_prefetch_worker()
         dataset.prefetch_batch(range(4))
 
         def called_back() -> str:

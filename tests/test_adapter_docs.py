@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +13,10 @@ import pytest
 import torch
 
 GUIDE = Path(__file__).parent.parent / "docs/adapter.md"
+
+
+async def read(key: str) -> dict[str, Any]:
+    return {"key": key}
 
 
 def test_the_code_of_the_guide_runs(
@@ -26,7 +32,17 @@ def test_the_code_of_the_guide_runs(
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
-    names: dict[str, Any] = {"__name__": "guide"}
+    names: dict[str, Any] = {
+        "__name__": "guide",
+        "latents": torch.randn(8, 2, 4, 4),
+        "fetch_fn": lambda key: {"key": key},
+        "read": read,
+        "upcoming": ["latent_0002", "latent_0003"],
+        "key": "latent_0002",
+    }
     for number, block in enumerate(blocks):
-        exec(compile(block, f"{GUIDE.name}, block {number + 1}", "exec"), names)
+        code = compile(block, f"{GUIDE.name}, block {number + 1}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        awaited = eval(code, names)
+        if awaited is not None:
+            asyncio.run(awaited)
     assert "latent_0001.pt" in capsys.readouterr().out

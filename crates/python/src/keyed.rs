@@ -78,7 +78,7 @@ impl KeyedCache {
         is_prefetched: bool,
     ) -> PyResult<bool> {
         let options = PutOptions { compress, is_prefetched };
-        detached(py, |_| self.inner.put(key, &candidate.value, options))
+        detached(py, |interrupt| self.inner.put(key, &candidate.value, options, interrupt))
     }
 
     /// Whether there is a value. Counts as no use.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from headwater.adapter.config import DataSourceConfig
+from headwater.adapter.loops import Done
 from headwater.config import CacheConfig, FetchConfig, PrefetchConfig, Size
 from headwater.dataset import StreamingDataset
 from headwater.errors import ConfigError
@@ -151,16 +152,18 @@ class StreamingDatasetAdapter(IndexedDataset):
         """
         return self.prefetch(indices) if self._is_prefetching else 0
 
-    def start_prefetch_worker(self) -> None:
+    def start_prefetch_worker(self) -> Done:
         """Has samples fetched ahead from now on."""
         self._is_prefetching = True
         self._native.read_ahead(self._prefetch_ahead)
+        return Done()
 
-    def stop_prefetch_worker(self) -> None:
+    def stop_prefetch_worker(self) -> Done:
         """Fetches nothing ahead any more: empties the queue, cancels what is under way and lets go of what nobody has read."""
         self._is_prefetching = False
         self._native.read_ahead(0)
         self.stop_prefetch()
+        return Done()
 
     def get_cache_stats(self) -> dict[str, int | float]:
         """What the cache of this process holds, and what it was worth since the metrics were reset, counted in objects.

@@ -68,9 +68,7 @@ class AsyncPrefetcher:
 
     """
 
-    def __init__(
-        self, cache: SmartLRUCache, fetch_fn: FetchFunction, queue_size: int = 10, *, concurrency: int = 4
-    ) -> None:
+    def __init__(self, cache: SmartLRUCache, fetch_fn: FetchFunction, queue_size: int = 10, *, concurrency: int = 4) -> None:
         for name, number in (("queue_size", queue_size), ("concurrency", concurrency)):
             if not isinstance(number, int) or number < 1:
                 raise ConfigError(f"cannot use `{name}`: {number!r} is no number of keys; give 1 or more")
@@ -130,7 +128,11 @@ class AsyncPrefetcher:
             if flight.is_own:
                 return await self._queue.fetch_on_demand(flight)
             # Whoever leaves does not cancel it for the others.
-            await asyncio.shield(asyncio.wrap_future(flight.landed))
+            try:
+                await asyncio.shield(asyncio.wrap_future(flight.landed))
+            except Exception:
+                self._queue.forget_failure(key)
+                raise
             value = await self._queue.cache._get_uncounted(key)
         return value
 
@@ -159,6 +161,7 @@ class AsyncPrefetcher:
         # A forked child has no such thread, and whatever held the lock.
         if self._worker is not None:
             self._end.detach()
+            _left_behind.append(self._worker)
         self._worker = None
         self._queue = _Queue(self._queue.cache, self._queue.fetch_fn, self._queue.size)
 
@@ -210,6 +213,11 @@ class _Queue:
             # Whoever asks does not wait for its turn.
             self.waiting.pop(key, None)
             return self._join(key)
+
+    def forget_failure(self, key: str) -> None:
+        """Somebody was told."""
+        with self.lock:
+            self._failures.pop(key, None)
 
     def _join(self, key: str) -> _Flight:
         if (landed := self._flights.get(key)) is not None:
@@ -337,6 +345,8 @@ class _Worker:
         await asyncio.gather(*under_way, return_exceptions=True)
 
 
+# Of the parent: their loops are not closed here.
+_left_behind: list[_Worker] = []
 _prefetchers: weakref.WeakSet[AsyncPrefetcher] = weakref.WeakSet()
 
 

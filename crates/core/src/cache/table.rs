@@ -65,13 +65,6 @@ impl Charge {
         self.bytes
     }
 
-    /// Takes so many of them, or all that there are, into a charge of their own.
-    pub fn split_off(&mut self, bytes: usize) -> Self {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        Self { bytes, used: self.used.clone() }
-    }
-
     fn shrink_to(&mut self, bytes: usize) {
         let given_back = self.bytes.saturating_sub(bytes);
         self.bytes -= given_back;
@@ -198,16 +191,26 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
         is_new
     }
 
-    /// Puts a value in the place of an entry, unless that is gone by now. It takes `bytes`, no more than was charged for it, and is no
-    /// more recently used than what it replaces.
-    pub fn exchange(&self, unit: &K, old: &Arc<Entry<V>>, mut charge: Charge, bytes: usize, value: V) -> bool {
-        charge.shrink_to(bytes);
+    /// Puts a value that takes `bytes` in the place of an entry, unless that is gone by now. It is no more recently used than what it
+    /// replaces; where no room can be made for it, neither of them is kept.
+    pub fn exchange(&self, unit: &K, old: &Arc<Entry<V>>, bytes: usize, value: V) -> bool {
         let mut inner = self.inner.lock();
-        let slot = inner.entry(unit).filter(|(_, entry)| Arc::ptr_eq(entry, old)).map(|(slot, _)| slot);
-        let place = slot.and_then(|slot| inner.slots[slot as usize].as_mut());
+        let Some(slot) = inner.entry(unit).filter(|(_, entry)| Arc::ptr_eq(entry, old)).map(|(slot, _)| slot) else {
+            return false;
+        };
+        // It does not make room for itself: `old` leases it.
+        let Some((charge, given_up)) = self.make_room(&mut inner, bytes) else {
+            inner.counters.declined += 1;
+            let taken = inner.take(slot);
+            drop(inner);
+            drop(taken);
+            return false;
+        };
+        let place = inner.slots[slot as usize].as_mut();
         let replaced = place.map(|(_, entry)| std::mem::replace(entry, Arc::new(Entry { value, charge })));
         drop(inner);
-        replaced.is_some()
+        drop((replaced, given_up));
+        true
     }
 
     /// Removes an entry; whether there was one.
@@ -222,7 +225,8 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
     /// Removes the entries that are not good; how many they were.
     pub fn retain(&self, is_good: impl Fn(&V) -> bool) -> usize {
         let mut inner = self.inner.lock();
-        let is_stale = |place: &Option<(K, Arc<Entry<V>>)>| place.as_ref().is_some_and(|(_, entry)| !is_good(&entry.value));
+        let is_stale =
+            |place: &Option<(K, Arc<Entry<V>>)>| place.as_ref().is_some_and(|(_, entry)| !is_good(&entry.value));
         let stale = inner.slots.iter().enumerate().filter(|(_, place)| is_stale(place));
         let slots: Vec<_> = stale.map(|(slot, _)| slot as Slot).collect();
         let entries: Vec<_> = slots.into_iter().map(|slot| inner.take(slot)).collect();

@@ -4,9 +4,9 @@
 //! does, with [`Keyed::put`], and [`Keyed::get`] answers from memory or not at all. A value is copied once on its way in and once on its
 //! way out, so that nobody sees memory of the cache; copies come from the engine's buffers.
 //!
-//! Compressing does not delay whoever brings a value. It is there as soon as it is copied, and is packed behind, by a worker, in
-//! memory that was charged beforehand. What waits for that is bounded; beyond the bound whoever brings a value packs it himself, so that
-//! bringing is never faster than packing for long. A value too large for that is packed at once as well.
+//! Compressing does not delay whoever brings a value. It is there as soon as it is copied, and is packed behind, by a worker. A part of the
+//! capacity is for that, so that nothing gives way for memory that is needed for a moment only; when it is used up whoever brings a
+//! value packs it himself, so that bringing is never faster than packing for long. A value too large for that part has others give way.
 //!
 //! A forked child has a cache of its own, empty: the parent's locks may be held for ever there.
 
@@ -135,9 +135,9 @@ impl Keyed {
     /// Puts a copy of a value in, in the place of what was there. Returns whether it was let in; if not, nothing is there any more.
     ///
     /// # Errors
-    /// `Corrupt` when the value is packed itself and damaged.
-    pub fn put(&self, key: &str, value: &Value, options: PutOptions) -> Result<bool> {
-        self.tier()?.put(key, value, options)
+    /// `Corrupt` when the value is packed itself and damaged, or what `interrupt` returned.
+    pub fn put(&self, key: &str, value: &Value, options: PutOptions, interrupt: Interrupt<'_>) -> Result<bool> {
+        self.tier()?.put(key, value, options, interrupt)
     }
 
     /// Removes a value; whether there was one.

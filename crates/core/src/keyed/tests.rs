@@ -42,7 +42,7 @@ fn what_is_put_in_is_found_at_once_and_is_the_callers_own() {
     let keyed = cache(64 << 20);
     for options in [PLAIN, PACKED] {
         let value = value(100_000, 7);
-        assert!(keyed.put("k", &value, options).expect("put"));
+        assert!(keyed.put("k", &value, options, uninterrupted()).expect("put"));
         let (one, other) = (found(&keyed, "k").expect("there"), found(&keyed, "k").expect("there"));
         assert_eq!((&one, &other), (&value, &value));
         assert_eq!(stats(&keyed).entries, 1);
@@ -59,7 +59,7 @@ fn packed_entries_are_what_is_held_and_counted_however_they_were_packed() {
     for capacity in [256 << 20, 4 * plain] {
         let keyed = cache(capacity);
         for key in ["a", "b", "c"] {
-            assert!(keyed.put(key, &value, PACKED).expect("put"));
+            assert!(keyed.put(key, &value, PACKED, uninterrupted()).expect("put"));
         }
         let stats = stats(&keyed);
         assert_eq!(stats.entries, 3);
@@ -73,7 +73,7 @@ fn what_does_not_shrink_stays_as_it_is() {
     let noise: Vec<u8> = (0..400_000_u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
     let tensor = Tensor::from_bytes(DType::U8, &[noise.len()], noise.into()).expect("a tensor");
     let keyed = cache(64 << 20);
-    assert!(keyed.put("k", &tensor.clone().into(), PACKED).expect("put"));
+    assert!(keyed.put("k", &tensor.clone().into(), PACKED, uninterrupted()).expect("put"));
     assert_eq!((stats(&keyed).saved_bytes, found(&keyed, "k")), (0, Some(tensor.into())));
 }
 
@@ -81,24 +81,24 @@ fn what_does_not_shrink_stays_as_it_is() {
 fn a_value_lives_as_long_as_it_may_and_no_longer() {
     let (clock, ttl) = (Clock::manual(), Some(Span(Duration::from_secs(60))));
     let keyed = cache_of(CacheConfig { ttl, ..CacheConfig::default() }, 1 << 20, clock.clone());
-    keyed.put("old", &value(10, 1), PACKED).expect("put");
+    keyed.put("old", &value(10, 1), PACKED, uninterrupted()).expect("put");
     clock.advance(Duration::from_millis(59_999));
-    keyed.put("new", &value(10, 2), PACKED).expect("put");
+    keyed.put("new", &value(10, 2), PACKED, uninterrupted()).expect("put");
     assert!(found(&keyed, "old").is_some(), "being asked for does not renew it");
     clock.advance(Duration::from_millis(1));
     assert!(found(&keyed, "old").is_none() && found(&keyed, "new").is_some());
     clock.advance(Duration::from_secs(60));
     let stats = stats(&keyed);
     assert_eq!((stats.entries, stats.expired, stats.evictions), (0, 2, 0));
-    keyed.put("old", &value(10, 3), PACKED).expect("put");
+    keyed.put("old", &value(10, 3), PACKED, uninterrupted()).expect("put");
     assert_eq!(found(&keyed, "old"), Some(value(10, 3)));
 }
 
 #[test]
 fn a_value_that_is_declined_leaves_no_older_one_behind() {
     let keyed = cache(200_000);
-    assert!(keyed.put("k", &value(1_000, 1), PLAIN).expect("put"));
-    assert!(!keyed.put("k", &value(100_000, 2), PLAIN).expect("declined"));
+    assert!(keyed.put("k", &value(1_000, 1), PLAIN, uninterrupted()).expect("put"));
+    assert!(!keyed.put("k", &value(100_000, 2), PLAIN, uninterrupted()).expect("declined"));
     assert_eq!((found(&keyed, "k"), stats(&keyed).declined), (None, 1));
 }
 
@@ -107,10 +107,10 @@ fn keeping_declines_newcomers_and_lru_gives_up_the_oldest() {
     let plain = tier::plain_bytes(&value(1_000, 1)) as u64;
     for (policy, there) in [(Policy::Lru, ["a", "c"]), (Policy::Keep, ["a", "b"])] {
         let keyed = cache_of(CacheConfig { policy, ..CacheConfig::default() }, 2 * plain, Clock::default());
-        keyed.put("a", &value(1_000, 1), PLAIN).expect("put");
-        keyed.put("b", &value(1_000, 2), PLAIN).expect("put");
+        keyed.put("a", &value(1_000, 1), PLAIN, uninterrupted()).expect("put");
+        keyed.put("b", &value(1_000, 2), PLAIN, uninterrupted()).expect("put");
         assert!(found(&keyed, "a").is_some());
-        keyed.put("c", &value(1_000, 3), PLAIN).expect("put");
+        keyed.put("c", &value(1_000, 3), PLAIN, uninterrupted()).expect("put");
         let left: Vec<_> = ["a", "b", "c"].into_iter().filter(|key| keyed.contains(key).expect("asked")).collect();
         assert_eq!(left, there, "{policy:?}");
     }
@@ -120,7 +120,7 @@ fn keeping_declines_newcomers_and_lru_gives_up_the_oldest() {
 fn the_first_use_of_what_was_fetched_ahead_counts_as_a_prefetch_hit_also_once_it_is_packed() {
     let keyed = cache(64 << 20);
     let ahead = PutOptions { compress: true, is_prefetched: true };
-    keyed.put("k", &value(100_000, 1), ahead).expect("put");
+    keyed.put("k", &value(100_000, 1), ahead, uninterrupted()).expect("put");
     assert_eq!(stats(&keyed).prefetch_hits, 0);
     found(&keyed, "k");
     found(&keyed, "k");
@@ -138,9 +138,9 @@ fn what_is_replaced_removed_or_cleared_while_it_waits_to_be_packed_does_not_come
     let keyed = cache(256 << 20);
     for round in 0..50 {
         for key in 0..4 {
-            keyed.put(&key.to_string(), &value(50_000, round), PACKED).expect("put");
+            keyed.put(&key.to_string(), &value(50_000, round), PACKED, uninterrupted()).expect("put");
         }
-        keyed.put("0", &value(50_000, round + 1_000), PACKED).expect("put");
+        keyed.put("0", &value(50_000, round + 1_000), PACKED, uninterrupted()).expect("put");
         assert!(keyed.remove("1").expect("removed"));
         if round % 2 == 0 {
             keyed.clear().expect("cleared");
@@ -165,7 +165,7 @@ fn memory_stays_within_the_capacity_while_many_threads_put_and_get() {
             scope.spawn(move || {
                 for round in 0..60 {
                     let number = (round * 7 + thread) % values.len();
-                    keyed.put(&number.to_string(), &values[number], PACKED).expect("put");
+                    keyed.put(&number.to_string(), &values[number], PACKED, uninterrupted()).expect("put");
                     let asked = (round * 5 + thread) % values.len();
                     if let Some(value) = found(keyed, &asked.to_string()) {
                         assert_eq!(value, values[asked]);

@@ -1,13 +1,13 @@
 //! A process's own part of a keyed cache.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::{Keyed, KeyedStats, PutOptions};
 use crate::buffer::capacity_for;
 use crate::cache::eviction::by_policy;
-use crate::cache::{Charge, Entry, Found, Table, Waiting, WaitingRoom};
+use crate::cache::{Charge, Entry, Found, Policy, Table, Waiting, WaitingRoom};
 use crate::clock::Clock;
 use crate::engine::{Engine, INTERRUPT_POLL, Interrupt};
 use crate::error::Result;
@@ -15,10 +15,13 @@ use crate::format::record::{self, Compression};
 use crate::sync::{Condvar, Mutex};
 use crate::value::{Packed, Value};
 
-/// Of the capacity, as much may be taken by what is packed behind: its plain form and room for its packed one.
-const BEHIND_SHARE: usize = 8;
+/// Of the capacity, as much is for values that are being packed: their plain form and room for their packed one. What is kept has the rest,
+/// so that nothing gives way for what is there for a moment.
+const RESERVE_SHARE: usize = 16;
 /// And no more than this, so that nobody waits long for it to be packed: a fraction of a second on one core.
-const MOST_BEHIND: usize = 256 << 20;
+const MOST_RESERVED: usize = 128 << 20;
+/// How long whoever brings a value waits for others to be packed; beyond that, what is kept gives way.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long whoever asks for figures waits for what is being packed.
 const SETTLING: Duration = Duration::from_secs(2);
 
@@ -26,10 +29,13 @@ const SETTLING: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Tier {
     table: Table<Kept, Arc<str>>,
+    reserve: usize,
+    /// Whether a newcomer may turn out to have no room.
+    keeps: bool,
     ttl: Option<Duration>,
     compression: Compression,
     clock: Clock,
-    behind: WaitingRoom,
+    room: WaitingRoom,
     packing: Arc<Packing>,
     expired: AtomicU64,
     prefetch_hits: AtomicU64,
@@ -41,6 +47,8 @@ pub(super) struct Tier {
 pub(super) struct Kept {
     pub(super) packed: Packed,
     origin: Arc<Origin>,
+    /// What its memory counts as, until it is packed.
+    _waiting: Option<Waiting>,
 }
 
 /// How a value came in; the same before and after it was packed, another for each time that one is put in.
@@ -57,12 +65,18 @@ pub(super) fn plain_bytes(value: &Value) -> usize {
 
 impl Tier {
     pub(super) fn new(capacity: usize, keyed: &Keyed) -> Self {
+        let reserve = match keyed.compression() {
+            Compression::None => 0,
+            Compression::AtLeast(_) => (capacity / RESERVE_SHARE).min(MOST_RESERVED),
+        };
         Self {
-            table: Table::new(capacity, by_policy(keyed.policy())),
+            table: Table::new(capacity - reserve, by_policy(keyed.policy())),
+            reserve,
+            keeps: keyed.policy() == Policy::Keep,
             ttl: keyed.ttl(),
             compression: keyed.compression(),
             clock: keyed.clock.clone(),
-            behind: WaitingRoom::default(),
+            room: WaitingRoom::default(),
             packing: Arc::default(),
             expired: AtomicU64::new(0),
             prefetch_hits: AtomicU64::new(0),
@@ -71,12 +85,11 @@ impl Tier {
     }
 
     pub(super) fn capacity(&self) -> usize {
-        self.table.capacity()
+        self.table.capacity() + self.reserve
     }
 
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
-        self.table.stats().bytes
+        self.table.stats().bytes + self.room.bytes() as u64
     }
 
     pub(super) fn get(&self, key: &str, was_prefetched: bool) -> Option<Arc<Entry<Kept>>> {
@@ -104,7 +117,13 @@ impl Tier {
         self.ttl.is_none_or(|ttl| now.saturating_sub(kept.origin.since) < ttl)
     }
 
-    pub(super) fn put(self: &Arc<Self>, key: &str, value: &Value, options: PutOptions) -> Result<bool> {
+    pub(super) fn put(
+        self: &Arc<Self>,
+        key: &str,
+        value: &Value,
+        options: PutOptions,
+        interrupt: Interrupt<'_>,
+    ) -> Result<bool> {
         let engine = Engine::current()?;
         let is_prefetched = AtomicBool::new(options.is_prefetched);
         let newcomer =
@@ -114,56 +133,79 @@ impl Tier {
         if !options.compress || self.compression == Compression::None {
             return self.put_plain(engine, &newcomer);
         }
-        match self.put_and_pack_behind(engine, &newcomer)? {
-            Some(is_in) => Ok(is_in),
-            None => self.put_packed(engine, &newcomer),
+        let (plain, packed) = (plain_bytes(value), record::memory_for(value));
+        if plain + packed > self.reserve {
+            return self.put_large(engine, &newcomer, packed);
+        }
+        let ends = Instant::now() + PATIENCE;
+        loop {
+            let room = |bytes| self.room.enter(bytes, self.reserve);
+            if !self.keeps
+                && let Some(waiting) = room(plain)
+                && let Some(room) = room(packed)
+            {
+                return self.put_and_pack_behind(engine, newcomer, waiting, room);
+            }
+            if let Some(_room) = room(packed) {
+                return self.put_packed(engine, &newcomer);
+            }
+            if !self.packing.wait_until(ends, interrupt)? {
+                return self.put_large(engine, &newcomer, packed);
+            }
         }
     }
 
     fn put_plain(&self, engine: &Engine, newcomer: &Newcomer<'_>) -> Result<bool> {
         let Some(charge) = self.table.admit(&newcomer.key, plain_bytes(newcomer.value)) else { return Ok(false) };
-        let packed = Packed::new(newcomer.value, engine.buffers())?;
-        Ok(self.fill(newcomer, charge, packed))
+        let plain = Packed::new(newcomer.value, engine.buffers())?;
+        Ok(self.fill(newcomer, charge, plain, None))
     }
 
+    /// Packs in memory that is charged already.
     fn put_packed(&self, engine: &Engine, newcomer: &Newcomer<'_>) -> Result<bool> {
-        let most = record::memory_for(newcomer.value);
+        let packed = record::pack(newcomer.value, self.compression, engine.buffers())?;
+        let Some(charge) = self.table.admit(&newcomer.key, packed.bytes()) else { return Ok(false) };
+        Ok(self.fill_packed(newcomer, charge, packed))
+    }
+
+    /// Packs in memory that what is kept gives way for.
+    fn put_large(&self, engine: &Engine, newcomer: &Newcomer<'_>, most: usize) -> Result<bool> {
         let Some(charge) = self.table.admit(&newcomer.key, most) else { return Ok(false) };
         let packed = record::pack(newcomer.value, self.compression, engine.buffers())?;
-        let saved = plain_bytes(newcomer.value).saturating_sub(packed.bytes());
-        let is_in = self.fill(newcomer, charge, packed);
-        self.saved_bytes.fetch_add(if is_in { saved as u64 } else { 0 }, Ordering::Relaxed);
-        Ok(is_in)
+        Ok(self.fill_packed(newcomer, charge, packed))
     }
 
-    fn fill(&self, newcomer: &Newcomer<'_>, charge: Charge, packed: Packed) -> bool {
-        let bytes = packed.bytes();
-        let kept = Kept { packed, origin: newcomer.origin.clone() };
+    fn fill_packed(&self, newcomer: &Newcomer<'_>, charge: Charge, packed: Packed) -> bool {
+        let saved = plain_bytes(newcomer.value).saturating_sub(packed.bytes());
+        let is_in = self.fill(newcomer, charge, packed, None);
+        self.saved_bytes.fetch_add(if is_in { saved as u64 } else { 0 }, Ordering::Relaxed);
+        is_in
+    }
+
+    /// Puts a value in; what is charged elsewhere is free here.
+    fn fill(&self, newcomer: &Newcomer<'_>, charge: Charge, packed: Packed, waiting: Option<Waiting>) -> bool {
+        let bytes = if waiting.is_some() { 0 } else { packed.bytes() };
+        let kept = Kept { packed, origin: newcomer.origin.clone(), _waiting: waiting };
         self.table.fill(newcomer.key.clone(), charge, bytes, kept)
     }
 
-    /// `None` when there is no place for it there.
+    /// Puts a plain copy in that `waiting` counts, and has a worker pack it in memory that `room` does.
     fn put_and_pack_behind(
         self: &Arc<Self>,
         engine: &'static Engine,
-        newcomer: &Newcomer<'_>,
-    ) -> Result<Option<bool>> {
-        let (plain, packed) = (plain_bytes(newcomer.value), record::memory_for(newcomer.value));
-        let limit = (self.capacity() / BEHIND_SHARE).min(MOST_BEHIND);
-        if plain + packed > limit {
-            return Ok(None);
-        }
-        let Some(waiting) = self.behind.enter(plain + packed, limit) else { return Ok(None) };
-        let Some(mut charge) = self.table.admit(&newcomer.key, plain + packed) else { return Ok(None) };
-        let room = charge.split_off(packed);
+        newcomer: Newcomer<'_>,
+        waiting: Waiting,
+        room: Waiting,
+    ) -> Result<bool> {
+        let Some(charge) = self.table.admit(&newcomer.key, 0) else { return Ok(false) };
         let copy = Packed::new(newcomer.value, engine.buffers())?;
-        if !self.fill(newcomer, charge, copy) {
-            return Ok(Some(false));
+        if !self.fill(&newcomer, charge, copy, Some(waiting)) {
+            return Ok(false);
         }
-        let job = Job { tier: Arc::downgrade(self), key: newcomer.key.clone(), origin: newcomer.origin.clone(), room };
+        let job = Job { tier: Arc::downgrade(self), key: newcomer.key, origin: newcomer.origin };
         let begun = Packing::begin(&self.packing);
-        engine.workers().spawn(move || job.run(engine, (waiting, begun)));
-        Ok(Some(true))
+        engine.workers().spawn(move || job.run(engine, (room, begun)));
+        Ok(true)
     }
 
     pub(super) fn remove(&self, key: &str) -> bool {
@@ -182,8 +224,8 @@ impl Tier {
         let stats = self.table.stats();
         Ok(KeyedStats {
             entries: stats.entries,
-            bytes: stats.bytes,
-            capacity: stats.capacity,
+            bytes: self.bytes(),
+            capacity: self.capacity() as u64,
             hits: stats.hits,
             misses: stats.misses,
             evictions: stats.evictions,
@@ -211,28 +253,24 @@ struct Newcomer<'a> {
 
 /// Packing a value that is there already.
 struct Job {
-    tier: std::sync::Weak<Tier>,
+    tier: Weak<Tier>,
     key: Arc<str>,
     origin: Arc<Origin>,
-    room: Charge,
 }
 
 impl Job {
-    /// Puts the packed value in the place of the plain one, if that is still there and larger.
+    /// Puts the packed value in the place of the plain one, if that is still there.
     fn run(self, engine: &Engine, _until_done: (Waiting, Begun)) {
         let Some(tier) = self.tier.upgrade() else { return };
         let is_it = |entry: &Arc<Entry<Kept>>| Arc::ptr_eq(&entry.value().origin, &self.origin);
         let Some(plain) = tier.table.peek(&self.key).filter(is_it) else { return };
-        let before = plain.value().packed.bytes();
+        let value = plain.value().packed.value();
         // A plain value is not damaged.
-        let Ok(packed) = record::pack(plain.value().packed.value(), tier.compression, engine.buffers()) else { return };
-        let bytes = packed.bytes();
-        if bytes > self.room.bytes() || bytes >= before {
-            return;
-        }
-        let kept = Kept { packed, origin: self.origin };
-        if tier.table.exchange(&self.key, &plain, self.room, bytes, kept) {
-            tier.saved_bytes.fetch_add((before - bytes) as u64, Ordering::Relaxed);
+        let Ok(packed) = record::pack(value, tier.compression, engine.buffers()) else { return };
+        let (bytes, saved) = (packed.bytes(), plain_bytes(value).saturating_sub(packed.bytes()));
+        let kept = Kept { packed, origin: self.origin.clone(), _waiting: None };
+        if tier.table.exchange(&self.key, &plain, bytes, kept) {
+            tier.saved_bytes.fetch_add(saved as u64, Ordering::Relaxed);
         }
     }
 }
@@ -256,14 +294,18 @@ impl Packing {
     /// Waits until there are none, but not for ever.
     fn settle(&self, interrupt: Interrupt<'_>) -> Result<()> {
         let ends = Instant::now() + SETTLING;
-        let mut count = self.count.lock();
-        while *count > 0 && Instant::now() < ends {
-            count = self.changed.wait_for(count, INTERRUPT_POLL).0;
-            drop(count);
-            interrupt()?;
-            count = self.count.lock();
-        }
+        while *self.count.lock() > 0 && self.wait_until(ends, interrupt)? {}
         Ok(())
+    }
+
+    /// Waits a moment for one to be done; whether there is time left.
+    fn wait_until(&self, ends: Instant, interrupt: Interrupt<'_>) -> Result<bool> {
+        let count = self.count.lock();
+        // What others pack themselves is not counted, and soon done.
+        let patience = if *count > 0 { INTERRUPT_POLL } else { Duration::from_millis(1) };
+        drop(self.changed.wait_for(count, patience));
+        interrupt()?;
+        Ok(Instant::now() < ends)
     }
 }
 

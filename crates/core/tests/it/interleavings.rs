@@ -34,7 +34,7 @@ mod table;
 #[path = "../../src/cache/flights.rs"]
 mod flights;
 
-#[allow(unreachable_pub)] // the same
+#[allow(dead_code, unreachable_pub)] // the same
 #[path = "../../src/cache/waiting.rs"]
 mod waiting;
 
