@@ -52,7 +52,7 @@ def describe_view(value: object) -> tuple[str, Any] | None:
     if not isinstance(value, np.ndarray | np.generic):
         return describe(value)
     array = np.asarray(value)
-    if array.dtype.hasobject or array.dtype.names or array.dtype.kind in "USVmM" and array.dtype.name not in _EXTENSIONS:
+    if array.dtype.hasobject or array.dtype.names or (array.dtype.kind in "USVmM" and array.dtype.name not in _EXTENSIONS):
         raise TypeError(f"cannot keep an array of {array.dtype}")
     if array.dtype.byteorder == ">" or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))

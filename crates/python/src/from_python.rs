@@ -139,7 +139,7 @@ fn scalar(object: &Bound<'_, PyAny>) -> PyResult<Option<Value>> {
     } else if let Ok(it) = object.cast::<PyString>() {
         Value::Str(it.to_cow()?.into_owned())
     } else if let Ok(it) = object.cast::<PyBytes>() {
-        Value::Bytes(bytes::Bytes::copy_from_slice(it.as_bytes()))
+        Value::Bytes(Bytes::copy_from_slice(it.as_bytes()))
     } else if let Ok(it) = object.cast::<PyByteArray>() {
         Value::Bytes(it.to_vec().into())
     } else {
