@@ -51,7 +51,7 @@ def describe(value: object) -> tuple[str, Any] | None:
 
 
 def describe_view(framework: FrameworkName) -> Callable[[object], tuple[str, Any] | None]:
-    """What takes apart a framework's objects over their own memory, and refuses those of another one, which would come back changed."""
+    """What takes apart a framework's objects over their own memory, and refuses those of another one."""
 
     def described(value: object) -> tuple[str, Any] | None:
         kind = type(value).__module__.partition(".")[0]

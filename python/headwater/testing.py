@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from headwater._headwater import ManualClock as ManualClock
+from headwater._headwater import ManualClock
+
+__all__ = ["ManualClock", "Resumable", "assert_resumable"]
 
 
 class Resumable(Protocol):

@@ -139,8 +139,8 @@ impl KeyedCache {
 impl Candidate {
     /// Converts an object, without copying tensors: nobody may write to them before it is put in.
     #[new]
-    fn new(object: &Bound<'_, PyAny>, describe: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let value = to_value(object, describe, Verb::Keep)?;
+    fn new(value: &Bound<'_, PyAny>, describe: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let value = to_value(value, describe, Verb::Keep)?;
         Ok(Self { tensor_bytes: value.tensor_bytes(), memory: keyed::memory_for(&value), value })
     }
 }

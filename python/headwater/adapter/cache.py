@@ -84,22 +84,22 @@ class CacheMetrics:
 class SmartLRUCache:
     """Values by key within a budget of memory; the least recently used one gives way.
 
-    Values are what :func:`headwater.save` takes: dicts, lists and tuples of tensors, numbers, strings, bytes and ``None``, nested as
-    they may be. A copy is kept, and every ``get`` returns another one, with the same dtypes, shapes and strides (dense ones; tensors
-    whose strides skip memory come back contiguous), so that nobody sees the cache's memory. Compressed values are held compressed,
-    lossless, and only what they then take is counted.
+    Values are what :func:`headwater.save` takes: dicts, lists and tuples of tensors, numbers, strings, bytes and ``None``,
+    nested as they may be. A copy is kept, and every ``get`` returns another one, with the same dtypes, shapes and strides
+    (dense ones; tensors whose strides skip memory come back contiguous), so that nobody sees the cache's memory. Compressed
+    values are held compressed, lossless, and only what they then take is counted.
 
-    Any number of threads and event loops may use one cache. A forked process finds it empty, and so does whoever unpickles it: its
-    settings go along, its values do not.
+    Any number of threads and event loops may use one cache. A forked process finds it empty, and so does whoever unpickles
+    it: its settings go along, its values do not.
 
     Args:
-        max_size_gb: budget in GB (1e9 bytes). More than this process may use of the memory there is (machine, control groups, shared
-            by the ranks of the machine) is not granted, with one warning in the log.
+        max_size_gb: budget in GB (1e9 bytes). More than this process may use of the memory there is (machine, control groups,
+            shared by the ranks of the machine) is not granted, with one warning in the log.
         max_ttl_seconds: how long a value is used after it was put in; ``None`` for ever.
         compression_type: ``"zstd"`` (or ``"auto"``): tensors that shrink by a quarter at least are kept compressed; ``"none"``.
         prefetch_ahead: keys that one call of :meth:`prefetch` fetches at most.
-        policy: what gives way when the budget is used up: ``"lru"``, the least recently used value, or ``"keep"``, nothing: newcomers
-            are declined, which is better for epochs over more data than fits. ``"auto"`` is ``"lru"`` here.
+        policy: what gives way when the budget is used up: ``"lru"``, the least recently used value, or ``"keep"``, nothing:
+            newcomers are declined, which is better for epochs over more data than fits. ``"auto"`` is ``"lru"`` here.
         framework: ``"torch"`` or ``"numpy"``, of which tensors are; by default torch where it is installed.
         clock: tells the age of values, for tests: :class:`headwater.testing.ManualClock`.
 
@@ -141,8 +141,8 @@ class SmartLRUCache:
     async def get(self, key: str, was_prefetched: bool = False) -> Any:
         """The value of a key, which is the caller's own; ``None`` when there is none or it is too old.
 
-        A hit makes it the most recently used. With ``was_prefetched`` a hit counts as one on what was fetched ahead, as the first hit on
-        what :meth:`prefetch` put in does by itself.
+        A hit makes it the most recently used. With ``was_prefetched`` a hit counts as one on what was fetched ahead, as the
+        first hit on what :meth:`prefetch` put in does by itself.
         """
         found = self._core.get(key, was_prefetched)
         if found is None:
@@ -170,8 +170,8 @@ class SmartLRUCache:
             Whether it was let in: not when it is larger than the budget, or nothing may give way for it. Nothing is there then.
 
         Raises:
-            TypeError: it has something in it that is not kept, such as an object of a class or a tensor on another device; or is
-                ``None``, which is what :meth:`get` says of a miss. What was there stays.
+            TypeError: it has something in it that is not kept, such as an object of a class or a tensor on another device; or
+                is ``None``, which is what :meth:`get` says of a miss. What was there stays.
 
         """
         return await self._put(key, self._candidate(data), compress, is_prefetched=False)
@@ -183,9 +183,9 @@ class SmartLRUCache:
     async def prefetch(self, keys: Iterable[str], fetch_fn: FetchFunction) -> dict[str, bool]:
         """Fetches values that are not there and puts them in.
 
-        At most ``prefetch_ahead`` keys, the first ones that are not there; no more than fit into the budget together, so that none gives
-        way for another. ``fetch_fn(key)`` returns the value or awaits it; a few are under way at once. One that fails is logged and does
-        not stop the others.
+        At most ``prefetch_ahead`` keys, the first ones that are not there; no more than fit into the budget together, so that
+        none gives way for another. ``fetch_fn(key)`` returns the value or awaits it; a few are under way at once. One that
+        fails is logged and does not stop the others.
 
         Returns:
             For each key that was to be fetched, whether its value is there now.
@@ -218,9 +218,9 @@ class SmartLRUCache:
     def get_cache_stats(self) -> dict[str, int | float]:
         """What is held and what happened, in items and GB (1e9 bytes).
 
-        ``current_size_gb`` is the memory that values take as they are kept, and what is on its way in; it never exceeds ``max_size_gb``,
-        the budget that was granted. What has just been put in is compressed first, for which this waits a moment.
-        ``compression_savings_gb`` is by how much compression made values smaller since counters were reset.
+        ``current_size_gb`` is the memory that values take as they are kept, and what is on its way in; it never exceeds
+        ``max_size_gb``, the budget that was granted. What has just been put in is compressed first, for which this waits a
+        moment. ``compression_savings_gb`` is by how much compression made values smaller since counters were reset.
         """
         stats = self._core.stats()
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -55,8 +56,8 @@ class AsyncPrefetcher:
     """Fetches queued keys into a cache, in their order, on a thread with an event loop of its own.
 
     So it goes on whatever the training loop does, and whichever event loop, if any, is running where it is started or asked.
-    ``fetch_fn`` is called in that loop for what was queued, and in the asking loop for what :meth:`get` finds missing: what is bound to one
-    loop, such as a session of an HTTP client, has to be made in each.
+    ``fetch_fn`` is called in that loop for what was queued, and in the asking loop for what :meth:`get` finds missing: what
+    is bound to one loop, such as a session of an HTTP client, has to be made in each.
 
     It pickles with its cache's settings and comes up stopped and empty; so it does in a forked process.
 
@@ -303,11 +304,9 @@ class _Worker:
 
     def wake(self) -> None:
         """Has it look at the queue."""
-        try:
+        # It has ended when the loop is closed.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._changed.set)
-        except RuntimeError:
-            # The loop is closed: it has ended.
-            pass
 
     def end(self) -> None:
         """Has it cancel what is under way and end."""

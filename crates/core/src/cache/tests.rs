@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::eviction::by_policy;
-use super::{Entry, Policy, Table, UnitId};
+use super::{Entry, Found, Policy, Table, UnitId};
 
 mod flights;
 
@@ -256,6 +256,44 @@ fn auto_is_lru_until_an_order_is_known_and_keeps_from_then_on() {
     assert!(!put(3));
     let stats = table.stats();
     assert_eq!((stats.entries, stats.insertions, stats.evictions, stats.declined), (2, 3, 1, 1));
+}
+
+#[test]
+fn what_is_no_longer_good_is_taken_out_and_is_a_miss() {
+    let table = Table::new(2, by_policy(Policy::Lru));
+    for sample in 0..2 {
+        let charge = table.admit(&unit(sample), 1).expect("room");
+        assert!(table.fill(unit(sample), charge, 1, sample));
+    }
+    assert!(matches!(table.find(&unit(1), |&value| value == 1), Found::Good(_)));
+    assert!(matches!(table.find(&unit(0), |_| false), Found::Stale(_)));
+    assert!(matches!(table.find(&unit(0), |_| true), Found::Missing));
+    assert_eq!(table.retain(|_| false), 1);
+    let stats = table.stats();
+    assert_eq!((stats.entries, stats.bytes, stats.hits, stats.misses, stats.evictions), (0, 0, 1, 2, 0));
+}
+
+#[test]
+fn an_exchange_keeps_the_place_in_the_order_and_never_revives_what_is_gone() {
+    let table = Table::new(4, by_policy(Policy::Lru));
+    let put = |sample, value| {
+        let charge = table.admit(&unit(sample), 1).expect("room");
+        assert!(table.fill(unit(sample), charge, 1, value));
+    };
+    put(0, "plain");
+    put(1, "other");
+    let old = table.peek(&unit(0)).expect("there");
+    assert!(table.exchange(&unit(0), &old, 2, "packed"));
+    assert!(!table.exchange(&unit(0), &old, 1, "late"), "it is another one by now");
+    assert_eq!(table.stats().bytes, 4, "what is leased counts");
+    drop(old);
+    assert_eq!((table.stats().bytes, *table.peek(&unit(0)).expect("there").value()), (3, "packed"));
+    put(2, "newer");
+    put(3, "newest");
+    assert!(!table.contains(&unit(0)) && table.contains(&unit(1)), "the first one is still the oldest");
+    let old = table.peek(&unit(1)).expect("there");
+    assert!(!table.exchange(&unit(1), &old, 5, "too large"));
+    assert!(!table.contains(&unit(1)));
 }
 
 /// FACTS: reuse in steady state, once per epoch in a new random order.

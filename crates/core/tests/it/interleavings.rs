@@ -142,6 +142,40 @@ fn no_interleaving_of_resizing_and_admitting_loses_count() {
     shuttle::check_random(run, SCHEDULES);
 }
 
+/// A value is put in for nothing, and exchanged for one that takes room, while others want that room or take it out.
+#[test]
+fn no_interleaving_of_exchanging_loses_count() {
+    let run = || {
+        let table = Arc::new(Table::new(CAPACITY, by_policy(Policy::Lru)));
+        let other = table.clone();
+        let put = |table: &Table<usize>, sample, bytes| {
+            if let Some(charge) = table.admit(&unit(sample), bytes) {
+                table.fill(unit(sample), charge, bytes, bytes);
+            }
+        };
+        let thread = thread::spawn(move || {
+            for sample in 1..4 {
+                put(&other, sample, 40);
+                if sample == 2 {
+                    other.remove(&unit(0));
+                }
+            }
+        });
+        for _ in 0..2 {
+            put(&table, 0, 0);
+            if let Some(old) = table.peek(&unit(0)) {
+                table.exchange(&unit(0), &old, 30, 30);
+            }
+            assert!(table.stats().bytes <= CAPACITY as u64);
+        }
+        thread.join().expect("joins");
+        let held: usize = (0..4).filter_map(|sample| table.peek(&unit(sample))).map(|entry| *entry.value()).sum();
+        assert_eq!(table.stats().bytes, held as u64);
+    };
+    shuttle::check_random(run, SCHEDULES);
+    shuttle::check_pct(run, SCHEDULES, 3);
+}
+
 /// A cache that loads what it lacks, as a dataset does.
 struct Loading {
     table: Table<usize>,
