@@ -119,7 +119,7 @@ class SmartLRUCache:
         framework: FrameworkName | None = None,
         clock: ManualClock | None = None,
     ) -> None:
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "max_size_gb": _number("max_size_gb", max_size_gb),
             "max_ttl_seconds": None if max_ttl_seconds in (None, math.inf) else _number("max_ttl_seconds", max_ttl_seconds),
             "compression_type": _one_of("compression_type", compression_type, ("zstd", "auto", "none")),

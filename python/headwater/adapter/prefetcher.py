@@ -73,7 +73,7 @@ class AsyncPrefetcher:
         for name, number in (("queue_size", queue_size), ("concurrency", concurrency)):
             if not isinstance(number, int) or number < 1:
                 raise ConfigError(f"cannot use `{name}`: {number!r} is no number of keys; give 1 or more")
-        self._settings = {"queue_size": queue_size, "concurrency": concurrency}
+        self._settings: dict[str, Any] = {"queue_size": queue_size, "concurrency": concurrency}
         self._queue = _Queue(cache, fetch_fn, queue_size)
         self._worker: _Worker | None = None
         _prefetchers.add(self)

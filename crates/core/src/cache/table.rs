@@ -169,26 +169,58 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
         room.map(|(charge, _given_up)| charge)
     }
 
-    /// Puts a value in that takes `bytes`, which may be other than what was charged for it; whether it is in.
-    pub fn fill(&self, unit: K, mut charge: Charge, bytes: usize, value: V) -> bool {
+    /// Makes room for so many bytes of a value that is to replace what the unit has. That stays while there is room for both, gives way
+    /// first where there is not, and is gone where there is no room at all.
+    pub fn admit_anew(&self, unit: &K, bytes: usize) -> Option<Charge> {
+        let mut inner = self.inner.lock();
+        if self.used.load(Ordering::SeqCst) + bytes > self.capacity() {
+            let slot = inner.by_unit.get(unit).copied();
+            let replaced = slot.and_then(|slot| inner.take(slot));
+            drop(inner);
+            // Freed and credited before others are looked at.
+            drop(replaced);
+            inner = self.inner.lock();
+        }
+        let room = self.make_room(&mut inner, bytes);
+        inner.counters.declined += u64::from(room.is_none());
+        drop(inner);
+        room.map(|(charge, _given_up)| charge)
+    }
+
+    /// Puts a value in that takes `bytes`, which may be other than what was charged for it; whether it is in. What is there stays.
+    pub fn fill(&self, unit: K, charge: Charge, bytes: usize, value: V) -> bool {
+        self.insert(unit, charge, bytes, value, false)
+    }
+
+    /// Puts a value in as [`fill`](Self::fill) does, in the place of what is there.
+    pub fn fill_anew(&self, unit: K, charge: Charge, bytes: usize, value: V) -> bool {
+        self.insert(unit, charge, bytes, value, true)
+    }
+
+    fn insert(&self, unit: K, mut charge: Charge, bytes: usize, value: V, replaces: bool) -> bool {
         charge.shrink_to(bytes);
         let mut inner = self.inner.lock();
         let mut room = None;
+        let mut is_in = true;
         if bytes > charge.bytes() {
             room = self.make_room(&mut inner, bytes - charge.bytes());
-            let Some((more, _)) = &mut room else {
-                inner.counters.declined += 1;
-                return false;
-            };
-            charge.bytes += std::mem::take(&mut more.bytes);
+            match &mut room {
+                Some((more, _)) => charge.bytes += std::mem::take(&mut more.bytes),
+                None => {
+                    inner.counters.declined += 1;
+                    is_in = false;
+                }
+            }
         }
-        let is_new = !inner.by_unit.contains_key(&unit);
-        if is_new {
+        let known = inner.by_unit.get(&unit).copied();
+        let replaced = known.filter(|_| replaces).and_then(|slot| inner.take(slot));
+        is_in &= known.is_none() || replaces;
+        if is_in {
             inner.insert(unit, Arc::new(Entry { value, charge }));
         }
         drop(inner);
-        drop(room);
-        is_new
+        drop((room, replaced));
+        is_in
     }
 
     /// Puts a value that takes `bytes` in the place of an entry, unless that is gone by now. It is no more recently used than what it

@@ -128,8 +128,6 @@ impl Tier {
         let is_prefetched = AtomicBool::new(options.is_prefetched);
         let newcomer =
             Newcomer { key: key.into(), value, origin: Arc::new(Origin { since: self.clock.now(), is_prefetched }) };
-        // First of all: it makes room, and is not to be found when the newcomer is declined.
-        self.table.remove(&newcomer.key);
         if !options.compress || self.compression == Compression::None {
             return self.put_plain(engine, &newcomer);
         }
@@ -156,7 +154,7 @@ impl Tier {
     }
 
     fn put_plain(&self, engine: &Engine, newcomer: &Newcomer<'_>) -> Result<bool> {
-        let Some(charge) = self.table.admit(&newcomer.key, plain_bytes(newcomer.value)) else { return Ok(false) };
+        let Some(charge) = self.table.admit_anew(&newcomer.key, plain_bytes(newcomer.value)) else { return Ok(false) };
         let plain = Packed::new(newcomer.value, engine.buffers())?;
         Ok(self.fill(newcomer, charge, plain, None))
     }
@@ -164,13 +162,13 @@ impl Tier {
     /// Packs in memory that is charged already.
     fn put_packed(&self, engine: &Engine, newcomer: &Newcomer<'_>) -> Result<bool> {
         let packed = record::pack(newcomer.value, self.compression, engine.buffers())?;
-        let Some(charge) = self.table.admit(&newcomer.key, packed.bytes()) else { return Ok(false) };
+        let Some(charge) = self.table.admit_anew(&newcomer.key, packed.bytes()) else { return Ok(false) };
         Ok(self.fill_packed(newcomer, charge, packed))
     }
 
     /// Packs in memory that what is kept gives way for.
     fn put_large(&self, engine: &Engine, newcomer: &Newcomer<'_>, most: usize) -> Result<bool> {
-        let Some(charge) = self.table.admit(&newcomer.key, most) else { return Ok(false) };
+        let Some(charge) = self.table.admit_anew(&newcomer.key, most) else { return Ok(false) };
         let packed = record::pack(newcomer.value, self.compression, engine.buffers())?;
         Ok(self.fill_packed(newcomer, charge, packed))
     }
@@ -186,7 +184,7 @@ impl Tier {
     fn fill(&self, newcomer: &Newcomer<'_>, charge: Charge, packed: Packed, waiting: Option<Waiting>) -> bool {
         let bytes = if waiting.is_some() { 0 } else { packed.bytes() };
         let kept = Kept { packed, origin: newcomer.origin.clone(), _waiting: waiting };
-        self.table.fill(newcomer.key.clone(), charge, bytes, kept)
+        self.table.fill_anew(newcomer.key.clone(), charge, bytes, kept)
     }
 
     /// Puts a plain copy in that `waiting` counts, and has a worker pack it in memory that `room` does.
@@ -197,7 +195,7 @@ impl Tier {
         waiting: Waiting,
         room: Waiting,
     ) -> Result<bool> {
-        let Some(charge) = self.table.admit(&newcomer.key, 0) else { return Ok(false) };
+        let Some(charge) = self.table.admit_anew(&newcomer.key, 0) else { return Ok(false) };
         let copy = Packed::new(newcomer.value, engine.buffers())?;
         if !self.fill(&newcomer, charge, copy, Some(waiting)) {
             return Ok(false);
