@@ -45,8 +45,6 @@ pub(crate) struct Kept {
     is_ordered: AtomicBool,
     pub(super) flights: Arc<Flights<Result<Read>>>,
     pub(crate) backlog: Backlog,
-    /// Turns to pack what was read by index: half of the cores stay with whoever reads on.
-    pub(super) packing: Arc<Semaphore>,
     /// What the user asked to have fetched.
     pub(super) requests: Requests,
     /// What is fetched ahead of whoever reads in order.
@@ -76,7 +74,6 @@ impl Kept {
             Compression::None => record::Compression::None,
         };
         let on_disk = OnDisk::open(config, &clock);
-        let packers = (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1);
         Self {
             cache,
             compression,
@@ -86,7 +83,6 @@ impl Kept {
             is_ordered: AtomicBool::new(false),
             flights: Arc::default(),
             backlog: Backlog::default(),
-            packing: Arc::new(Semaphore::new(packers)),
             requests: Requests::new(prefetch),
             ahead: Ahead::default(),
             asking: Semaphore::new(ASKED_AT_ONCE),

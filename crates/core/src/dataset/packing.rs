@@ -169,18 +169,13 @@ impl Inner {
                 let bytes = loaded.value.tensor_bytes();
                 if let Some(waiting) = self.wait(kept, bytes, 1, on_disk) {
                     let own = Packed::new(&loaded.value, buffers)?.into_value();
-                    let (turns, dataset) = (kept.packing.clone(), self.clone());
-                    // Not on the workers, which the next sample is read by.
-                    drop(engine.spawn(async move {
-                        let Ok(_turn) = turns.acquire_owned().await else { return };
-                        let packed = spawn_blocking(move || {
-                            if let Ok(kept) = dataset.kept() {
-                                dataset.offer(kept, unit, &loaded, buffers, None);
-                            }
-                            drop((loaded, waiting));
-                        });
-                        let _ = packed.await;
-                    }));
+                    let dataset = self.clone();
+                    engine.packers()?.spawn(move || {
+                        if let Ok(kept) = dataset.kept() {
+                            dataset.offer(kept, unit, &loaded, buffers, None);
+                        }
+                        drop((loaded, waiting));
+                    });
                     return Ok(own);
                 }
             }
