@@ -82,7 +82,9 @@ def remote(server: Testkit, name: str, folder: str = "", **other: Any) -> DataSo
 
 
 def adapter(sources: list[DataSourceConfig], **arguments: Any) -> StreamingDatasetAdapter:
-    return StreamingDatasetAdapter(sources, **{"cache_size_gb": 0.5, **arguments})
+    # Without second requests for what takes long: some tests count.
+    fetch = hw.FetchConfig(hedge=0)
+    return StreamingDatasetAdapter(sources, **{"cache_size_gb": 0.5, "fetch": fetch, **arguments})
 
 
 def packed_room(folder: Path) -> float:
