@@ -257,7 +257,8 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
     /// Removes the entries that are not good; how many they were.
     pub fn retain(&self, is_good: impl Fn(&V) -> bool) -> usize {
         let mut inner = self.inner.lock();
-        let is_stale = |place: &Option<(K, Arc<Entry<V>>)>| place.as_ref().is_some_and(|(_, entry)| !is_good(&entry.value));
+        let is_stale =
+            |place: &Option<(K, Arc<Entry<V>>)>| place.as_ref().is_some_and(|(_, entry)| !is_good(&entry.value));
         let stale = inner.slots.iter().enumerate().filter(|(_, place)| is_stale(place));
         let slots: Vec<_> = stale.map(|(slot, _)| slot as Slot).collect();
         let entries: Vec<_> = slots.into_iter().map(|slot| inner.take(slot)).collect();
