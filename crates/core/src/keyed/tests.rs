@@ -79,7 +79,7 @@ fn what_does_not_shrink_stays_as_it_is() {
 
 #[test]
 fn a_value_lives_as_long_as_it_may_and_no_longer() {
-    let (clock, ttl) = (Clock::manual(), Some(Span(Duration::from_secs(60))));
+    let (clock, ttl) = (Clock::manual(), Some(Span(Duration::from_mins(1))));
     let keyed = cache_of(CacheConfig { ttl, ..CacheConfig::default() }, 1 << 20, clock.clone());
     keyed.put("old", &value(10, 1), PACKED, uninterrupted()).expect("put");
     clock.advance(Duration::from_millis(59_999));
@@ -87,7 +87,7 @@ fn a_value_lives_as_long_as_it_may_and_no_longer() {
     assert!(found(&keyed, "old").is_some(), "being asked for does not renew it");
     clock.advance(Duration::from_millis(1));
     assert!(found(&keyed, "old").is_none() && found(&keyed, "new").is_some());
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     let stats = stats(&keyed);
     assert_eq!((stats.entries, stats.expired, stats.evictions), (0, 2, 0));
     keyed.put("old", &value(10, 3), PACKED, uninterrupted()).expect("put");
@@ -106,7 +106,8 @@ fn a_value_that_is_declined_leaves_no_older_one_behind() {
 fn keeping_declines_newcomers_and_lru_gives_up_the_oldest() {
     let plain = tier::plain_bytes(&value(1_000, 1)) as u64;
     for (policy, there) in [(Policy::Lru, ["a", "c"]), (Policy::Keep, ["a", "b"])] {
-        let keyed = cache_of(CacheConfig { policy, ..CacheConfig::default() }, 2 * plain, Clock::default());
+        let config = CacheConfig { policy, compression: Compression::None, ..CacheConfig::default() };
+        let keyed = cache_of(config, 2 * plain, Clock::default());
         keyed.put("a", &value(1_000, 1), PLAIN, uninterrupted()).expect("put");
         keyed.put("b", &value(1_000, 2), PLAIN, uninterrupted()).expect("put");
         assert!(found(&keyed, "a").is_some());
