@@ -163,7 +163,7 @@ impl Inner {
         let on_disk = kept.disk_wants(unit, &loaded.origin, bytes);
         match self.compression(kept) {
             Some(Compression::None) if !on_disk && bytes < BEHIND_FROM => {
-                self.offer(kept, unit, &loaded, buffers, None)
+                self.offer(kept, unit, &loaded, buffers, None);
             }
             compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {
                 let bytes = loaded.value.tensor_bytes();
