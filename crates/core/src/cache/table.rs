@@ -204,12 +204,11 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
         let mut is_in = true;
         if bytes > charge.bytes() {
             room = self.make_room(&mut inner, bytes - charge.bytes());
-            match &mut room {
-                Some((more, _)) => charge.bytes += std::mem::take(&mut more.bytes),
-                None => {
-                    inner.counters.declined += 1;
-                    is_in = false;
-                }
+            if let Some((more, _)) = &mut room {
+                charge.bytes += std::mem::take(&mut more.bytes);
+            } else {
+                inner.counters.declined += 1;
+                is_in = false;
             }
         }
         let known = inner.by_unit.get(&unit).copied();
