@@ -50,11 +50,13 @@ class PrefetchConfig:
         queue: samples that may wait; what comes when so many do is dropped and counted.
         memory: of what is under way and of what nobody has read yet, in bytes or like ``"1GB"``; by default the smaller of
             1 GB and a sixteenth of the memory this process may use.
+        ahead: samples that are fetched ahead of whoever reads one sample after the other by index; none by default.
 
     """
 
     queue: int = 1024
     memory: Size | None = None
+    ahead: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

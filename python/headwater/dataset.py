@@ -6,7 +6,7 @@ import multiprocessing.context
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias
 
 from headwater import _headwater, workers
 from headwater.config import CacheConfig, FetchConfig, PrefetchConfig, as_json, given
@@ -45,6 +45,9 @@ class StreamingDataset(_MapStyle):
         fetch: how sources are asked.
         prefetch: what :meth:`prefetch` may take; a loader's own window is its own affair.
         pairs: field name → pattern of its file names with one ``*`` for the key, such as ``"latent_*"``.
+        guess_pairs: whether patterns of fields that ``pairs`` does not name are found out from the names that there are.
+        restore_latents: whether latents that were kept patchified, a dict with ``latents`` of shape ``[seq, C]`` and
+            ``num_frames``, ``height`` and ``width``, are handed out as ``[C, F, H, W]``; without a copy.
         rename: field name → what it is called in samples, such as ``{"latents": "latent_conditions"}``.
         transform: called with each sample; what it returns is the sample.
         on_missing: ``"error"``, or ``"skip"`` to leave out samples that lack an object.
@@ -66,6 +69,9 @@ class StreamingDataset(_MapStyle):
 
     """
 
+    # What samples call their index.
+    _index_name = "__index__"
+
     # What the core calls through this dataset.
     _functions: tuple[Named, ...]
 
@@ -78,6 +84,8 @@ class StreamingDataset(_MapStyle):
         fetch: FetchConfig | None = None,
         prefetch: PrefetchConfig | None = None,
         pairs: Mapping[str, str] | None = None,
+        guess_pairs: bool = False,
+        restore_latents: bool = False,
         rename: Mapping[str, str] | None = None,
         transform: Callable[[Sample], Any] | None = None,
         on_missing: Literal["error", "skip"] = "error",
@@ -94,6 +102,7 @@ class StreamingDataset(_MapStyle):
         else:
             config["source"] = _places(fields)
         config["pairs"], config["rename"] = dict(pairs or {}), dict(rename or {})
+        config["guess_pairs"], config["restore_latents"] = guess_pairs, restore_latents
         config["cache"], config["fetch"], config["prefetch"] = given(cache), given(fetch), given(prefetch)
         config["storage_options"] = {name: _options(options) for name, options in (storage_options or {}).items()}
         if manifest is not None:
@@ -107,9 +116,7 @@ class StreamingDataset(_MapStyle):
         self._native = _headwater.Dataset.open(as_json(config), find_ranks().rank, made)
 
     @classmethod
-    def _around(
-        cls, native: _headwater.Dataset, framework: FrameworkName, transform: Callable[[Sample], Any] | None
-    ) -> StreamingDataset:
+    def _around(cls, native: _headwater.Dataset, framework: FrameworkName, transform: Callable[[Sample], Any] | None) -> Self:
         dataset = cls.__new__(cls)
         dataset._native, dataset._framework, dataset._transform = native, framework, transform
         dataset._functions = ()
@@ -122,7 +129,7 @@ class StreamingDataset(_MapStyle):
         *,
         transform: Callable[[Sample], Any] | None = None,
         framework: FrameworkName | None = None,
-    ) -> StreamingDataset:
+    ) -> Self:
         """Opens the dataset that a ``headwater.toml`` describes; relative paths in it are relative to its folder.
 
         Raises:
@@ -242,13 +249,13 @@ class StreamingDataset(_MapStyle):
         compare_with_first_rank("/".join(self.fields), facts, first)
 
     def __repr__(self) -> str:
-        return f"<StreamingDataset of {len(self)} samples, fields {', '.join(self.fields)}>"
+        return f"<{type(self).__name__} of {len(self)} samples, fields {', '.join(self.fields)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Explicit credentials are handed to a worker that multiprocessing is starting, and written nowhere else.
         spawning = multiprocessing.context.get_spawning_popen() is not None
         functions = {str(name): name.function for name in self._functions}
-        return _reopen, (self._native.pinned(spawning), self._framework, self._transform, functions)
+        return _reopen, (type(self), self._native.pinned(spawning), self._framework, self._transform, functions)
 
     def _indices(self, indices: Sequence[SupportsIndex]) -> list[int]:
         return [self._index(index) for index in indices]
@@ -266,6 +273,7 @@ class StreamingDataset(_MapStyle):
 
 
 def _reopen(
+    kind: type[StreamingDataset],
     pinned: str,
     framework: FrameworkName,
     transform: Callable[[Sample], Any] | None,
@@ -273,7 +281,7 @@ def _reopen(
 ) -> StreamingDataset:
     names = renamed(functions)
     native = _headwater.Dataset.reopen(pinned, framework_of(framework)[1])
-    dataset = StreamingDataset._around(native, framework, transform)
+    dataset = kind._around(native, framework, transform)
     dataset._functions = names
     return dataset
 

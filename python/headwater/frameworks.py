@@ -50,6 +50,27 @@ def describe(value: object) -> tuple[str, Any] | None:
     return None
 
 
+def describe_view(framework: FrameworkName) -> Callable[[object], tuple[str, Any] | None]:
+    """What takes apart a framework's objects over their own memory, and refuses those of another one."""
+
+    def described(value: object) -> tuple[str, Any] | None:
+        kind = type(value).__module__.partition(".")[0]
+        kind = "numpy" if kind == "ml_dtypes" else kind
+        if kind not in ("torch", "numpy"):
+            return None
+        if kind != framework:
+            raise TypeError(f"cannot keep a `{type(value).__name__}` of {kind}: this cache is one of {framework} values")
+        if framework == "torch":
+            from headwater import torch as module
+
+            return module.describe_view(value)
+        from headwater import numpy as numpy_module
+
+        return numpy_module.describe_view(value)
+
+    return described
+
+
 def default_collate(framework: FrameworkName) -> Callable[[list[Any]], Any]:
     """The framework's own way of putting samples together, for those that a transform has changed."""
     if framework != "torch":

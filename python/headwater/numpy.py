@@ -45,3 +45,18 @@ def describe(value: object) -> tuple[str, Any] | None:
     if isinstance(value, np.dtype):
         return "dtype", value.name
     return None
+
+
+def describe_view(value: object) -> tuple[str, Any] | None:
+    """Takes arrays apart over their own memory, for keeping a copy; those that only the interpreter can read are refused."""
+    if not isinstance(value, np.ndarray | np.generic):
+        return describe(value)
+    array = np.asarray(value)
+    if array.dtype.hasobject or array.dtype.names or (array.dtype.kind in "USVmM" and array.dtype.name not in _EXTENSIONS):
+        raise TypeError(f"cannot keep an array of {array.dtype}")
+    if array.dtype.byteorder == ">" or any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    strides = [stride // array.itemsize for stride in array.strides]
+    last = sum((size - 1) * stride for size, stride in zip(array.shape, strides, strict=True))
+    extent = (last + 1) * array.itemsize if array.size else 0
+    return "view", (array.dtype.name, array.shape, strides, (array.ctypes.data, extent), array)

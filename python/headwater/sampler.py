@@ -164,7 +164,7 @@ class Tracked(Iterable[Any]):
         return drawn
 
     def _handed_out(self, batch: Any, drawn: _Drawn) -> Any:
-        index = batch.get("__index__") if isinstance(batch, dict) else None
+        index = batch.get(self._sampler.dataset._index_name) if isinstance(batch, dict) else None
         samples: list[int] | None = None
         if index is not None and not getattr(index, "is_cuda", False):
             samples = index.tolist() if hasattr(index, "tolist") else list(index)

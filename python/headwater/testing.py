@@ -7,6 +7,10 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from headwater._headwater import ManualClock
+
+__all__ = ["ManualClock", "Resumable", "assert_resumable"]
+
 
 class Resumable(Protocol):
     """A loader with a state: :class:`StreamingDataLoader`, torchdata's ``StatefulDataLoader``, or yours."""

@@ -52,3 +52,19 @@ def describe(value: object) -> tuple[str, Any] | None:
     if isinstance(value, torch.device):
         return "device", str(value)
     return None
+
+
+def describe_view(value: object) -> tuple[str, Any] | None:
+    """Takes torch objects apart over their own memory, with their strides, for keeping a copy."""
+    if not isinstance(value, torch.Tensor):
+        return describe(value)
+    if value.layout != torch.strided or value.is_quantized:
+        kind = "quantized tensor" if value.is_quantized else f"tensor of layout {value.layout}"
+        raise TypeError(f"cannot keep a {kind}")
+    if value.device.type != "cpu":
+        raise TypeError(f"cannot keep a tensor on {value.device}: move it to the CPU first")
+    plain = value.detach().resolve_conj().resolve_neg()
+    shape, strides = plain.shape, plain.stride()
+    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    extent = (last + 1) * plain.element_size() if plain.numel() else 0
+    return "view", (str(plain.dtype).removeprefix("torch."), shape, strides, (plain.data_ptr(), extent), plain)

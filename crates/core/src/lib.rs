@@ -29,6 +29,7 @@ pub mod engine;
 pub mod error;
 pub mod fetch;
 pub mod format;
+pub mod keyed;
 pub mod loader;
 pub mod manifest;
 pub mod metrics;

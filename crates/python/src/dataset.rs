@@ -109,6 +109,18 @@ impl Dataset {
         to_dict(py, &py.detach(|| self.inner.snapshot()))
     }
 
+    /// From now on, has so many samples fetched ahead of whoever reads them in their order.
+    fn read_ahead(&self, samples: usize) {
+        self.inner.read_ahead(samples);
+    }
+
+    /// What caching has been worth: entries, bytes, capacity; hits, those of them that were fetched ahead, misses; evictions; bytes
+    /// that packing saved.
+    fn cache_summary(&self, py: Python<'_>) -> (u64, u64, u64, u64, u64, u64, u64, u64) {
+        let it = py.detach(|| self.inner.cache_summary());
+        (it.entries, it.bytes, it.capacity, it.hits, it.prefetch_hits, it.misses, it.evictions, it.saved_bytes)
+    }
+
     /// Begins to count anew.
     fn reset_metrics(&self, py: Python<'_>) {
         py.detach(|| self.inner.reset_metrics());

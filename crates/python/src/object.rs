@@ -7,7 +7,7 @@ use headwater::object;
 use pyo3::prelude::*;
 
 use crate::framework::Framework;
-use crate::from_python::to_value;
+use crate::from_python::{Verb, to_value};
 use crate::interrupt::detached;
 use crate::to_python::to_python;
 
@@ -42,6 +42,6 @@ pub(crate) fn save(
     path: PathBuf,
     describe: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let value = to_value(value, describe, 0)?;
+    let value = to_value(value, describe, Verb::Save)?;
     detached(py, |_| object::save(&path, &value))
 }

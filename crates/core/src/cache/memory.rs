@@ -30,7 +30,7 @@ impl Cache for Memory {
     }
 
     fn contains(&self, unit: UnitId) -> bool {
-        self.table.contains(unit)
+        self.table.contains(&unit)
     }
 
     fn may_admit(&self, bytes: usize) -> bool {
@@ -38,11 +38,11 @@ impl Cache for Memory {
     }
 
     fn admit(&self, unit: UnitId, bytes: usize) -> Option<Room<'_>> {
-        self.table.admit(unit, bytes).map(|charge| Room { tier: self, charge, unit })
+        self.table.admit(&unit, bytes).map(|charge| Room { tier: self, charge, unit })
     }
 
     fn remove(&self, unit: UnitId) -> bool {
-        self.table.remove(unit)
+        self.table.remove(&unit)
     }
 
     fn clear(&self) {

@@ -27,7 +27,7 @@ use crate::value::{Packed, Value};
 pub use flights::{Flight, Flights, Leader};
 pub use memory::Memory;
 pub use none::None;
-pub use table::{Charge, Entry, Table};
+pub use table::{Charge, Entry, Found, Table};
 pub use waiting::{Waiting, WaitingRoom};
 
 /// One value of the dataset: field `field` of sample `sample`.

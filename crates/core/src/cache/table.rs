@@ -1,4 +1,4 @@
-//! Entries by unit within a capacity in bytes.
+//! Entries by key within a capacity in bytes. Keys are units of a dataset, or what else is kept.
 //!
 //! One lock guards the map and the policy; it is held to look up, choose and count, never to copy or free memory. Bytes are
 //! charged *before* the memory they stand for is allocated, and credited *after* it is freed: a [`Charge`] travels with the
@@ -7,22 +7,23 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 
 use super::eviction::{Eviction, Slot};
 use super::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use super::{CacheStats, UnitId};
 
 /// A bounded map from units to values.
-pub struct Table<V> {
+pub struct Table<V, K = UnitId> {
     capacity: AtomicUsize,
     used: Arc<AtomicUsize>,
-    inner: Mutex<Inner<V>>,
+    inner: Mutex<Inner<V, K>>,
 }
 
-struct Inner<V> {
-    slots: Vec<Option<(UnitId, Arc<Entry<V>>)>>,
+struct Inner<V, K> {
+    slots: Vec<Option<(K, Arc<Entry<V>>)>>,
     free: Vec<Slot>,
-    by_unit: HashMap<UnitId, Slot>,
+    by_unit: HashMap<K, Slot>,
     policy: Box<dyn Eviction>,
     counters: CacheStats,
 }
@@ -39,6 +40,17 @@ impl<V> Entry<V> {
     pub fn value(&self) -> &V {
         &self.value
     }
+}
+
+/// What is found of a unit whose value may be too old.
+#[derive(Debug)]
+pub enum Found<V> {
+    /// Its entry.
+    Good(Arc<Entry<V>>),
+    /// Its entry was no longer good, and is no longer in the table.
+    Stale(Arc<Entry<V>>),
+    /// Nothing.
+    Missing,
 }
 
 /// Bytes counted against a table for as long as this lives.
@@ -72,7 +84,7 @@ impl fmt::Debug for Charge {
     }
 }
 
-impl<V> Table<V> {
+impl<V, K: Clone + Eq + Hash> Table<V, K> {
     /// An empty table.
     pub fn new(capacity: usize, policy: Box<dyn Eviction>) -> Self {
         let inner = Inner {
@@ -91,7 +103,7 @@ impl<V> Table<V> {
     }
 
     /// Looks for several units under one lock.
-    pub fn get_many(&self, units: &[UnitId], found: &mut Vec<Option<Arc<Entry<V>>>>) {
+    pub fn get_many(&self, units: &[K], found: &mut Vec<Option<Arc<Entry<V>>>>) {
         let mut inner = self.inner.lock();
         for unit in units {
             let slot = inner.by_unit.get(unit).copied();
@@ -106,9 +118,36 @@ impl<V> Table<V> {
         }
     }
 
+    /// Looks for one unit whose value has to be good; what is not any more is taken out, and counts as a miss.
+    pub fn find(&self, unit: &K, is_good: impl FnOnce(&V) -> bool) -> Found<V> {
+        let mut inner = self.inner.lock();
+        let found = inner.entry(unit).map(|(slot, entry)| (slot, entry.clone()));
+        match found {
+            Some((slot, entry)) if is_good(&entry.value) => {
+                inner.policy.used(slot);
+                inner.counters.hits += 1;
+                Found::Good(entry)
+            }
+            Some((slot, entry)) => {
+                inner.take(slot);
+                inner.counters.misses += 1;
+                Found::Stale(entry)
+            }
+            None => {
+                inner.counters.misses += 1;
+                Found::Missing
+            }
+        }
+    }
+
+    /// A unit's entry. Counts as no use.
+    pub fn peek(&self, unit: &K) -> Option<Arc<Entry<V>>> {
+        self.inner.lock().entry(unit).map(|(_, entry)| entry.clone())
+    }
+
     /// Whether a unit has an entry. Counts as no use.
-    pub fn contains(&self, unit: UnitId) -> bool {
-        self.inner.lock().by_unit.contains_key(&unit)
+    pub fn contains(&self, unit: &K) -> bool {
+        self.inner.lock().by_unit.contains_key(unit)
     }
 
     /// Whether there is room for so many bytes, or might be made.
@@ -119,9 +158,9 @@ impl<V> Table<V> {
     }
 
     /// Makes room for so many bytes; `None` when the unit is there already or the policy would rather keep what is.
-    pub fn admit(&self, unit: UnitId, bytes: usize) -> Option<Charge> {
+    pub fn admit(&self, unit: &K, bytes: usize) -> Option<Charge> {
         let mut inner = self.inner.lock();
-        if inner.by_unit.contains_key(&unit) {
+        if inner.by_unit.contains_key(unit) {
             return None;
         }
         let room = self.make_room(&mut inner, bytes);
@@ -130,33 +169,100 @@ impl<V> Table<V> {
         room.map(|(charge, _given_up)| charge)
     }
 
-    /// Puts a value in that takes `bytes`, which may be other than what was charged for it.
-    pub fn fill(&self, unit: UnitId, mut charge: Charge, bytes: usize, value: V) {
+    /// Makes room for so many bytes of a value that is to replace what the unit has. That stays while there is room for both, gives way
+    /// first where there is not, and is gone where there is no room at all.
+    pub fn admit_anew(&self, unit: &K, bytes: usize) -> Option<Charge> {
+        let mut inner = self.inner.lock();
+        if self.used.load(Ordering::SeqCst) + bytes > self.capacity() {
+            let slot = inner.by_unit.get(unit).copied();
+            let replaced = slot.and_then(|slot| inner.take(slot));
+            drop(inner);
+            // Freed and credited before others are looked at.
+            drop(replaced);
+            inner = self.inner.lock();
+        }
+        let room = self.make_room(&mut inner, bytes);
+        inner.counters.declined += u64::from(room.is_none());
+        drop(inner);
+        room.map(|(charge, _given_up)| charge)
+    }
+
+    /// Puts a value in that takes `bytes`, which may be other than what was charged for it; whether it is in. What is there stays.
+    pub fn fill(&self, unit: K, charge: Charge, bytes: usize, value: V) -> bool {
+        self.insert(unit, charge, bytes, value, false)
+    }
+
+    /// Puts a value in as [`fill`](Self::fill) does, in the place of what is there.
+    pub fn fill_anew(&self, unit: K, charge: Charge, bytes: usize, value: V) -> bool {
+        self.insert(unit, charge, bytes, value, true)
+    }
+
+    fn insert(&self, unit: K, mut charge: Charge, bytes: usize, value: V, replaces: bool) -> bool {
         charge.shrink_to(bytes);
         let mut inner = self.inner.lock();
         let mut room = None;
+        let mut is_in = true;
         if bytes > charge.bytes() {
             room = self.make_room(&mut inner, bytes - charge.bytes());
-            let Some((more, _)) = &mut room else {
+            if let Some((more, _)) = &mut room {
+                charge.bytes += std::mem::take(&mut more.bytes);
+            } else {
                 inner.counters.declined += 1;
-                return;
-            };
-            charge.bytes += std::mem::take(&mut more.bytes);
+                is_in = false;
+            }
         }
-        if !inner.by_unit.contains_key(&unit) {
+        let known = inner.by_unit.get(&unit).copied();
+        let replaced = known.filter(|_| replaces).and_then(|slot| inner.take(slot));
+        is_in &= known.is_none() || replaces;
+        if is_in {
             inner.insert(unit, Arc::new(Entry { value, charge }));
         }
         drop(inner);
-        drop(room);
+        drop((room, replaced));
+        is_in
+    }
+
+    /// Puts a value that takes `bytes` in the place of an entry, unless that is gone by now. It is no more recently used than what it
+    /// replaces; where no room can be made for it, neither of them is kept.
+    pub fn exchange(&self, unit: &K, old: &Arc<Entry<V>>, bytes: usize, value: V) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(slot) = inner.entry(unit).filter(|(_, entry)| Arc::ptr_eq(entry, old)).map(|(slot, _)| slot) else {
+            return false;
+        };
+        // It does not make room for itself: `old` leases it.
+        let Some((charge, given_up)) = self.make_room(&mut inner, bytes) else {
+            inner.counters.declined += 1;
+            let taken = inner.take(slot);
+            drop(inner);
+            drop(taken);
+            return false;
+        };
+        let place = inner.slots[slot as usize].as_mut();
+        let replaced = place.map(|(_, entry)| std::mem::replace(entry, Arc::new(Entry { value, charge })));
+        drop(inner);
+        drop((replaced, given_up));
+        true
     }
 
     /// Removes an entry; whether there was one.
-    pub fn remove(&self, unit: UnitId) -> bool {
+    pub fn remove(&self, unit: &K) -> bool {
         let mut inner = self.inner.lock();
-        let slot = inner.by_unit.get(&unit).copied();
+        let slot = inner.by_unit.get(unit).copied();
         let entry = slot.and_then(|slot| inner.take(slot));
         drop(inner);
         entry.is_some()
+    }
+
+    /// Removes the entries that are not good; how many they were.
+    pub fn retain(&self, is_good: impl Fn(&V) -> bool) -> usize {
+        let mut inner = self.inner.lock();
+        let is_stale =
+            |place: &Option<(K, Arc<Entry<V>>)>| place.as_ref().is_some_and(|(_, entry)| !is_good(&entry.value));
+        let stale = inner.slots.iter().enumerate().filter(|(_, place)| is_stale(place));
+        let slots: Vec<_> = stale.map(|(slot, _)| slot as Slot).collect();
+        let entries: Vec<_> = slots.into_iter().map(|slot| inner.take(slot)).collect();
+        drop(inner);
+        entries.len()
     }
 
     /// Removes every entry.
@@ -205,7 +311,7 @@ impl<V> Table<V> {
         self.inner.lock().counters = CacheStats::default();
     }
 
-    fn make_room(&self, inner: &mut Inner<V>, bytes: usize) -> Option<(Charge, GivenUp<V>)> {
+    fn make_room(&self, inner: &mut Inner<V, K>, bytes: usize) -> Option<(Charge, GivenUp<V>)> {
         let capacity = self.capacity.load(Ordering::SeqCst);
         if bytes > capacity {
             return None;
@@ -237,13 +343,18 @@ struct GivenUp<V> {
     surplus: Charge,
 }
 
-impl<V> Inner<V> {
-    fn insert(&mut self, unit: UnitId, entry: Arc<Entry<V>>) {
+impl<V, K: Clone + Eq + Hash> Inner<V, K> {
+    fn entry(&self, unit: &K) -> Option<(Slot, &Arc<Entry<V>>)> {
+        let slot = *self.by_unit.get(unit)?;
+        self.slots[slot as usize].as_ref().map(|(_, entry)| (slot, entry))
+    }
+
+    fn insert(&mut self, unit: K, entry: Arc<Entry<V>>) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as Slot
         });
-        self.slots[slot as usize] = Some((unit, entry));
+        self.slots[slot as usize] = Some((unit.clone(), entry));
         self.by_unit.insert(unit, slot);
         self.policy.inserted(slot);
         self.counters.insertions += 1;
@@ -264,7 +375,7 @@ impl<V> Inner<V> {
     }
 }
 
-impl<V> fmt::Debug for Table<V> {
+impl<V, K> fmt::Debug for Table<V, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("used", &self.used.load(Ordering::SeqCst)).finish_non_exhaustive()
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::eviction::by_policy;
-use super::{Entry, Policy, Table, UnitId};
+use super::{Entry, Found, Policy, Table, UnitId};
 
 mod flights;
 
@@ -113,7 +113,7 @@ impl Pair {
                 assert_eq!(self.find(unit(sample)).is_some(), self.model.get(unit(sample)));
             }
             Op::Put { unit: sample, charged, actual } => {
-                let room = self.table.admit(unit(sample), charged);
+                let room = self.table.admit(&unit(sample), charged);
                 // The model admits what it is charged for and then what it turned out to be, as the table does.
                 let before = self.model.entries.clone();
                 let admitted = self.model.put(unit(sample), charged, self.policy);
@@ -150,7 +150,7 @@ impl Pair {
             }
             Op::Remove(sample) => {
                 let at = self.model.entries.iter().position(|(known, ..)| *known == unit(sample));
-                assert_eq!(self.table.remove(unit(sample)), at.is_some());
+                assert_eq!(self.table.remove(&unit(sample)), at.is_some());
                 if let Some(at) = at {
                     self.model.drop_at(at);
                 }
@@ -182,7 +182,7 @@ impl Pair {
     }
 
     fn is_there(&self, unit: UnitId) -> bool {
-        self.table.contains(unit)
+        self.table.contains(&unit)
     }
 
     fn check(&self) {
@@ -230,7 +230,7 @@ fn memory_is_never_over_capacity_under_many_threads() {
             scope.spawn(move || {
                 for n in 0..20_000_usize {
                     let (sample, bytes) = ((n * 7 + thread * 13) % 40, 1 + (n * 31 + thread) % 300);
-                    if let Some(charge) = table.admit(unit(sample), bytes) {
+                    if let Some(charge) = table.admit(&unit(sample), bytes) {
                         let now = live.fetch_add(bytes, Ordering::SeqCst) + bytes;
                         assert!(now <= CAPACITY, "{now} bytes exist");
                         table.fill(unit(sample), charge, bytes, Real(live.clone(), bytes));
@@ -249,13 +249,51 @@ fn memory_is_never_over_capacity_under_many_threads() {
 #[test]
 fn auto_is_lru_until_an_order_is_known_and_keeps_from_then_on() {
     let table = Table::new(2, by_policy(Policy::Auto));
-    let put = |sample| table.admit(unit(sample), 1).map(|charge| table.fill(unit(sample), charge, 1, ())).is_some();
+    let put = |sample| table.admit(&unit(sample), 1).map(|charge| table.fill(unit(sample), charge, 1, ())).is_some();
     assert!(put(0) && put(1) && put(2), "the oldest gave way");
-    assert!(!table.remove(unit(0)));
+    assert!(!table.remove(&unit(0)));
     table.order_is_known();
     assert!(!put(3));
     let stats = table.stats();
     assert_eq!((stats.entries, stats.insertions, stats.evictions, stats.declined), (2, 3, 1, 1));
+}
+
+#[test]
+fn what_is_no_longer_good_is_taken_out_and_is_a_miss() {
+    let table = Table::new(2, by_policy(Policy::Lru));
+    for sample in 0..2 {
+        let charge = table.admit(&unit(sample), 1).expect("room");
+        assert!(table.fill(unit(sample), charge, 1, sample));
+    }
+    assert!(matches!(table.find(&unit(1), |&value| value == 1), Found::Good(_)));
+    assert!(matches!(table.find(&unit(0), |_| false), Found::Stale(_)));
+    assert!(matches!(table.find(&unit(0), |_| true), Found::Missing));
+    assert_eq!(table.retain(|_| false), 1);
+    let stats = table.stats();
+    assert_eq!((stats.entries, stats.bytes, stats.hits, stats.misses, stats.evictions), (0, 0, 1, 2, 0));
+}
+
+#[test]
+fn an_exchange_keeps_the_place_in_the_order_and_never_revives_what_is_gone() {
+    let table = Table::new(4, by_policy(Policy::Lru));
+    let put = |sample, value| {
+        let charge = table.admit(&unit(sample), 1).expect("room");
+        assert!(table.fill(unit(sample), charge, 1, value));
+    };
+    put(0, "plain");
+    put(1, "other");
+    let old = table.peek(&unit(0)).expect("there");
+    assert!(table.exchange(&unit(0), &old, 2, "packed"));
+    assert!(!table.exchange(&unit(0), &old, 1, "late"), "it is another one by now");
+    assert_eq!(table.stats().bytes, 4, "what is leased counts");
+    drop(old);
+    assert_eq!((table.stats().bytes, *table.peek(&unit(0)).expect("there").value()), (3, "packed"));
+    put(2, "newer");
+    put(3, "newest");
+    assert!(!table.contains(&unit(0)) && table.contains(&unit(1)), "the first one is still the oldest");
+    let old = table.peek(&unit(1)).expect("there");
+    assert!(!table.exchange(&unit(1), &old, 5, "too large"));
+    assert!(!table.contains(&unit(1)));
 }
 
 /// FACTS: reuse in steady state, once per epoch in a new random order.
@@ -273,7 +311,7 @@ fn keeping_reuses_what_fits_and_lru_far_less() {
                 let mut found = Vec::new();
                 table.get_many(&[unit(sample)], &mut found);
                 if found[0].is_none()
-                    && let Some(charge) = table.admit(unit(sample), 1)
+                    && let Some(charge) = table.admit(&unit(sample), 1)
                 {
                     table.fill(unit(sample), charge, 1, ());
                 }

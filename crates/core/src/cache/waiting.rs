@@ -31,6 +31,11 @@ impl WaitingRoom {
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, all).ok()?;
         Some(Waiting { bytes, room: self.bytes.clone() })
     }
+
+    /// How many wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Waiting {

@@ -80,6 +80,14 @@ pub struct DatasetConfig {
     /// Field name to the pattern of its file names, with one `*` for the sample's key. Default: `*`.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub pairs: IndexMap<String, String>,
+    /// Whether the patterns of fields that have none in `pairs` are found out from the names that there are, such as `latent_*` and
+    /// `condition_*`. Default: no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub guess_pairs: bool,
+    /// Whether latents that were kept patchified, `[seq, C]` with `num_frames`, `height` and `width` beside them, are handed out as
+    /// `[C, F, H, W]`. Default: no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restore_latents: bool,
     /// Field name to what it is called in samples, where that is another name. Default: the field's own.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub rename: IndexMap<String, String>,
@@ -119,6 +127,8 @@ impl Default for DatasetConfig {
             source: None,
             storage_options: IndexMap::new(),
             pairs: IndexMap::new(),
+            guess_pairs: false,
+            restore_latents: false,
             rename: IndexMap::new(),
             on_missing: OnMissing::default(),
             on_changed: OnChanged::default(),

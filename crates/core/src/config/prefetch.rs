@@ -18,11 +18,14 @@ pub struct PrefetchConfig {
     /// process may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<ByteSize>,
+    /// Samples that are fetched ahead of whoever reads one sample after the other by index. Default: none. Set it for a loop over
+    /// indices in their order; of any other order only a sampler or the user can tell what comes.
+    pub ahead: usize,
 }
 
 impl Default for PrefetchConfig {
     fn default() -> Self {
-        Self { queue: 1024, memory: None }
+        Self { queue: 1024, memory: None, ahead: 0 }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::{self, DatasetConfig};
 use crate::engine::{Engine, Interrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format;
-use crate::manifest::{FieldListing, KeyPattern, Listing, Manifest, join, store};
+use crate::manifest::{FieldListing, KeyPattern, Listing, Manifest, guess_pairs, join, store};
 use crate::source::Source;
 
 use super::{origin, published};
@@ -104,7 +104,8 @@ fn identity(config: &DatasetConfig, sources: &[Arc<dyn Source>]) -> String {
             format!("{name}\n{}\n{}\n{options}", source.uri(), source.endpoint().unwrap_or_default())
         })
         .collect();
-    format!("{}\n{:?}\n{:?}", parts.join("\n"), config.pairs, config.on_missing)
+    let guessed = if config.guess_pairs { "\nguessed" } else { "" };
+    format!("{}\n{:?}\n{:?}{guessed}", parts.join("\n"), config.pairs, config.on_missing)
 }
 
 /// Lists the sources and joins what is there; `listed` counts the objects as they are found.
@@ -156,14 +157,20 @@ fn field_listings<'a>(
     if loose > 0 && names[0].1.ends_with('/') {
         tracing::warn!("{loose} objects lie beside the folders of `{}` and were passed over", sources[0].uri());
     }
+    let at = |number: usize| if shared { 0 } else { number };
+    let guessed = if config.guess_pairs {
+        let fields = names.iter().enumerate().map(|(number, (_, folder))| (&listings[at(number)], &**folder));
+        guess_pairs(&fields.collect::<Vec<_>>(), format::stem)
+    } else {
+        vec![KeyPattern::default(); names.len()]
+    };
     names
         .into_iter()
+        .zip(guessed)
         .enumerate()
-        .map(|(number, (name, folder))| {
-            let at = if shared { 0 } else { number };
-            let pattern =
-                config.pairs.get(&name).map_or(Ok(KeyPattern::default()), |pattern| KeyPattern::parse(pattern))?;
-            let (uri, listing) = (sources[at].uri(), &listings[at]);
+        .map(|(number, ((name, folder), guessed))| {
+            let pattern = config.pairs.get(&name).map_or(Ok(guessed), |pattern| KeyPattern::parse(pattern))?;
+            let (uri, listing) = (sources[at(number)].uri(), &listings[at(number)]);
             Ok(FieldListing { name: name.into(), uri, folder, pattern, listing })
         })
         .collect()

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Inner;
+use super::ahead::Ahead;
 use super::failing::ASKED_AT_ONCE;
 use super::load::Read;
 use super::on_disk::OnDisk;
@@ -46,6 +47,8 @@ pub(crate) struct Kept {
     pub(crate) backlog: Backlog,
     /// What the user asked to have fetched.
     pub(super) requests: Requests,
+    /// What is fetched ahead of whoever reads in order.
+    pub(super) ahead: Ahead,
     /// Turns to ask the user's `on_error`.
     pub(super) asking: Semaphore,
     claims: Mutex<Claims>,
@@ -81,6 +84,7 @@ impl Kept {
             flights: Arc::default(),
             backlog: Backlog::default(),
             requests: Requests::new(prefetch),
+            ahead: Ahead::default(),
             asking: Semaphore::new(ASKED_AT_ONCE),
             claims: Mutex::default(),
         }

@@ -8,6 +8,7 @@
 //! Cost: opening lists each source once (or not at all, when a fresh manifest is kept) and holds about 100 bytes per
 //! sample of two fields; reading costs one request per field, each a single copy from the socket or page cache.
 
+mod ahead;
 mod expansion;
 mod failing;
 mod indexing;
@@ -22,10 +23,11 @@ mod published;
 mod read;
 mod requests;
 mod sharing;
+mod summary;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use crate::cache::CacheStats;
 use crate::clock::Clock;
@@ -43,6 +45,7 @@ use expansion::{Expansion, Stored};
 pub(crate) use failing::{Outcomes, Verdict};
 pub(crate) use kept::{Claim, Kept};
 pub(crate) use load::{Loaded, Sources};
+pub use summary::CacheSummary;
 
 /// Samples by index.
 #[derive(Clone)]
@@ -64,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     /// Samples that were left out of batches or substituted so far.
     spared: AtomicU64,
+    /// Samples to fetch ahead of whoever reads in order.
+    ahead: AtomicUsize,
     /// Whether other ranks read the same samples, as whoever walks it says.
     pub(crate) has_replicas: AtomicBool,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
@@ -178,6 +183,7 @@ impl Dataset {
     /// `Changed` when an object was replaced since it was listed; or what `interrupt` returned.
     pub fn get(&self, index: usize, interrupt: Interrupt<'_>) -> Result<Sample> {
         let mut samples = self.get_many(&[index], interrupt)?;
+        self.inner.read_ahead(index, interrupt);
         samples.pop().ok_or_else(|| Error::new(ErrorKind::Internal, "take sample", index).because("nothing was read"))
     }
 

@@ -1,7 +1,7 @@
 //! Opening: connect, then find or make the manifest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -61,6 +61,7 @@ pub(super) fn assemble(
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
     let stored = Stored::of(&manifest, manifest.field_names().count());
+    let ahead = AtomicUsize::new(config.prefetch.ahead);
     let (limits, expansion, kept) = (Limits::default(), Expansion::default(), PerProcess::new());
     let inner = Inner {
         config,
@@ -73,6 +74,7 @@ pub(super) fn assemble(
         clock,
         metrics,
         spared: AtomicU64::new(0),
+        ahead,
         has_replicas: AtomicBool::new(false),
         sources,
         kept,

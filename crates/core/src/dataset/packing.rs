@@ -28,6 +28,9 @@ const WAITING_SHARE: usize = 8;
 /// And of what goes to disk so much, whatever memory is kept; and so much of it once it is packed.
 const WAITING_FOR_DISK: usize = 64 << 20;
 
+/// From here on a copy is made behind, into memory that the cache has not used yet: touching that costs more than the copy.
+const BEHIND_FROM: usize = 256 << 10;
+
 /// What waits to be packed in one process, and how much may.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
@@ -143,8 +146,8 @@ impl Inner {
         Some(packed)
     }
 
-    /// The value in memory that nobody else sees, after the cache has been offered it, or while it is being packed: a copy as it is
-    /// is made at once, since handing it over would need one too.
+    /// The value in memory that nobody else sees, while it is being packed for the cache. What is small and kept as it is, is offered
+    /// at once.
     pub(crate) fn hand_out(
         self: &Arc<Self>,
         engine: &'static Engine,
@@ -159,13 +162,15 @@ impl Inner {
         let bytes = Packed::bytes_for(&loaded.value);
         let on_disk = kept.disk_wants(unit, &loaded.origin, bytes);
         match self.compression(kept) {
-            Some(Compression::None) if !on_disk => self.offer(kept, unit, &loaded, buffers, None),
+            Some(Compression::None) if !on_disk && bytes < BEHIND_FROM => {
+                self.offer(kept, unit, &loaded, buffers, None);
+            }
             compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {
                 let bytes = loaded.value.tensor_bytes();
                 if let Some(waiting) = self.wait(kept, bytes, 1, on_disk) {
                     let own = Packed::new(&loaded.value, buffers)?.into_value();
                     let dataset = self.clone();
-                    engine.workers().spawn(move || {
+                    engine.packers()?.spawn(move || {
                         if let Ok(kept) = dataset.kept() {
                             dataset.offer(kept, unit, &loaded, buffers, None);
                         }

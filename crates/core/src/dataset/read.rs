@@ -20,7 +20,7 @@ use crate::metrics::Metric;
 use crate::order::substitute;
 use crate::sample::Sample;
 use crate::source::Source;
-use crate::value::{Packed, Value};
+use crate::value::{self, Packed, Value};
 
 /// A single sample below this is read on the calling thread.
 const SHARED_READ_BYTES: u64 = 1 << 20;
@@ -219,8 +219,21 @@ impl Inner {
     /// Puts a sample together; the value of a single unnamed field becomes the sample when it is a dict of names.
     pub(crate) fn arrange(&self, index: usize, values: Vec<Value>) -> Result<Sample> {
         let key = self.manifest.key(index)?.to_owned();
+        let restored = |value| Ok(self.restored(index, &value)?.unwrap_or(value));
+        let values = values.into_iter().map(restored).collect::<Result<Vec<_>>>()?;
         let fields = self.spread(self.names.iter().cloned().zip(values).collect());
         Ok(Sample { index, key, fields })
+    }
+
+    /// A value of a sample as it is to be handed out, where that is another one than was stored.
+    pub(crate) fn restored(&self, index: usize, value: &Value) -> Result<Option<Value>> {
+        if !self.config.restore_latents {
+            return Ok(None);
+        }
+        value::restored(value).map_err(|cause| {
+            let key = self.manifest.key(index).unwrap_or_default();
+            Error::new(cause.kind(), "take sample", key).caused_by(cause)
+        })
     }
 
     /// What stands in a sample for its fields.

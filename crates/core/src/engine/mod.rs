@@ -47,6 +47,7 @@ pub struct Engine {
     runtime: tokio::runtime::Runtime,
     workers: Workers,
     copiers: PerProcess<Workers>,
+    packers: PerProcess<Workers>,
     buffers: BufferPool,
 }
 
@@ -71,7 +72,8 @@ impl Engine {
             .build()
             .map_err(|cause| Error::io("start", "the I/O threads", cause))?;
         let workers = Workers::start(cores.max(MIN_WORKERS))?;
-        Ok(Self { runtime, workers, copiers: PerProcess::new(), buffers: BufferPool::new(KEEP_BUFFER_BYTES) })
+        let (copiers, packers) = (PerProcess::new(), PerProcess::new());
+        Ok(Self { runtime, workers, copiers, packers, buffers: BufferPool::new(KEEP_BUFFER_BYTES) })
     }
 
     /// The buffers that objects are read into.
@@ -92,6 +94,17 @@ impl Engine {
     pub fn copiers(&self) -> Result<&Workers> {
         self.copiers.get_or_try_init(|| {
             Workers::start(COPIERS.min(std::thread::available_parallelism().map_or(1, usize::from)))
+        })
+    }
+
+    /// Threads that pack what was read by index, started on the first call. Apart from the workers, since the next sample must not queue
+    /// behind the packing of those before it; half of the cores stay with whoever reads on.
+    ///
+    /// # Errors
+    /// `Io` when the operating system grants no threads.
+    pub fn packers(&self) -> Result<&Workers> {
+        self.packers.get_or_try_init(|| {
+            Workers::start((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1))
         })
     }
 

@@ -349,18 +349,29 @@ impl UnderWay {
 
     fn fields(&self, parts: &[Part]) -> Result<Content> {
         let dataset = &self.prepare.dataset;
+        let restored = self.restored(parts)?;
+        let value_of = |at: usize| restored.get(at).and_then(Option::as_ref).unwrap_or_else(|| parts[at].value());
         let columns: Vec<_> = dataset
             .names
             .iter()
             .enumerate()
             .map(|(field, name)| Column {
                 name: name.clone(),
-                rows: parts.iter().skip(field).step_by(dataset.names.len()).map(Part::value).collect(),
+                rows: (field..parts.len()).step_by(dataset.names.len()).map(value_of).collect(),
             })
             .collect();
         let key_of = |row: usize| dataset.manifest.key(self.step.rows[row].index).unwrap_or_default().to_owned();
         let fields = collate(&columns, self.prepare.collation, self.prepare.engine.buffers(), &key_of)?;
         Ok(Content::Fields(dataset.spread(fields)))
+    }
+
+    /// What is handed out in another form than it was stored in, part by part; nothing where there is no such thing.
+    fn restored(&self, parts: &[Part]) -> Result<Vec<Option<Value>>> {
+        let dataset = &self.prepare.dataset;
+        if !dataset.config.restore_latents {
+            return Ok(Vec::new());
+        }
+        parts.iter().zip(&self.units).map(|(part, unit)| dataset.restored(unit.sample, part.value())).collect()
     }
 
     /// Samples apart: what is packed for the cache is packed first, since the user may write to what is handed out.

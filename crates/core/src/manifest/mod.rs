@@ -7,6 +7,7 @@
 //! Two fingerprints identify it. The *order* fingerprint covers field names and keys: two manifests that agree in it give
 //! every index the same sample. The *content* fingerprint covers sizes and versions.
 
+mod guess;
 mod join;
 mod listing;
 mod pattern;
@@ -23,6 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{ObjectMeta, Version};
 
+pub use guess::guess_pairs;
 pub use join::{FieldListing, Joined, Missing, OnMissing, join};
 pub use listing::Listing;
 pub use pattern::KeyPattern;

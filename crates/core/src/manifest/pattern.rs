@@ -29,6 +29,11 @@ impl KeyPattern {
         }
     }
 
+    /// The pattern of names that begin and end so.
+    pub(super) fn around(before: &str, after: &str) -> Self {
+        Self { before: before.to_owned(), after: after.to_owned() }
+    }
+
     /// The key within a stem (object key without suffixes); `None` when the file name does not match.
     pub fn key_in<'a>(&self, stem: &'a str) -> Option<Cow<'a, str>> {
         let (folder, name) = split(stem);

@@ -143,7 +143,7 @@ fn is_in(table: &Table<()>, unit: UnitId, answer: &mut Vec<Option<Arc<Entry<()>>
 }
 
 fn offer(table: &Table<()>, unit: UnitId, bytes: usize) {
-    if let Some(charge) = table.admit(unit, bytes) {
+    if let Some(charge) = table.admit(&unit, bytes) {
         table.fill(unit, charge, bytes, ());
     }
 }

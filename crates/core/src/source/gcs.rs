@@ -45,6 +45,7 @@ const OPTIONS: &[Known] = &[
             "google_service_account_path",
             "service_account_path",
             "google_application_credentials",
+            "credentials_path",
         ],
     ),
     ("service_account_key", &["google_service_account_key"]),

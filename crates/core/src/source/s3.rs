@@ -32,7 +32,7 @@ pub(super) const KIND: Kind = Kind {
 
 const OPTIONS: &[Known] = &[
     ("endpoint", &["aws_endpoint", "aws_endpoint_url", "aws_endpoint_url_s3", "endpoint_url"]),
-    ("region", &["aws_region", "aws_default_region", "default_region"]),
+    ("region", &["aws_region", "aws_default_region", "default_region", "region_name"]),
     ("anonymous", &["skip_signature", "aws_skip_signature"]),
     ("path_style", &[]),
     ("profile", &["aws_profile"]),

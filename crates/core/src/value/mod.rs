@@ -7,12 +7,14 @@
 mod dtype;
 mod element;
 mod packed;
+mod restored;
 mod tensor;
 mod tree;
 
 pub use dtype::DType;
 pub use element::Element;
 pub use packed::Packed;
+pub use restored::restored;
 pub(crate) use tensor::row_major;
 pub use tensor::{Dims, Tensor, Unpack};
 pub use tree::{Dict, Value};

@@ -101,6 +101,14 @@ impl Tensor {
         Self::new(dtype, shape, &row_major(shape), bytes, 0)
     }
 
+    /// The same elements under another shape and strides, from the first one on.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::new`].
+    pub fn viewed(&self, shape: &[usize], strides: &[usize]) -> Result<Self> {
+        Self::over(self.dtype, shape, strides, self.storage.clone(), self.offset)
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -49,17 +49,18 @@ fn read(dataset: &Dataset, sample: usize) {
     assert!(tensor.contiguous_bytes() == Some(&content(sample)), "sample {sample}");
 }
 
-/// Keeps every worker of the engine busy until it is dropped.
+/// Keeps every thread of the engine that packs busy until it is dropped.
 struct Busy(Option<Sender<()>>);
 
 impl Busy {
-    fn workers() -> Self {
+    fn packers() -> Self {
         let (sender, receiver) = channel::<()>();
-        let (receiver, workers) = (Arc::new(Mutex::new(receiver)), Engine::current().expect("an engine").workers());
+        let packers = Engine::current().and_then(Engine::packers).expect("threads that pack");
+        let receiver = Arc::new(Mutex::new(receiver));
         // More than there are threads: they begin in this order, and what is queued later after them.
         for _ in 0..256 {
             let receiver = receiver.clone();
-            workers.spawn(move || {
+            packers.spawn(move || {
                 // Until the sender is gone.
                 let _ = receiver.lock().expect("no panic").recv();
             });
@@ -75,7 +76,7 @@ fn who_reads_by_index_does_not_wait_for_packing_be_it_stopped_altogether() {
     // Of the capacity, an eighth may wait.
     let waiting = memory / 8 / BYTES;
     let dataset = dataset(folder.path(), memory);
-    let mut busy = Busy::workers();
+    let mut busy = Busy::packers();
     (0..SAMPLES).for_each(|sample| read(&dataset, sample));
     let snapshot = dataset.snapshot();
     assert_eq!(snapshot.raw(Metric::CacheBacklogFull), (SAMPLES - waiting) as u64);

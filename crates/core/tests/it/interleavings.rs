@@ -34,7 +34,7 @@ mod table;
 #[path = "../../src/cache/flights.rs"]
 mod flights;
 
-#[allow(unreachable_pub)] // the same
+#[allow(dead_code, unreachable_pub)] // the same
 #[path = "../../src/cache/waiting.rs"]
 mod waiting;
 
@@ -87,7 +87,7 @@ fn hammer(policy: Policy) {
             thread::spawn(move || {
                 for round in 0..3_usize {
                     let (sample, bytes) = ((thread + round) % 4, 20 + 10 * (thread + round));
-                    if let Some(charge) = table.admit(unit(sample), bytes) {
+                    if let Some(charge) = table.admit(&unit(sample), bytes) {
                         let mut real = Real::allocate(&live, bytes);
                         let packed = if round == 1 { bytes / 2 } else { bytes };
                         real.shrink_to(packed);
@@ -99,7 +99,7 @@ fn hammer(policy: Policy) {
                         assert!(lease.value().bytes >= 15);
                     }
                     match (thread, round) {
-                        (0, 1) => drop(table.remove(unit(1))),
+                        (0, 1) => drop(table.remove(&unit(1))),
                         (1, 2) => table.clear(),
                         _ => {}
                     }
@@ -131,7 +131,7 @@ fn no_interleaving_of_resizing_and_admitting_loses_count() {
         let other = table.clone();
         let thread = thread::spawn(move || (0..4).for_each(|round| other.resize([60, 100, 0, 80][round])));
         for sample in 0..4 {
-            if let Some(charge) = table.admit(unit(sample), 40) {
+            if let Some(charge) = table.admit(&unit(sample), 40) {
                 table.fill(unit(sample), charge, 40, ());
             }
         }
@@ -140,6 +140,40 @@ fn no_interleaving_of_resizing_and_admitting_loses_count() {
         assert_eq!(stats.bytes, 40 * stats.entries);
     };
     shuttle::check_random(run, SCHEDULES);
+}
+
+/// A value is put in for nothing, and exchanged for one that takes room, while others want that room or take it out.
+#[test]
+fn no_interleaving_of_exchanging_loses_count() {
+    let run = || {
+        let table = Arc::new(Table::new(CAPACITY, by_policy(Policy::Lru)));
+        let other = table.clone();
+        let put = |table: &Table<usize>, sample, bytes| {
+            if let Some(charge) = table.admit(&unit(sample), bytes) {
+                table.fill(unit(sample), charge, bytes, bytes);
+            }
+        };
+        let thread = thread::spawn(move || {
+            for sample in 1..4 {
+                put(&other, sample, 40);
+                if sample == 2 {
+                    other.remove(&unit(0));
+                }
+            }
+        });
+        for _ in 0..2 {
+            put(&table, 0, 0);
+            if let Some(old) = table.peek(&unit(0)) {
+                table.exchange(&unit(0), &old, 30, 30);
+            }
+            assert!(table.stats().bytes <= CAPACITY as u64);
+        }
+        thread.join().expect("joins");
+        let held: usize = (0..4).filter_map(|sample| table.peek(&unit(sample))).map(|entry| *entry.value()).sum();
+        assert_eq!(table.stats().bytes, held as u64);
+    };
+    shuttle::check_random(run, SCHEDULES);
+    shuttle::check_pct(run, SCHEDULES, 3);
 }
 
 /// A cache that loads what it lacks, as a dataset does.
@@ -170,7 +204,7 @@ impl Loading {
                         continue;
                     }
                     let value = 10 + sample;
-                    if let Some(charge) = self.table.admit(unit(sample), 60) {
+                    if let Some(charge) = self.table.admit(&unit(sample), 60) {
                         self.table.fill(unit(sample), charge, 60, value);
                     }
                     leader.land(&value);

@@ -9,7 +9,7 @@ const LAYERS: &[(&[&str], bool)] = &[
     (&["source", "codec", "engine"], false),
     (&["fetch", "format", "manifest", "cache", "order"], false),
     (&["prefetch", "collate", "state"], false),
-    (&["config", "dataset", "loader", "object", "simulate"], true),
+    (&["config", "dataset", "keyed", "loader", "object", "simulate"], true),
 ];
 
 fn layer_of(module: &str) -> Option<usize> {

@@ -1,6 +1,9 @@
-//! One object without a dataset: load a file, decode bytes, save a value.
+//! Objects without a dataset: load a file, decode bytes, save a value; the objects of a [`Place`] by their names.
 
 #![allow(clippy::disallowed_methods)] // files are what this is about
+
+mod held;
+mod place;
 
 use std::fs;
 use std::io::Write;
@@ -13,6 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, Limits, pt};
 use crate::source::{Local, ReadRequest, Source};
 use crate::value::Value;
+
+pub use place::Place;
 
 /// Reads and decodes a local file; its suffixes say how. Where there is no `x.pt`, `x.pt.zst` is read.
 ///
