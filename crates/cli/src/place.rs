@@ -40,19 +40,21 @@ impl Place {
     /// A URI with these options.
     pub(crate) fn spec(&self, uri: &str) -> SourceSpec {
         let mut spec = SourceSpec::from(uri);
+        self.options().into_iter().for_each(|(name, value)| spec.options.set(name, value));
+        spec
+    }
+
+    /// The options that are given, by name.
+    pub(crate) fn options(&self) -> Vec<(&str, &str)> {
         let named = [
             ("endpoint", &self.endpoint),
             ("region", &self.region),
             ("profile", &self.profile),
             ("account", &self.account),
         ];
-        let named = named.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-        named.for_each(|(name, value)| spec.options.set(name, value));
-        if self.anonymous {
-            spec.options.set("anonymous", "true");
-        }
-        self.options.iter().for_each(|(name, value)| spec.options.set(name, value));
-        spec
+        let named = named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        let anonymous = self.anonymous.then_some(("anonymous", "true"));
+        named.chain(anonymous).chain(self.options.iter().map(|(name, value)| (&**name, &**value))).collect()
     }
 
     /// Looks at a URI without asking the place.

@@ -5,6 +5,7 @@ mod demo;
 mod docs;
 mod doctor;
 mod index;
+mod init;
 mod inspect;
 mod ls;
 mod simulate;
@@ -20,6 +21,7 @@ use crate::Failure;
 pub(crate) enum Command {
     Ls(ls::Ls),
     Inspect(inspect::Inspect),
+    Init(init::Init),
     Index(index::Index),
     Doctor(doctor::Doctor),
     Cache(cache::Cache),
@@ -34,6 +36,7 @@ impl Command {
         match self {
             Command::Ls(it) => it.run(out),
             Command::Inspect(it) => it.run(out),
+            Command::Init(it) => it.run(out),
             Command::Index(it) => it.run(out),
             Command::Doctor(it) => it.run(out),
             Command::Cache(it) => it.run(out),

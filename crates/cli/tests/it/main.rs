@@ -4,6 +4,7 @@
 mod cache;
 mod demo_set;
 mod doctor;
+mod init;
 mod ls_and_inspect;
 mod simulate;
 

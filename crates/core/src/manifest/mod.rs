@@ -123,6 +123,11 @@ impl Manifest {
         self.origin.as_ref()
     }
 
+    /// Of every field its name, the folder of its objects below its source, and the pattern of their names.
+    pub fn patterns(&self) -> impl ExactSizeIterator<Item = (&str, &str, &KeyPattern)> {
+        self.fields.iter().map(|field| (&*field.name, &*field.folder, &field.pattern))
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.keys.len()
