@@ -16,7 +16,7 @@
 //!
 //! The modules lie in layers: [`error`], [`value`], [`sample`], [`world`], [`metrics`] and [`buffer`] are the vocabulary;
 //! [`source`], [`codec`] and [`engine`] the seams; [`fetch`], [`mod@format`], [`manifest`], [`cache`] and [`order`] stages that do
-//! not know each other; [`config`], [`dataset`], [`object`] and [`simulate`] bring them together.
+//! not know each other; [`config`], [`dataset`], [`keyed`], [`object`] and [`simulate`] bring them together.
 
 pub mod buffer;
 pub mod cache;

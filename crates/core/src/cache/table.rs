@@ -204,12 +204,9 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
         let mut is_in = true;
         if bytes > charge.bytes() {
             room = self.make_room(&mut inner, bytes - charge.bytes());
-            if let Some((more, _)) = &mut room {
-                charge.bytes += std::mem::take(&mut more.bytes);
-            } else {
-                inner.counters.declined += 1;
-                is_in = false;
-            }
+            is_in = room.is_some();
+            inner.counters.declined += u64::from(!is_in);
+            charge.bytes += room.as_mut().map_or(0, |(more, _)| std::mem::take(&mut more.bytes));
         }
         let known = inner.by_unit.get(&unit).copied();
         let replaced = known.filter(|_| replaces).and_then(|slot| inner.take(slot));

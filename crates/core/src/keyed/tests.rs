@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::*;
 use crate::config::Span;
 use crate::engine::uninterrupted;
@@ -70,7 +72,7 @@ fn packed_entries_are_what_is_held_and_counted_however_they_were_packed() {
 
 #[test]
 fn what_does_not_shrink_stays_as_it_is() {
-    let noise: Vec<u8> = (0..400_000_u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+    let noise: Vec<u8> = (0..400_000_u32).map(|at| xxh3_64(&at.to_le_bytes()) as u8).collect();
     let tensor = Tensor::from_bytes(DType::U8, &[noise.len()], noise.into()).expect("a tensor");
     let keyed = cache(64 << 20);
     assert!(keyed.put("k", &tensor.clone().into(), PACKED, uninterrupted()).expect("put"));
