@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headwater::cache::disk::Disk;
 use headwater::clock::Moment;
-use headwater::source::Version;
+use headwater::source::{Edition, Version};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -19,8 +19,8 @@ fn cache() -> TempDir {
     for uri in ["s3://bucket/one", "s3://bucket/two"] {
         let set = disk.set(uri, Some("http://host:9000"), false);
         for number in 0..RECORDS {
-            let version = Version::ETag("\"1\"".into());
-            assert!(set.put(&format!("{number}.pt"), &version, &[7; 10_000], Moment::now()));
+            let edition = Edition { version: Version::ETag("\"1\"".into()), size: 9_000 };
+            assert!(set.put(&format!("{number}.pt"), &edition, &[7; 10_000], Moment::now()));
         }
     }
     dir

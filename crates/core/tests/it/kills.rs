@@ -21,7 +21,7 @@ use headwater::format::pt::write_pt;
 use headwater::loader::{Content, Loader};
 use headwater::metrics::Metric;
 use headwater::sample::Sample;
-use headwater::source::{SourceSpec, Version};
+use headwater::source::{Edition, SourceSpec, Version};
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
 
@@ -170,9 +170,10 @@ fn worker() {
         "fill" => {
             let folder = config.cache.disk.as_ref().expect("a folder");
             let set = Arc::new(Disk::open(folder, Some(CAPACITY)).expect("opens")).set("s3://bucket/run", None, false);
+            let edition = Edition { version: Version::ETag("1".into()), size: 60_000 };
             let put = |number: usize| {
                 let key = format!("{}-{number}", std::process::id());
-                set.put(&key, &Version::ETag("1".into()), &vec![7; 60_000], Moment::now())
+                set.put(&key, &edition, &vec![7; 60_000], Moment::now())
             };
             // Not while it is unknown what the others have taken.
             put(0);

@@ -14,11 +14,11 @@ use super::layout;
 use super::set::Set;
 use crate::buffer::BufferPool;
 use crate::clock::Moment;
-use crate::source::Version;
+use crate::source::{Edition, Version};
 
 /// When a file was last used is noted no more often than this, where that hardly matters.
 const USE_NOTED_EVERY: Duration = Duration::from_hours(1);
-/// What says of which version a record is, but for very long names.
+/// What says of which edition a record is, but for very long names.
 const BEGINNING: usize = 4096;
 
 /// A record that was there.
@@ -28,8 +28,8 @@ pub struct Found {
     pub record: Bytes,
     /// Memory it takes.
     pub memory: usize,
-    /// Of which version it is.
-    pub version: Version,
+    /// Of which edition of its object it is.
+    pub edition: Edition,
     /// How long ago it was last known to be the right one.
     pub age: Duration,
 }
@@ -55,11 +55,11 @@ impl Look {
     }
 }
 
-/// Which version of an object is wanted.
+/// Which edition of an object is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// The listed one.
-    pub version: &'a Version,
+    pub edition: &'a Edition,
     /// Whatever was known to be the right one no longer ago than this does as well.
     pub or_younger: Option<Duration>,
 }
@@ -118,10 +118,10 @@ impl Set {
         let is_wanted = |said: &layout::Head| {
             said.key == key
                 && said.is_read_so
-                && (*wanted.version != Version::Unknown && said.version == *wanted.version
+                && (wanted.edition.version != Version::Unknown && said.edition == *wanted.edition
                     || wanted.or_younger.is_some_and(|limit| age(said) <= limit))
         };
-        // Of another version nothing else matters, not even whether it is whole.
+        // Of another edition nothing else matters, not even whether it is whole.
         let mut beginning = [0; BEGINNING];
         let mut filled = fill(&mut file, &mut beginning[..BEGINNING.min(meta.len() as usize)])?;
         if layout::is_of_another_version(&beginning[..filled]) {
@@ -151,7 +151,7 @@ impl Set {
         let memory = buffer.capacity();
         let age = age(&said);
         let record = buffer.freeze().slice(said.record_at..);
-        Ok(Look::Found(Found { record, memory, version: said.version, age }))
+        Ok(Look::Found(Found { record, memory, edition: said.edition, age }))
     }
 
     /// Notes when a file was used, for whoever looks for the least recent one.
@@ -165,16 +165,16 @@ impl Set {
         }
     }
 
-    /// Notes that an object's record of a version was the right one when that was asked.
-    pub fn renew(&self, key: &str, version: &Version, asked_at: Moment) {
+    /// Notes that an object's record of an edition was the right one when that was asked.
+    pub fn renew(&self, key: &str, edition: &Edition, asked_at: Moment) {
         let path = layout::file_of(&self.folder, layout::hash_of(key));
         let Ok(mut file) = options().write(true).open(path) else { return };
         let mut beginning = vec![0; BEGINNING];
         let (Ok(len), Ok(meta)) = (file.read(&mut beginning), file.metadata()) else { return };
         let Some(said) = layout::parse(&beginning[..len], meta.len()) else { return };
-        // Who asked later knows better, and the file may be of another version by now.
+        // Who asked later knows better, and the file may be of another edition by now.
         let is_later = said.known.is_some_and(|known| known.is_since(&asked_at));
-        if said.key == key && said.version == *version && !is_later {
+        if said.key == key && said.edition == *edition && !is_later {
             // One that fails costs a question.
             let _ = file.write_all_at(&layout::stamp(asked_at), layout::STAMP_AT as u64);
         }

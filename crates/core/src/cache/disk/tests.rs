@@ -17,7 +17,7 @@ use super::*;
 use crate::buffer::BufferPool;
 use crate::clock::Moment;
 use crate::error::ErrorKind;
-use crate::source::Version;
+use crate::source::{Edition, Version};
 
 const HOUR: Duration = Duration::from_hours(1);
 /// What a small record takes.
@@ -31,12 +31,16 @@ fn disk(root: &Path, capacity: u64) -> Arc<Disk> {
     Arc::new(Disk::open(root, Some(capacity)).expect("opens"))
 }
 
-fn tag(tag: &str) -> Version {
-    Version::ETag(tag.to_owned())
+fn of(version: Version) -> Edition {
+    Edition { version, size: 9_000 }
 }
 
-fn get(set: &Set, key: &str, version: &Version) -> Option<Vec<u8>> {
-    let wanted = Wanted { version, or_younger: None };
+fn tag(tag: &str) -> Edition {
+    of(Version::ETag(tag.to_owned()))
+}
+
+fn get(set: &Set, key: &str, edition: &Edition) -> Option<Vec<u8>> {
+    let wanted = Wanted { edition, or_younger: None };
     set.look(key, wanted, Moment::now(), &BufferPool::new(0)).found().map(|found| found.record.to_vec())
 }
 
@@ -74,7 +78,7 @@ fn a_record_is_there_for_its_key_and_version_and_for_the_next_process() {
     assert_eq!(get(&set, "a.pt", &tag("1")).expect("there"), b"of a");
     assert_eq!(get(&set, "b.pt", &tag("1")).expect("there"), b"of b");
     assert_eq!(get(&set, "a.pt", &tag("2")), None, "the object was replaced");
-    assert_eq!(get(&set, "a.pt", &Version::Unknown), None, "nobody knows whether it was");
+    assert_eq!(get(&set, "a.pt", &of(Version::Unknown)), None, "nobody knows whether it was");
     let elsewhere = disk(dir.path(), 1 << 20).set("s3://bucket/run", Some("http://other"), false);
     assert_eq!(get(&elsewhere, "a.pt", &tag("1")), None, "another server");
     drop(set);
@@ -105,8 +109,8 @@ fn a_new_version_takes_the_place_of_the_old_one() {
 }
 
 fn age(set: &Set, at: Moment, version: &str, or_younger: Option<Duration>) -> Option<Duration> {
-    let (version, buffers) = (tag(version), BufferPool::new(0));
-    set.look("a.pt", Wanted { version: &version, or_younger }, at, &buffers).found().map(|found| found.age)
+    let (edition, buffers) = (tag(version), BufferPool::new(0));
+    set.look("a.pt", Wanted { edition: &edition, or_younger }, at, &buffers).found().map(|found| found.age)
 }
 
 #[test]
@@ -169,8 +173,8 @@ fn of_another_version_only_the_beginning_is_read() {
     let mut bytes = fs::read(&path).expect("read");
     bytes[20_000] ^= 1;
     fs::write(&path, bytes).expect("damaged");
-    let (version, now, buffers) = (tag("2"), Moment::now(), BufferPool::new(0));
-    let look = set.look("a.pt", Wanted { version: &version, or_younger: None }, now, &buffers);
+    let (edition, now, buffers) = (tag("2"), Moment::now(), BufferPool::new(0));
+    let look = set.look("a.pt", Wanted { edition: &edition, or_younger: None }, now, &buffers);
     assert!(matches!(look, Look::Outdated) && set.disk.stats().quarantined == 0, "{look:?}");
 }
 
@@ -386,7 +390,7 @@ fn what_is_done_agrees_with_a_map() {
     let dir = folder();
     let disk = disk(dir.path(), 1 << 30);
     let sets = ["s3://one", "s3://two"].map(|uri| disk.set(uri, None, false));
-    let mut model: HashMap<(usize, String), (Version, Vec<u8>)> = HashMap::new();
+    let mut model: HashMap<(usize, String), (Edition, Vec<u8>)> = HashMap::new();
     let mut state = 7_u64;
     let mut random = |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -14,7 +14,7 @@ use super::room::{self, Wish};
 use super::seconds_now;
 use super::set::Set;
 use crate::clock::Moment;
-use crate::source::Version;
+use crate::source::Edition;
 
 /// A full folder is not asked for room again for so long.
 pub(super) const DECLINED_FOR: Duration = Duration::from_secs(1);
@@ -39,11 +39,11 @@ impl Set {
         self.declined_at.lock().is_some_and(|at| at.elapsed() < DECLINED_FOR)
     }
 
-    /// Puts an object's record in that was `known` to be the right one then, if there is room or room can be made; whether it did. Writes to the disk: call it where waiting
-    /// harms nobody.
-    pub fn put(&self, key: &str, version: &Version, record: &[u8], known: Moment) -> bool {
+    /// Puts an object's record in that was `known` to be the right one then, if there is room or room can be made; whether it did.
+    /// Writes to the disk: call it where waiting harms nobody.
+    pub fn put(&self, key: &str, edition: &Edition, record: &[u8], known: Moment) -> bool {
         let place = layout::file_of(&self.folder, layout::hash_of(key));
-        let head = layout::head(key, version, record, known).filter(|_| self.may_replace(record.len()));
+        let head = layout::head(key, edition, record, known).filter(|_| self.may_replace(record.len()));
         let Some(head) = head.filter(|_| !self.was_declined() || place.exists()) else {
             self.decline();
             return false;

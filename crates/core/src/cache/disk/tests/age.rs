@@ -1,4 +1,4 @@
-//! Since when a record is known to be right, and of which version.
+//! Since when a record is known to be right, and of which edition.
 
 use super::*;
 
@@ -62,12 +62,12 @@ fn a_file_of_another_version_is_outdated_and_not_damaged() {
     let dir = folder();
     let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
     let path = layout::file_of(&set.folder, layout::hash_of("a.pt"));
-    for len in [1, 100, 10_000] {
+    for (format, len) in [1, 2].into_iter().flat_map(|format| [1, 100, 10_000].map(|len| (format, len))) {
         assert!(put(&set, "a.pt", b"x"));
-        let first = [&b"HWC\x01\x04\0\0\0\x02\0\0\0"[..], &vec![7; len]].concat();
-        fs::write(&path, first).expect("written");
-        let (version, buffers) = (tag("1"), BufferPool::new(0));
-        let look = set.look("a.pt", Wanted { version: &version, or_younger: None }, Moment::now(), &buffers);
+        let earlier = [b"HWC", &[format][..], b"\x04\0\0\0\x02\0\0\0", &vec![7; len]].concat();
+        fs::write(&path, earlier).expect("written");
+        let (edition, buffers) = (tag("1"), BufferPool::new(0));
+        let look = set.look("a.pt", Wanted { edition: &edition, or_younger: None }, Moment::now(), &buffers);
         assert!(matches!(look, Look::Outdated), "{look:?}");
         let checked = Care::of(dir.path()).expect("ours").verify(|_| Ok(())).expect("checked");
         assert_eq!((checked.records, checked.damaged), (1, 0));
@@ -75,6 +75,21 @@ fn a_file_of_another_version_is_outdated_and_not_damaged() {
         assert_eq!(get(&set, "a.pt", &tag("1")).as_deref(), Some(&b"y"[..]));
     }
     assert_eq!(set.disk.stats().quarantined, 0);
+}
+
+#[test]
+fn what_was_replaced_in_the_same_second_is_told_by_its_size() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("https://host/run", None, false);
+    let [old, new] = [900, 901].map(|size| Edition { version: Version::Modified(7_000_000_000), size });
+    let now = Moment::now();
+    assert!(set.put("a.pt", &old, b"old", now));
+    assert_eq!(get(&set, "a.pt", &old).as_deref(), Some(&b"old"[..]));
+    assert_eq!(get(&set, "a.pt", &new), None);
+    set.renew("a.pt", &new, now.after(HOUR));
+    let wanted = Wanted { edition: &old, or_younger: None };
+    let found = set.look("a.pt", wanted, now.after(HOUR), &BufferPool::new(0)).found().expect("there");
+    assert_eq!((found.age, found.edition), (HOUR, old), "not renewed by what was found of another");
 }
 
 #[test]
@@ -87,8 +102,8 @@ fn what_was_read_in_another_way_is_outdated_and_gives_way() {
     layout::reseal(&mut file);
     assert!(put(&set, "a.pt", b"x"));
     fs::write(layout::file_of(&set.folder, layout::hash_of("a.pt")), file).expect("written");
-    let (version, buffers) = (tag("1"), BufferPool::new(0));
-    let look = set.look("a.pt", Wanted { version: &version, or_younger: None }, Moment::now(), &buffers);
+    let (edition, buffers) = (tag("1"), BufferPool::new(0));
+    let look = set.look("a.pt", Wanted { edition: &edition, or_younger: None }, Moment::now(), &buffers);
     assert!(matches!(look, Look::Outdated), "{look:?}");
     assert!(put(&set, "a.pt", b"y"));
     assert_eq!(get(&set, "a.pt", &tag("1")).as_deref(), Some(&b"y"[..]));
