@@ -20,7 +20,7 @@ use headwater::Result;
 use headwater::buffer::BufferPool;
 use headwater::cache::disk::{Disk, Set, Wanted};
 use headwater::cache::{Cache, Item, Memory, Policy, UnitId};
-use headwater::clock::Moment;
+use headwater::clock::{Clock, Moment};
 use headwater::format::record::{self, Compression};
 use headwater::source::{Edition, Version};
 use headwater::value::{DType, Packed, Tensor, Value};
@@ -122,7 +122,12 @@ fn memory(seconds: f64) -> Result<()> {
     for sample in 0..ENTRIES {
         let packed = packed(SMALL, &buffers)?;
         if let Some(room) = cache.admit(UnitId { sample, field: 0 }, packed.bytes()) {
-            room.fill(Item::new(packed, Edition { version: Version::Unknown, size: SMALL as u64 }, Duration::ZERO, Duration::ZERO));
+            room.fill(Item::new(
+                packed,
+                Edition { version: Version::Unknown, size: SMALL as u64 },
+                Duration::ZERO,
+                Duration::ZERO,
+            ));
         }
     }
     assert_eq!(cache.stats().entries, ENTRIES as u64, "there is room");
@@ -168,8 +173,8 @@ fn put(set: &Set, number: usize, record: &[u8]) -> bool {
 
 fn look(set: &Set, number: usize, buffers: &BufferPool) -> bool {
     let edition = edition();
-    let wanted = Wanted { edition: &edition, or_younger: None };
-    set.look(&key(number), wanted, Moment::now(), buffers).found().is_some()
+    let wanted = Wanted { edition: &edition, or_since: None };
+    set.look(&key(number), wanted, &Clock::default(), buffers).found().is_some()
 }
 
 /// A folder for one row, without what an earlier run left there.

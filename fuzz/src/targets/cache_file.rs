@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use headwater::buffer::BufferPool;
 use headwater::cache::disk::{Disk, Set, Wanted};
-use headwater::clock::Moment;
+use headwater::clock::{Clock, Moment};
 use headwater::source::{Edition, Version};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -41,10 +41,10 @@ impl Place {
         let Some((&told, file)) = data.split_first() else { return false };
         let file = sealed(file, told & 1 == 0);
         fs::write(&self.file, &file).expect("written");
-        let (edition, now) = (edition(), Moment::now());
-        self.set.renew(KEY, &edition, now);
+        let (edition, clock) = (edition(), Clock::default());
+        self.set.renew(KEY, &edition, Moment::now(), &clock);
         let found =
-            self.set.look(KEY, Wanted { edition: &edition, or_younger: None }, now, &BufferPool::new(0)).found();
+            self.set.look(KEY, Wanted { edition: &edition, or_since: None }, &clock, &BufferPool::new(0)).found();
         if let Some(found) = &found {
             assert!(file.ends_with(&found.record) && found.edition == edition);
         }

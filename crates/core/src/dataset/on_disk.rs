@@ -45,8 +45,9 @@ pub(crate) struct OnDisk {
     policy: Policy,
     /// By field; none for local sources.
     sets: OnceLock<Vec<Option<Arc<Set>>>>,
-    /// When this process began to use it, by the cache's clock.
-    pub(super) opened: Duration,
+    clock: Clock,
+    /// When this process began to use it.
+    pub(super) opened: Moment,
     pub(super) reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
     pub(super) packing: Arc<Semaphore>,
@@ -76,9 +77,10 @@ impl OnDisk {
         let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
         let [reading, writing, renewing, packing] =
             [READS, WRITES, RENEWALS, PACKS].map(|turns| Arc::new(Semaphore::new(turns)));
-        let (disk, policy, opened) = (Arc::new(disk), config.policy, clock.now());
+        let (disk, policy) = (Arc::new(disk), config.policy);
+        let (clock, opened) = (clock.clone(), clock.moment());
         let (sets, backlog) = (OnceLock::new(), Arc::default());
-        Some(Self { disk, policy, sets, opened, reading, writing, packing, renewing, backlog })
+        Some(Self { disk, policy, sets, clock, opened, reading, writing, packing, renewing, backlog })
     }
 
     /// The folder.
@@ -129,9 +131,9 @@ impl OnDisk {
     /// Notes that an object's record is still the right one, beside everything else: by those who have the time, or not at all.
     pub(super) fn renew_behind(&self, set: &Arc<Set>, key: &str, edition: &Edition, asked_at: Moment) {
         let Ok(turn) = self.renewing.clone().try_acquire_owned() else { return };
-        let (set, key, edition) = (set.clone(), key.to_owned(), edition.clone());
+        let (set, key, edition, clock) = (set.clone(), key.to_owned(), edition.clone(), self.clock.clone());
         drop(spawn_blocking(move || {
-            set.renew(&key, &edition, asked_at);
+            set.renew(&key, &edition, asked_at, &clock);
             drop(turn);
         }));
     }

@@ -249,11 +249,10 @@ impl Sought<'_> {
     }
 
     fn looking(&self) -> Result<impl FnOnce(&Set) -> Look + Send + 'static> {
-        let since_opened = || self.kept.clock.now().saturating_sub(self.tier.opened);
-        let or_younger = self.inner.accepts_changes().then(since_opened);
+        let or_since = self.inner.accepts_changes().then_some(self.tier.opened);
         let (key, edition) = (self.listed.key.clone(), self.listed.edition());
-        let (now, replaced, buffers) = (self.kept.clock.moment(), self.replaced.clone(), Engine::current()?.buffers());
-        Ok(move |set: &Set| match set.look(&key, Wanted { edition: &edition, or_younger }, now, buffers) {
+        let (clock, replaced, buffers) = (self.kept.clock.clone(), self.replaced.clone(), Engine::current()?.buffers());
+        Ok(move |set: &Set| match set.look(&key, Wanted { edition: &edition, or_since }, &clock, buffers) {
             Look::Found(found) if replaced.as_ref() == Some(&found.edition) => Look::Outdated,
             look => look,
         })
