@@ -62,6 +62,11 @@ pub(crate) fn mend(place: &Path) {
     shell("umount -i -l \"$1\"", place);
 }
 
+/// A file system that was mounted for a test is from now on as `how` says: to read alone, or to write as well.
+pub(crate) fn remount(place: &Path, how: &str) {
+    shell(&format!("mount -o remount,{how} \"$1\""), place);
+}
+
 fn shell(script: &str, place: &Path) {
     let status = Command::new("sh").args(["-c", script, "sh"]).arg(place).status().expect("runs");
     assert!(status.success(), "{script}");

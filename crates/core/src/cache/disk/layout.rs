@@ -230,7 +230,9 @@ mod tests {
     /// Only ever added to.
     #[test]
     fn files_stay_what_they_are() {
-        let golden: &[u8] = b"GOLDEN";
+        let golden: &[u8] =
+            b"HWC\x03\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x84\x03\0\0\0\0\0\0\xe4\x0fW\xf8\xc0[\x09.\
+            \0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\x1aq\x18\x02\0\0\0\xdc\x84\x0e\xb7\xab\xd3^\x10a/b.pt\x02\"1\"";
         let edition = Edition { version: Version::ETag("\"1\"".into()), size: 900 };
         let mut file = head("a/b.pt", &edition, b"record", KNOWN).expect("a head");
         file.extend_from_slice(b"record");
