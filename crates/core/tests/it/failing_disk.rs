@@ -14,7 +14,7 @@ use headwater::metrics::Metric;
 use headwater::value::Value;
 use headwater_testkit::server::Class;
 
-use crate::mounts::{break_down, mend, remount, with_a_small_disk, with_fuse};
+use crate::mounts::{break_down, make_read_only, mend, with_a_small_disk, with_fuse};
 use crate::on_disk::{SAMPLES, config, content, open, serving, written};
 use crate::sources::specs_of;
 
@@ -145,7 +145,7 @@ fn with_a_read_only_disk(place: &Path) {
         assert!(dataset.get(index, uninterrupted()).is_ok());
     }
     written(&dataset, Metric::DiskInsertions, SAMPLES as u64 / 2);
-    remount(place, "ro");
+    make_read_only(place);
     let error = fs::write(folder.join("x"), "x").expect_err("it can only be read");
     assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
     let asked = server.requests_of(Class::Get);
@@ -160,7 +160,7 @@ fn with_a_read_only_disk(place: &Path) {
     epoch(&later);
     assert_eq!(later.snapshot().raw(Metric::DiskHits), SAMPLES as u64 / 2);
 
-    remount(place, "rw");
+    mend(place);
     until("all is written", || {
         epoch(&dataset);
         records_by_looking(&folder) == SAMPLES

@@ -62,9 +62,9 @@ pub(crate) fn mend(place: &Path) {
     shell("umount -i -l \"$1\"", place);
 }
 
-/// A file system that was mounted for a test is from now on as `how` says: to read alone, or to write as well.
-pub(crate) fn remount(place: &Path, how: &str) {
-    shell(&format!("mount -o remount,{how} \"$1\""), place);
+/// From now on, whatever is below a folder can only be read.
+pub(crate) fn make_read_only(place: &Path) {
+    shell("mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"", place);
 }
 
 fn shell(script: &str, place: &Path) {

@@ -318,7 +318,8 @@ fn as_another_user(place: &Path) {
     assert_eq!(became, [0; 3]);
     let set = disk(place, 1 << 20).set("s3://bucket/run", None, false);
     assert_eq!(get(&set, "c.pt", &tag("1")).expect("there"), b"x");
-    set.renew("a.pt", &tag("1"), Moment::now().after(HOUR));
+    let later = Moment::now().after(HOUR);
+    set.renew("a.pt", &tag("1"), later, &Clock::at(later));
     assert!(put(&set, "b.pt", b"of another"));
     assert_eq!((set.disk.stats().failures, set.disk.stats().is_off), (0, false));
 }
