@@ -20,14 +20,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Opened {
-    /// Has all sets counted that are not, on a thread of its own that ends with that.
-    pub(super) fn count_behind(self: &Arc<Self>) {
+    /// Has all sets counted that are not, on a thread of its own that ends with that; and before them one that may have less than is
+    /// counted of it, which is no reason to keep anybody waiting.
+    pub(super) fn count_behind(self: &Arc<Self>, doubted: Option<usize>) {
         if self.ledger.is_none() || self.is_counting.swap(true, Ordering::AcqRel) {
             return;
         }
         let opened = self.clone();
         let counting = thread::Builder::new().name("headwater-count".to_owned()).spawn(move || {
-            if let Err(cause) = opened.count_in_turn() {
+            if let Err(cause) = opened.count_in_turn(doubted) {
                 tracing::warn!("cannot tell what the disk cache `{}` holds: {cause}", opened.root.display());
             }
             opened.is_counting.store(false, Ordering::Release);
@@ -38,7 +39,7 @@ impl Opened {
     }
 
     /// The same for one process after the other: the first one does it for all.
-    fn count_in_turn(&self) -> io::Result<()> {
+    fn count_in_turn(&self, doubted: Option<usize>) -> io::Result<()> {
         let Some(ledger) = &self.ledger else { return Ok(()) };
         let ends = Instant::now() + PATIENCE;
         let is_its_turn = loop {
@@ -50,11 +51,18 @@ impl Opened {
             }
             thread::sleep(PAUSE);
         };
-        let counted = self.count();
+        let counted = self.count_doubted(doubted).and_then(|()| self.count());
         if is_its_turn {
             ledger.locks().unlock(locks::COUNTING);
         }
         counted.map(drop)
+    }
+
+    /// Counts a set that is counted, unless it changes meanwhile.
+    fn count_doubted(&self, doubted: Option<usize>) -> io::Result<()> {
+        let Some((ledger, slot)) = self.ledger.as_ref().zip(doubted) else { return Ok(()) };
+        let row = ledger.lock()?.and_then(|page| page.set(slot));
+        row.map_or(Ok(()), |row| count_one(ledger, &row).map(drop))
     }
 
     /// Counts all sets that are not; whether all are.

@@ -175,7 +175,7 @@ impl Disk {
         }
         if self.known_capacity().is_none() {
             if opened.bytes().is_none() {
-                opened.count_behind();
+                opened.count_behind(None);
             }
             self.find_capacity(&opened);
         }

@@ -109,7 +109,7 @@ impl Opened {
             open.known.lock().insert(file, opened.clone());
         }
         if is_written && opened.bytes().is_none() {
-            opened.count_behind();
+            opened.count_behind(None);
         }
         Ok(Ok(opened))
     }

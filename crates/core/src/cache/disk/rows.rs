@@ -198,9 +198,9 @@ mod tests {
         assert!(rows.knows_set(1) && !rows.knows_set(0));
         assert_eq!(rows.set(1), Some(SetRow { changes: 1, ..row }));
         let golden = [
-            (0, vec![MAGIC, 7, 1_750_000_000, 3, 0, 0, 0, 0]),
-            (16, vec![5, 6, 8192, 2, 9, 1, 1, 0]),
-            (2054, vec![4096, 0]),
+            (0, vec![MAGIC, 7, 1_750_000_000, 3, 0, 0, 0, 10_745_111_587_345_399_529]),
+            (16, vec![5, 6, 8192, 2, 9, 1, 1, 15_624_008_144_697_282_273]),
+            (2054, vec![4096, 12_619_850_098_453_610_949]),
         ];
         for (at, words) in golden {
             assert_eq!(rows.0[at..at + words.len()], words, "row at word {at}");

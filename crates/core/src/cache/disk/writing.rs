@@ -141,11 +141,10 @@ impl Set {
             return Ok(true);
         }
         // Others may have removed files: whether it is full indeed is counted now and then.
-        if page.is_counted() && opened.counts_again() {
-            page.count_again(slot)?;
-        }
         if !page.is_counted() {
-            opened.count_behind();
+            opened.count_behind(None);
+        } else if opened.counts_again() {
+            opened.count_behind(Some(slot));
         }
         Ok(false)
     }
