@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,3 +126,48 @@ def test_a_setting_in_toml_names_the_folder(server: testkit.Testkit, tmp_path: P
     read_all(dataset)
     wait_for(dataset, "cache_disk_insertions_total", SAMPLES)
     assert dataset.stats()["cache_disk_capacity_bytes"] == 1_000_000_000
+
+
+class Untagged(http.server.SimpleHTTPRequestHandler):
+    """A server that tells times and no entity tags, as Python's own does."""
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def untagged(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(Untagged, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{serving.server_address[1]}/"
+        serving.shutdown()
+
+
+def put_in_the_same_second(path: Path, value: float, elements: int) -> None:
+    torch.save(torch.full((elements,), value), path)
+    os.utime(path, (1_750_000_000, 1_750_000_000))
+
+
+@pytest.mark.parametrize("tier", ["disk", "memory"])
+def test_what_was_replaced_in_the_same_second_is_not_served_as_it_was(
+    tier: str, untagged: tuple[Path, str], tmp_path: Path
+) -> None:
+    served, uri = untagged
+    put_in_the_same_second(served / "0.pt", 1.0, 100)
+    place = {"memory": 0, "disk": tmp_path / "cache", "disk_capacity": "1GB"} if tier == "disk" else {"memory": "1MB"}
+
+    def opened() -> hw.StreamingDataset:
+        cache = hw.CacheConfig(ttl="1h" if tier == "disk" else "1ms", **place)  # type: ignore[arg-type]
+        return hw.StreamingDataset(uri, cache=cache, on_changed="reload", manifest_max_age=0)
+
+    dataset = opened()
+    assert dataset[0]["data"].tolist() == [1.0] * 100
+    wait_for(dataset, "cache_disk_insertions_total" if tier == "disk" else "cache_memory_entries", 1)
+    put_in_the_same_second(served / "0.pt", 2.0, 200)
+    if tier == "disk":
+        dataset = opened()
+    time.sleep(0.01)
+    assert dataset[0]["data"].tolist() == [2.0] * 200

@@ -20,9 +20,9 @@ use headwater::Result;
 use headwater::buffer::BufferPool;
 use headwater::cache::disk::{Disk, Set, Wanted};
 use headwater::cache::{Cache, Item, Memory, Policy, UnitId};
-use headwater::clock::Moment;
+use headwater::clock::{Clock, Moment};
 use headwater::format::record::{self, Compression};
-use headwater::source::Version;
+use headwater::source::{Edition, Version};
 use headwater::value::{DType, Packed, Tensor, Value};
 use serde_json::json;
 
@@ -122,7 +122,12 @@ fn memory(seconds: f64) -> Result<()> {
     for sample in 0..ENTRIES {
         let packed = packed(SMALL, &buffers)?;
         if let Some(room) = cache.admit(UnitId { sample, field: 0 }, packed.bytes()) {
-            room.fill(Item::new(packed, Version::Unknown, Duration::ZERO, Duration::ZERO));
+            room.fill(Item::new(
+                packed,
+                Edition { version: Version::Unknown, size: SMALL as u64 },
+                Duration::ZERO,
+                Duration::ZERO,
+            ));
         }
     }
     assert_eq!(cache.stats().entries, ENTRIES as u64, "there is room");
@@ -158,18 +163,18 @@ fn key(number: usize) -> String {
     format!("latents/latent_{number:08}.pt")
 }
 
-fn version() -> Version {
-    Version::ETag("\"0123456789abcdef0123456789abcdef\"".into())
+fn edition() -> Edition {
+    Edition { version: Version::ETag("\"0123456789abcdef0123456789abcdef\"".into()), size: 1 }
 }
 
 fn put(set: &Set, number: usize, record: &[u8]) -> bool {
-    set.put(&key(number), &version(), record, Moment::now())
+    set.put(&key(number), &edition(), record, Moment::now())
 }
 
 fn look(set: &Set, number: usize, buffers: &BufferPool) -> bool {
-    let version = version();
-    let wanted = Wanted { version: &version, or_younger: None };
-    set.look(&key(number), wanted, Moment::now(), buffers).found().is_some()
+    let edition = edition();
+    let wanted = Wanted { edition: &edition, or_since: None };
+    set.look(&key(number), wanted, &Clock::default(), buffers).found().is_some()
 }
 
 /// A folder for one row, without what an earlier run left there.

@@ -32,7 +32,12 @@ impl Default for Clock {
 impl Clock {
     /// One that stands still until it is [put forward](Clock::advance).
     pub fn manual() -> Self {
-        Self(Kind::Manual(Arc::default(), Moment::now()))
+        Self::at(Moment::now())
+    }
+
+    /// The same, beginning at a moment.
+    pub fn at(moment: Moment) -> Self {
+        Self(Kind::Manual(Arc::default(), moment))
     }
 
     /// Puts a manual clock and all its clones forward; changes no other.
@@ -94,7 +99,8 @@ impl Moment {
     /// How long ago an earlier one was, or longer; [`Duration::MAX`] where nobody knows.
     pub fn age_of(&self, earlier: &Self) -> Duration {
         if self.is_of_one_boot(earlier) {
-            return self.since_boot.saturating_sub(earlier.since_boot);
+            // A machine that was put back to an earlier state (a snapshot of a virtual one) has such moments before it, whenever they were.
+            return self.since_boot.checked_sub(earlier.since_boot).unwrap_or(Duration::MAX);
         }
         // What comes from the future was noted by a clock that was wrong.
         let age = self.wall.duration_since(earlier.wall).unwrap_or(Duration::MAX);
@@ -109,20 +115,36 @@ impl Moment {
 }
 
 /// Time since the machine was started, its sleep included: what expires does so meanwhile.
-fn since_boot() -> Duration {
+pub(crate) fn since_boot() -> Duration {
     rustix::time::clock_gettime(ClockId::Boottime).try_into().unwrap_or_default()
 }
 
-/// Which start of the machine this is; 0 where that cannot be told.
+/// Which start of the machine this is, and whose clock tells the time since; 0 where that cannot be told.
 fn boot() -> u64 {
-    static BOOT: PerProcess<u64> = PerProcess::new();
+    starts().map_or(0, |starts| starts.of_clock)
+}
+
+/// Which start of the machine this is; 0 where that cannot be told.
+pub(crate) fn start() -> u64 {
+    starts().map_or(0, |starts| starts.of_machine)
+}
+
+#[derive(Clone, Copy)]
+struct Starts {
+    of_machine: u64,
+    of_clock: u64,
+}
+
+fn starts() -> Option<Starts> {
+    static STARTS: PerProcess<Option<Starts>> = PerProcess::new();
     let find = || {
-        let Ok(boot) = fs::read("/proc/sys/kernel/random/boot_id") else { return 0 };
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
         // A container may have a clock of its own, which others know nothing of.
         let clock = fs::read_link("/proc/self/ns/time").unwrap_or_default();
-        xxh3_64(&[&boot, clock.as_os_str().as_encoded_bytes()].concat()).max(1)
+        let of_clock = xxh3_64(&[&boot, clock.as_os_str().as_encoded_bytes()].concat()).max(1);
+        Some(Starts { of_machine: xxh3_64(&boot).max(1), of_clock })
     };
-    BOOT.get_or_try_init(|| Ok(find())).copied().unwrap_or_default()
+    STARTS.get_or_try_init(|| Ok(find())).copied().unwrap_or_default()
 }
 
 impl fmt::Debug for Clock {
@@ -146,7 +168,19 @@ mod tests {
             assert_eq!(now.after(HOUR).age_of(&then), HOUR);
             assert!(now.after(HOUR).is_since(&then) && !then.is_since(&now.after(HOUR)));
         }
-        assert_eq!(now.age_of(&now.after(HOUR)), Duration::ZERO, "noted while this was found out");
+        assert_eq!(now.age_of(&now), Duration::ZERO);
+        assert_eq!(now.age_of(&now.after(HOUR)), Duration::MAX, "the machine was put back");
+    }
+
+    #[test]
+    fn the_time_that_a_machine_sleeps_counts() {
+        let uptime = || {
+            let told = fs::read_to_string("/proc/uptime").expect("told");
+            Duration::from_secs_f64(told.split(' ').next().and_then(|word| word.parse().ok()).expect("seconds"))
+        };
+        // What the kernel says to that includes sleep; it says so to the hundredth.
+        let (before, now, after) = (uptime(), since_boot(), uptime() + Duration::from_millis(10));
+        assert!(before <= now && now <= after, "{before:?} {now:?} {after:?}");
     }
 
     #[test]

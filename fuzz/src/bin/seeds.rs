@@ -8,7 +8,7 @@ use headwater::buffer::BufferPool;
 use headwater::cache::disk::Disk;
 use headwater::clock::Moment;
 use headwater::format::record::{Compression, pack};
-use headwater::source::Version;
+use headwater::source::{Edition, Version};
 use headwater::value::{DType, Dict, Tensor, Value};
 
 fn main() {
@@ -22,8 +22,11 @@ fn main() {
         }
     }
     let files = seeds.join("cache_file");
-    for (name, version) in [("tag", Version::ETag("\"1\"".into())), ("not-of-that-version", Version::Modified(7))] {
-        fs::write(files.join(name), [&[0], &file(&version)[..]].concat()).expect("written");
+    let tag = Version::ETag("\"1\"".into());
+    for (name, version, size) in
+        [("tag", tag.clone(), 900), ("not-of-that-version", Version::Modified(7), 900), ("not-of-that-size", tag, 901)]
+    {
+        fs::write(files.join(name), [&[0], &file(&Edition { version, size })[..]].concat()).expect("written");
     }
 }
 
@@ -59,11 +62,11 @@ fn values() -> Vec<Value> {
 }
 
 /// What the disk tier writes.
-fn file(version: &Version) -> Vec<u8> {
+fn file(edition: &Edition) -> Vec<u8> {
     let root = std::env::temp_dir().join(format!("headwater-seeds-{}", std::process::id()));
     let disk = Arc::new(Disk::open(&root, Some(1 << 24)).expect("opens"));
     let set = disk.set("s3://bucket/run", None, false);
-    assert!(set.put("a/b.pt", version, b"record", Moment::now()));
+    assert!(set.put("a/b.pt", edition, b"record", Moment::now()));
     let shards = fs::read_dir(root.join("sets")).expect("read").flatten().flat_map(|set| fs::read_dir(set.path()));
     let files = shards.flatten().flatten().flat_map(|shard| fs::read_dir(shard.path())).flatten().flatten();
     let file = files.map(|file| fs::read(file.path()).expect("read")).next().expect("the record's");

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use headwater::buffer::BufferPool;
 use headwater::cache::disk::{Disk, Set, Wanted};
-use headwater::clock::Moment;
-use headwater::source::Version;
+use headwater::clock::{Clock, Moment};
+use headwater::source::{Edition, Version};
 use xxhash_rust::xxh3::Xxh3;
 
 // As `docs/formats.md` has them.
-const CHECKSUM_AT: usize = 24;
-const STAMP_AT: usize = 32;
-const HEAD_BYTES: usize = 64;
+const CHECKSUM_AT: usize = 32;
+const STAMP_AT: usize = 40;
+const HEAD_BYTES: usize = 72;
 const ALIGNMENT: usize = 64;
 const KEY: &str = "a/b.pt";
 
@@ -31,7 +31,7 @@ impl Place {
     pub fn new(root: &Path) -> Self {
         let disk = Arc::new(Disk::open(root, Some(1 << 24)).expect("opens"));
         let set = disk.set("s3://bucket/run", None, false);
-        assert!(set.put(KEY, &version(), b"record", Moment::now()));
+        assert!(set.put(KEY, &edition(), b"record", Moment::now()));
         let file = files(&root.join("sets")).into_iter().find(|file| file.extension().is_some_and(|it| it == "hwc"));
         Self { set, file: file.expect("the record's") }
     }
@@ -41,20 +41,20 @@ impl Place {
         let Some((&told, file)) = data.split_first() else { return false };
         let file = sealed(file, told & 1 == 0);
         fs::write(&self.file, &file).expect("written");
-        let (version, now) = (version(), Moment::now());
-        self.set.renew(KEY, &version, now);
+        let (edition, clock) = (edition(), Clock::default());
+        self.set.renew(KEY, &edition, Moment::now(), &clock);
         let found =
-            self.set.look(KEY, Wanted { version: &version, or_younger: None }, now, &BufferPool::new(0)).found();
+            self.set.look(KEY, Wanted { edition: &edition, or_since: None }, &clock, &BufferPool::new(0)).found();
         if let Some(found) = &found {
-            assert!(file.ends_with(&found.record) && found.version == version);
+            assert!(file.ends_with(&found.record) && found.edition == edition);
         }
         assert!(self.set.is_read(), "a file is no reason to leave the disk alone");
         found.is_some()
     }
 }
 
-fn version() -> Version {
-    Version::ETag("\"1\"".into())
+fn edition() -> Edition {
+    Edition { version: Version::ETag("\"1\"".into()), size: 900 }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -136,10 +136,14 @@ impl Folder {
         bar.finish_and_clear();
         let checked = checked?;
         let unsound = checked.damaged + checked.unreadable;
+        // Of this time and of earlier ones.
+        let aside: u64 =
+            care.sets().unwrap_or(sets).iter().filter(|set| set.is_quarantine).map(|set| set.records).sum();
         if self.json {
             let Checked { records, bytes, damaged, unreadable, put_aside } = checked;
             let found = json!({
                 "records": records, "bytes": bytes, "damaged": damaged, "unreadable": unreadable, "put_aside": put_aside,
+                "quarantine": aside,
             });
             print(out, &found)?;
         } else {
@@ -148,6 +152,9 @@ impl Folder {
                 _ => said(&checked),
             };
             writeln!(out, "{} records of {}: {found}", checked.records, ByteSize(checked.bytes))?;
+            if aside > 0 {
+                writeln!(out, "{aside} damaged ones are there that were put aside; gc removes them")?;
+            }
         }
         if unsound > 0 { Err(Failure::Told(exit::BAD_DATA)) } else { Ok(()) }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headwater::cache::disk::Disk;
 use headwater::clock::Moment;
-use headwater::source::Version;
+use headwater::source::{Edition, Version};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -19,8 +19,8 @@ fn cache() -> TempDir {
     for uri in ["s3://bucket/one", "s3://bucket/two"] {
         let set = disk.set(uri, Some("http://host:9000"), false);
         for number in 0..RECORDS {
-            let version = Version::ETag("\"1\"".into());
-            assert!(set.put(&format!("{number}.pt"), &version, &[7; 10_000], Moment::now()));
+            let edition = Edition { version: Version::ETag("\"1\"".into()), size: 9_000 };
+            assert!(set.put(&format!("{number}.pt"), &edition, &[7; 10_000], Moment::now()));
         }
     }
     dir
@@ -66,9 +66,38 @@ fn verify_puts_aside_what_is_damaged_and_says_so_by_its_code() {
     let output = headwater(&["cache", "verify", text(dir.path())]);
     assert_eq!(output.status.code(), Some(5), "{}", err(&output));
     assert!(out(&output).contains("3 were damaged and are put aside"), "{}", out(&output));
-    assert_eq!(told(&["verify", text(dir.path())])["records"], 2 * RECORDS - 3);
+    assert!(out(&output).contains("3 damaged ones are there that were put aside"), "{}", out(&output));
+    let checked = told(&["verify", text(dir.path())]);
+    assert_eq!((&checked["records"], &checked["quarantine"]), (&(2 * RECORDS - 3).into(), &3.into()), "{checked:#}");
+    let listed = told(&["ls", text(dir.path())]);
+    let aside = listed["sets"].as_array().expect("sets").iter().find(|set| set["quarantine"] == true).expect("listed");
+    assert_eq!(aside["records"], 3, "{listed:#}");
+    let shown = out(&headwater(&["cache", "ls", text(dir.path())]));
+    assert!(shown.contains("(damaged, put aside)"), "{shown}");
     assert_eq!(told(&["gc", text(dir.path())])["removed"]["records"], 3);
+    assert_eq!(told(&["verify", text(dir.path())])["quarantine"], 0);
     assert_eq!(records(dir.path()).len() as u64, 2 * RECORDS - 3);
+}
+
+#[test]
+fn verify_shows_how_it_gets_on_to_whoever_looks_and_to_nobody_else() {
+    let dir = cache();
+    let output = headwater(&["cache", "verify", text(dir.path())]);
+    assert_eq!((output.status.code(), &*err(&output)), (Some(0), ""), "nothing in a pipe");
+    // A terminal, of which `script` writes down what is shown there: what the command says to both of its outputs.
+    let on_a_terminal = |more: &str| {
+        let command = format!("'{}' cache verify '{}'{more}", env!("CARGO_BIN_EXE_headwater"), text(dir.path()));
+        let mut script = std::process::Command::new("script");
+        script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).env("TERM", "xterm");
+        let output = script.output().expect("`script` of util-linux runs");
+        assert_eq!(output.status.code(), Some(0), "{}", out(&output));
+        out(&output)
+    };
+    let shown = on_a_terminal("");
+    assert!(shown.contains("records checked [") && shown.contains("40 records of"), "{shown:?}");
+    let shown = on_a_terminal(" --json 2>/dev/null");
+    let told: Json = serde_json::from_str(&shown).expect("JSON alone");
+    assert_eq!(told["records"], 2 * RECORDS);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::Version;
+use crate::source::Edition;
 use crate::value::{Packed, Value};
 
 pub use flights::{Flight, Flights, Leader};
@@ -55,19 +55,19 @@ pub enum Policy {
 /// An entry in use: as long as it is held its memory counts against the cache, even when the entry has been given up.
 pub type Lease = Arc<Entry<Item>>;
 
-/// What a cache keeps of a unit: a value, of which version it is, and when that was last known to be the right one.
+/// What a cache keeps of a unit: a value, of which edition of its object it is, and when that was last known to be the right one.
 #[derive(Debug)]
 pub struct Item {
     packed: Packed,
-    version: Version,
+    edition: Edition,
     /// Nanoseconds of the cache's clock; before its beginning, where the value is older than the process.
     since: AtomicI64,
 }
 
 impl Item {
     /// A value that was last known to be right so long ago.
-    pub fn new(packed: Packed, version: Version, now: Duration, age: Duration) -> Self {
-        Self { packed, version, since: AtomicI64::new(nanoseconds(now) - nanoseconds(age)) }
+    pub fn new(packed: Packed, edition: Edition, now: Duration, age: Duration) -> Self {
+        Self { packed, edition, since: AtomicI64::new(nanoseconds(now) - nanoseconds(age)) }
     }
 
     /// The value. Its tensors are views of memory that others may share: copy before handing them to a user.
@@ -75,9 +75,9 @@ impl Item {
         self.packed.value()
     }
 
-    /// Its version, as far as the source knows one.
-    pub fn version(&self) -> &Version {
-        &self.version
+    /// Which edition of its object it is, as far as the source can tell.
+    pub fn edition(&self) -> &Edition {
+        &self.edition
     }
 
     /// How long ago it was last known to be right.

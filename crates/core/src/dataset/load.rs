@@ -18,14 +18,14 @@ use crate::engine::{Engine, Workers, wait_here};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::decode_object;
 use crate::metrics::{Metric, Timing};
-use crate::source::{ObjectBytes, ObjectMeta, ReadRequest, Source, Version, check_version};
+use crate::source::{Edition, ObjectBytes, ObjectMeta, ReadRequest, Source, Version, check_version};
 use crate::value::{Packed, Value};
 
 /// What a load brings, to everybody who waits for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Read {
     value: Value,
-    version: Version,
+    edition: Edition,
     origin: Origin,
     is_offered: bool,
 }
@@ -57,9 +57,10 @@ impl Aged {
 
 impl Read {
     /// Of the version that its source told; a replica's own says nothing, but it serves what was listed.
-    fn new(value: Value, told: Version, listed: Version, brought: Brought) -> Self {
-        let version = if told == Version::Unknown { listed } else { told };
-        Self { value, version, origin: Origin::Source(Arc::new(brought)), is_offered: false }
+    fn new(value: Value, told: &ObjectMeta, listed: Version, brought: Brought) -> Self {
+        let version = if told.version == Version::Unknown { listed } else { told.version.clone() };
+        let edition = Edition { version, size: told.size };
+        Self { value, edition, origin: Origin::Source(Arc::new(brought)), is_offered: false }
     }
 }
 
@@ -68,8 +69,8 @@ impl Read {
 pub(crate) struct Brought {
     /// Whether it takes the place of a record that is no longer the right one.
     pub(super) replaces: bool,
-    /// The version that its record is kept under on disk; `None` where that would tell nobody that it is the right one.
-    pub(super) on_disk: Option<Version>,
+    /// The edition that its record is kept under on disk; `None` where that would tell nobody that it is the right one.
+    pub(super) on_disk: Option<Edition>,
     /// When it was asked for, by the cache's clock and for other processes: it may have been replaced since.
     pub(super) asked: Duration,
     pub(super) asked_at: Moment,
@@ -79,7 +80,7 @@ pub(crate) struct Brought {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) value: Value,
-    pub(crate) version: Version,
+    pub(crate) edition: Edition,
     pub(crate) origin: Origin,
     /// Whether others hold the same memory.
     pub(crate) is_shared: bool,
@@ -89,9 +90,9 @@ pub(crate) struct Loaded {
 
 impl From<(Read, bool)> for Loaded {
     fn from((read, is_shared): (Read, bool)) -> Self {
-        let Read { value, version, origin, is_offered } = read;
+        let Read { value, edition, origin, is_offered } = read;
         let is_shared = is_shared || is_offered || !matches!(origin, Origin::Source(_));
-        Self { value, version, origin, is_shared, is_offered }
+        Self { value, edition, origin, is_shared, is_offered }
     }
 }
 
@@ -202,7 +203,7 @@ impl Inner {
             fetched(true);
             return Ok(renewed);
         }
-        let replaced = stale.map(|lease| lease.value().version().clone());
+        let replaced = stale.map(|lease| lease.value().edition().clone());
         self.from_disk_or_source(kept, sources, unit, workers, replaced, fetched).await
     }
 
@@ -212,7 +213,7 @@ impl Inner {
         sources: &Sources,
         unit: UnitId,
         workers: &Workers,
-        replaced: Option<Version>,
+        replaced: Option<Edition>,
         fetched: &mut (impl FnMut(bool) + Send),
     ) -> Result<Read> {
         let (source, listed, request) = self.request(sources, unit)?;
@@ -223,11 +224,11 @@ impl Inner {
             Answer::Source(asking, source.read(&request, Engine::current()?.buffers()).await)
         };
         match answer {
-            Answer::Disk(packed, version, age) => {
+            Answer::Disk(packed, edition, age) => {
                 fetched(true);
                 Ok(Read {
                     value: packed.value().clone(),
-                    version,
+                    edition,
                     origin: Origin::Disk(packed, Aged { age, at: kept.clock.now() }),
                     is_offered: false,
                 })
@@ -247,17 +248,18 @@ impl Inner {
         }
     }
 
-    /// Whether an object is still of this version: one request.
-    pub(super) async fn is_still(&self, source: &dyn Source, key: &str, version: &Version) -> Result<bool> {
-        let meta = source.head(key).await?;
-        let is_same = *version != Version::Unknown
+    /// Whether an object is still of this edition: one request.
+    pub(super) async fn is_still(&self, source: &dyn Source, key: &str, edition: &Edition) -> Result<bool> {
+        let (meta, version) = (source.head(key).await?, &edition.version);
+        let is_same = meta.size == edition.size
+            && *version != Version::Unknown
             && discriminant(version) == discriminant(&meta.version)
             && check_version(key, version, &meta.version).is_ok();
         self.metrics.record(&[(Metric::CacheExpired, 1), (Metric::CacheRenewed, u64::from(is_same))]);
         Ok(is_same)
     }
 
-    /// What the cache has, if its object is still of the same version: one request. Else it is removed.
+    /// What the cache has, if its object is still of the same edition: one request. Else it is removed.
     async fn renewed(
         &self,
         kept: &Kept,
@@ -269,7 +271,7 @@ impl Inner {
         let (source, listed, _) = self.request(sources, unit)?;
         let (now, item) = (kept.clock.now(), lease.value());
         let asked_at = kept.clock.moment();
-        if !self.is_still(source.as_ref(), &listed.key, item.version()).await? {
+        if !self.is_still(source.as_ref(), &listed.key, item.edition()).await? {
             kept.cache.remove(unit);
             return Ok(None);
         }
@@ -277,11 +279,11 @@ impl Inner {
         if let Some(tier) = &kept.on_disk
             && let Some(set) = tier.known_set(unit.field)
         {
-            tier.renew_behind(set, &listed.key, item.version(), asked_at);
+            tier.renew_behind(set, &listed.key, item.edition(), asked_at);
         }
         Ok(Some(Read {
             value: item.value().clone(),
-            version: item.version().clone(),
+            edition: item.edition().clone(),
             origin: Origin::Memory(now),
             is_offered: false,
         }))
@@ -303,7 +305,7 @@ impl Inner {
         let object = self.received(source.as_ref(), &listed, read, began)?;
         let value = self.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
         let brought = Brought { replaces: false, on_disk: None, asked, asked_at };
-        Ok(Read::new(value, object.meta.version, listed.version, brought))
+        Ok(Read::new(value, &object.meta, listed.version, brought))
     }
 
     async fn decoded(
@@ -320,11 +322,12 @@ impl Inner {
         let told = &object.meta.version;
         let on_disk = if self.accepts_changes() { told } else { &listed.version };
         let on_disk = Some(on_disk).filter(|version| ![told, version].contains(&&Version::Unknown)).cloned();
+        let on_disk = on_disk.map(|version| Edition { version, size: object.meta.size });
         let (inner, brought) = (self.clone(), Brought { replaces, on_disk, asked, asked_at });
         workers
             .run(move || {
                 let value = inner.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
-                Ok(Read::new(value, object.meta.version, listed.version, brought))
+                Ok(Read::new(value, &object.meta, listed.version, brought))
             })
             .await
     }

@@ -23,7 +23,7 @@ use crate::clock::{Clock, Moment};
 use crate::config::{CacheConfig, DatasetConfig};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{self, Source, SourceSpec, Version};
+use crate::source::{self, Edition, Source, SourceSpec};
 use crate::value::Packed;
 
 /// Reads and writes at once: what disks need to be fast, without a thread for every unit of a window.
@@ -45,8 +45,9 @@ pub(crate) struct OnDisk {
     policy: Policy,
     /// By field; none for local sources.
     sets: OnceLock<Vec<Option<Arc<Set>>>>,
-    /// When this process began to use it, by the cache's clock.
-    pub(super) opened: Duration,
+    clock: Clock,
+    /// When this process began to use it.
+    pub(super) opened: Moment,
     pub(super) reading: Arc<Semaphore>,
     writing: Arc<Semaphore>,
     pub(super) packing: Arc<Semaphore>,
@@ -76,9 +77,10 @@ impl OnDisk {
         let disk = Disk::there(root, config.disk_capacity.map(|capacity| capacity.0));
         let [reading, writing, renewing, packing] =
             [READS, WRITES, RENEWALS, PACKS].map(|turns| Arc::new(Semaphore::new(turns)));
-        let (disk, policy, opened) = (Arc::new(disk), config.policy, clock.now());
+        let (disk, policy) = (Arc::new(disk), config.policy);
+        let (clock, opened) = (clock.clone(), clock.moment());
         let (sets, backlog) = (OnceLock::new(), Arc::default());
-        Some(Self { disk, policy, sets, opened, reading, writing, packing, renewing, backlog })
+        Some(Self { disk, policy, sets, clock, opened, reading, writing, packing, renewing, backlog })
     }
 
     /// The folder.
@@ -127,11 +129,11 @@ impl OnDisk {
     }
 
     /// Notes that an object's record is still the right one, beside everything else: by those who have the time, or not at all.
-    pub(super) fn renew_behind(&self, set: &Arc<Set>, key: &str, version: &Version, asked_at: Moment) {
+    pub(super) fn renew_behind(&self, set: &Arc<Set>, key: &str, edition: &Edition, asked_at: Moment) {
         let Ok(turn) = self.renewing.clone().try_acquire_owned() else { return };
-        let (set, key, version) = (set.clone(), key.to_owned(), version.clone());
+        let (set, key, edition, clock) = (set.clone(), key.to_owned(), edition.clone(), self.clock.clone());
         drop(spawn_blocking(move || {
-            set.renew(&key, &version, asked_at);
+            set.renew(&key, &edition, asked_at, &clock);
             drop(turn);
         }));
     }
@@ -157,7 +159,7 @@ impl Inner {
         packed: &Packed,
         flight: Option<Flight>,
     ) {
-        let Some(version) = brought.on_disk.clone() else { return };
+        let Some(edition) = brought.on_disk.clone() else { return };
         let Some(tier) = &kept.on_disk else { return };
         let (Some(set), Some(record)) = (tier.known_set(unit.field).cloned(), packed.record().cloned()) else { return };
         let (Ok(listed), Ok(engine)) = (self.manifest.object(unit.sample, unit.field), Engine::current()) else {
@@ -178,7 +180,7 @@ impl Inner {
             let (asked, patience) = (Arc::downgrade(&set), patience(record.len() as u64));
             let size = listed.size;
             let written = spawn_blocking(move || {
-                let is_there = set.put(&listed.key, &version, &record, since);
+                let is_there = set.put(&listed.key, &edition, &record, since);
                 drop(turn);
                 is_there
             });

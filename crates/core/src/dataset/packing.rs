@@ -82,7 +82,7 @@ impl Inner {
         if let Origin::Disk(packed, aged) = &loaded.origin {
             if let Some(room) = kept.cache.admit(unit, packed.bytes()) {
                 let (packed, now) = (Packed::clone(packed), kept.clock.now());
-                room.fill(Item::new(packed, loaded.version.clone(), now, aged.by(now)));
+                room.fill(Item::new(packed, loaded.edition.clone(), now, aged.by(now)));
             }
             return;
         }
@@ -97,7 +97,7 @@ impl Inner {
         if let (Some(room), Some(compression)) = (room, in_memory) {
             packed = self.pack(value, compression, buffers);
             let Some(packed) = &packed else { return };
-            room.fill(Item::new(packed.clone(), loaded.version.clone(), kept.clock.now(), age));
+            room.fill(Item::new(packed.clone(), loaded.edition.clone(), kept.clock.now(), age));
         }
         if on_disk {
             // What is kept as it is in memory is compressed for the disk.

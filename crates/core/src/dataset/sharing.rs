@@ -24,7 +24,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record;
 use crate::metrics::Metric;
-use crate::source::{Gate, ObjectBytes, ObjectMeta, ReadRequest, Source, Version};
+use crate::source::{Edition, Gate, ObjectBytes, ObjectMeta, ReadRequest, Source, Version};
 use crate::value::Packed;
 
 /// How often is looked whether another one has brought a record.
@@ -39,8 +39,8 @@ pub(super) struct Sought<'a> {
     pub(super) set: &'a Arc<Set>,
     pub(super) source: &'a dyn Source,
     pub(super) listed: &'a ObjectMeta,
-    /// A version that turned out to be no longer right.
-    replaced: Option<Version>,
+    /// An edition that turned out to be no longer right.
+    replaced: Option<Edition>,
     /// Since when others are waited for, and for how long by as many pauses: where the machine keeps this process from its work, it
     /// keeps them, too.
     waits: Option<Instant>,
@@ -50,8 +50,8 @@ pub(super) struct Sought<'a> {
 
 /// What came of looking for it.
 pub(super) enum Answer {
-    /// Its record, of which version that is, and how old.
-    Disk(Arc<Packed>, Version, Duration),
+    /// Its record, of which edition that is, and how old.
+    Disk(Arc<Packed>, Edition, Duration),
     /// What its source said.
     Source(Asking, Result<ObjectBytes>),
 }
@@ -99,7 +99,7 @@ impl Inner {
         sources: &'a Sources,
         unit: UnitId,
         listed: &'a ObjectMeta,
-        replaced: Option<Version>,
+        replaced: Option<Edition>,
     ) -> Option<Sought<'a>> {
         let tier = kept.on_disk.as_ref()?;
         let set = tier.set(sources, unit.field, kept.is_ordered())?;
@@ -131,12 +131,12 @@ impl Sought<'_> {
         let mut look = self.look().await?;
         loop {
             if let Some(Look::Found(found)) = look {
-                let version = found.version.clone();
-                if let Some((packed, version, age)) = self.opened(found).await? {
+                let edition = found.edition.clone();
+                if let Some((packed, age)) = self.opened(found).await? {
                     self.set.count(true);
-                    return Ok(Answer::Disk(packed, version, age));
+                    return Ok(Answer::Disk(packed, edition, age));
                 }
-                self.replaced = Some(version);
+                self.replaced = Some(edition);
                 look = self.look().await?;
                 continue;
             }
@@ -225,21 +225,21 @@ impl Sought<'_> {
         self.is_given_up || is_too_long || self.set.is_in_vain(owner, size, self.paused)
     }
 
-    /// What a record holds, its version and age, if that is not too old or its object still the same.
-    async fn opened(&self, found: Found) -> Result<Option<(Arc<Packed>, Version, Duration)>> {
+    /// What a record holds, and its age, if that is not too old or its object still the same.
+    async fn opened(&self, found: Found) -> Result<Option<(Arc<Packed>, Duration)>> {
         // One that is whole and cannot be opened is of another version of the format.
         let Ok(value) = record::open(&found.record) else { return Ok(None) };
         let mut age = found.age;
         if !self.source.is_pinned() && self.kept.ttl.is_some_and(|ttl| age >= ttl) {
             let asked = self.kept.clock.moment();
-            if !self.inner.is_still(self.source, &self.listed.key, &found.version).await? {
+            if !self.inner.is_still(self.source, &self.listed.key, &found.edition).await? {
                 return Ok(None);
             }
-            self.tier.renew_behind(self.set, &self.listed.key, &found.version, asked);
+            self.tier.renew_behind(self.set, &self.listed.key, &found.edition, asked);
             age = Duration::ZERO;
         }
         let packed = Arc::new(Packed::in_record(value, found.record, found.memory));
-        Ok(Some((packed, found.version, age)))
+        Ok(Some((packed, age)))
     }
 
     /// `None`: the disk does not answer.
@@ -249,12 +249,11 @@ impl Sought<'_> {
     }
 
     fn looking(&self) -> Result<impl FnOnce(&Set) -> Look + Send + 'static> {
-        let since_opened = || self.kept.clock.now().saturating_sub(self.tier.opened);
-        let or_younger = self.inner.accepts_changes().then(since_opened);
-        let ObjectMeta { key, version, .. } = self.listed.clone();
-        let (now, replaced, buffers) = (self.kept.clock.moment(), self.replaced.clone(), Engine::current()?.buffers());
-        Ok(move |set: &Set| match set.look(&key, Wanted { version: &version, or_younger }, now, buffers) {
-            Look::Found(found) if replaced.as_ref() == Some(&found.version) => Look::Outdated,
+        let or_since = self.inner.accepts_changes().then_some(self.tier.opened);
+        let (key, edition) = (self.listed.key.clone(), self.listed.edition());
+        let (clock, replaced, buffers) = (self.kept.clock.clone(), self.replaced.clone(), Engine::current()?.buffers());
+        Ok(move |set: &Set| match set.look(&key, Wanted { edition: &edition, or_since }, &clock, buffers) {
+            Look::Found(found) if replaced.as_ref() == Some(&found.edition) => Look::Outdated,
             look => look,
         })
     }

@@ -65,6 +65,22 @@ pub struct ObjectMeta {
     pub version: Version,
 }
 
+/// What tells two contents of one key apart as well as a source can: a version may be a time, to the second, and name several.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Edition {
+    /// The object's version.
+    pub version: Version,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl ObjectMeta {
+    /// Which edition of the object it tells of.
+    pub fn edition(&self) -> Edition {
+        Edition { version: self.version.clone(), size: self.size }
+    }
+}
+
 /// What to read.
 #[derive(Debug, Clone, Default)]
 pub struct ReadRequest {

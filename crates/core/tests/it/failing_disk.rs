@@ -14,7 +14,7 @@ use headwater::metrics::Metric;
 use headwater::value::Value;
 use headwater_testkit::server::Class;
 
-use crate::mounts::{break_down, mend, with_a_small_disk, with_fuse};
+use crate::mounts::{break_down, make_read_only, mend, with_a_small_disk, with_fuse};
 use crate::on_disk::{SAMPLES, config, content, open, serving, written};
 use crate::sources::specs_of;
 
@@ -126,6 +126,54 @@ fn with_a_disk_that_breaks(place: &Path) {
     assert_eq!(dataset.snapshot().raw(Metric::DiskOff), 0);
     let checked = Care::of(&folder).expect("ours").verify(|_| Ok(())).expect("checked");
     assert_eq!((checked.records, checked.damaged), (SAMPLES as u64, 0), "nothing was put aside");
+}
+
+#[test]
+fn a_disk_that_turns_read_only_costs_a_loader_what_is_new_and_is_read_until_it_can_be_written() {
+    with_a_small_disk(
+        "failing_disk::a_disk_that_turns_read_only_costs_a_loader_what_is_new_and_is_read_until_it_can_be_written",
+        "8m",
+        with_a_read_only_disk,
+    );
+}
+
+fn with_a_read_only_disk(place: &Path) {
+    let (server, folder) = (serving(), place.join("cache"));
+    let config = config(specs_of(&server, "run").swap_remove(0).1, &folder);
+    let dataset = open(&config);
+    for index in 0..SAMPLES / 2 {
+        assert!(dataset.get(index, uninterrupted()).is_ok());
+    }
+    written(&dataset, Metric::DiskInsertions, SAMPLES as u64 / 2);
+    make_read_only(place);
+    let error = fs::write(folder.join("x"), "x").expect_err("it can only be read");
+    assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
+    let asked = server.requests_of(Class::Get);
+    epoch(&dataset);
+    assert_eq!(server.requests_of(Class::Get), asked + SAMPLES as u64 / 2, "what was there is read");
+    written(&dataset, Metric::DiskFailures, 1);
+    assert_eq!(dataset.snapshot().raw(Metric::DiskOff), 1);
+    assert_eq!(records_by_looking(&folder), SAMPLES / 2);
+
+    // Who comes to it as it is reads, too.
+    let later = open(&config);
+    epoch(&later);
+    assert_eq!(later.snapshot().raw(Metric::DiskHits), SAMPLES as u64 / 2);
+
+    mend(place);
+    until("all is written", || {
+        epoch(&dataset);
+        records_by_looking(&folder) == SAMPLES
+    });
+    assert_eq!(dataset.snapshot().raw(Metric::DiskOff), 0);
+    let checked = Care::of(&folder).expect("ours").verify(|_| Ok(())).expect("checked");
+    assert_eq!((checked.records, checked.damaged, checked.unreadable), (SAMPLES as u64, 0, 0));
+}
+
+fn records_by_looking(folder: &Path) -> usize {
+    let files = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let shards = files(set(folder)).filter(|shard| shard.is_dir());
+    shards.flat_map(files).filter(|file| file.extension().is_some_and(|suffix| suffix == "hwc")).count()
 }
 
 /// The folder of the only set.

@@ -2,6 +2,7 @@
 //! up by hand, and nobody waits for who is no more.
 
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use headwater::buffer::BufferPool;
 use headwater::cache::Policy;
-use headwater::cache::disk::Disk;
 use headwater::cache::disk::care::Care;
-use headwater::clock::Moment;
+use headwater::cache::disk::{Disk, Wanted};
+use headwater::clock::{Clock, Moment};
 use headwater::collate::Collation;
 use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnChanged, Replicas, Span};
 use headwater::dataset::Dataset;
@@ -21,7 +23,7 @@ use headwater::format::pt::write_pt;
 use headwater::loader::{Content, Loader};
 use headwater::metrics::Metric;
 use headwater::sample::Sample;
-use headwater::source::{SourceSpec, Version};
+use headwater::source::{Edition, SourceSpec, Version};
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
 
@@ -170,17 +172,28 @@ fn worker() {
         "fill" => {
             let folder = config.cache.disk.as_ref().expect("a folder");
             let set = Arc::new(Disk::open(folder, Some(CAPACITY)).expect("opens")).set("s3://bucket/run", None, false);
+            let edition = Edition { version: Version::ETag("1".into()), size: 60_000 };
             let put = |number: usize| {
                 let key = format!("{}-{number}", std::process::id());
-                set.put(&key, &Version::ETag("1".into()), &vec![7; 60_000], Moment::now())
+                set.put(&key, &edition, &vec![7; 60_000], Moment::now())
             };
             // Not while it is unknown what the others have taken.
-            put(0);
+            let mut kept = vec![0];
+            kept.retain(|&number| put(number));
             say_prepared_and_wait(folder.parent().expect("a folder"));
-            for number in 1..100 {
-                if !put(number) {
+            for number in 1..300 {
+                if put(number) {
+                    kept.push(number);
+                } else {
                     std::thread::sleep(Duration::from_millis(20));
                 }
+            }
+            let (clock, buffers, wanted) =
+                (Clock::default(), BufferPool::new(0), Wanted { edition: &edition, or_since: None });
+            for number in kept {
+                let key = format!("{}-{number}", std::process::id());
+                let found = set.look(&key, wanted, &clock, &buffers).found().expect("nothing goes");
+                assert!(found.record.len() == 60_000 && found.record.iter().all(|&byte| byte == 7));
             }
         }
         "lock" => {
@@ -267,16 +280,20 @@ pub(crate) fn bytes_in(folder: &Path) -> u64 {
     sizes(folder).sum()
 }
 
-/// In whole blocks, as the ledger counts. Right while nothing goes.
+/// In whole blocks, as the ledger counts, or more where the disk says that it takes more. Right while nothing goes.
 fn blocks_in(folder: &Path) -> u64 {
-    sizes(folder).map(|bytes| bytes.next_multiple_of(4096)).sum()
+    metas(folder).map(|meta| meta.len().next_multiple_of(4096).max(meta.blocks() * 512)).sum()
 }
 
 fn sizes(folder: &Path) -> impl Iterator<Item = u64> {
+    metas(folder).map(|meta| meta.len())
+}
+
+fn metas(folder: &Path) -> impl Iterator<Item = fs::Metadata> {
     let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let shards = entries(folder.join("sets")).flat_map(entries);
     let files = shards.flat_map(entries).chain(entries(folder.join("arriving")));
-    files.filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len())
+    files.filter_map(|file| fs::metadata(file).ok())
 }
 
 #[test]
@@ -474,6 +491,55 @@ fn processes_whose_ledger_is_removed_and_one_that_makes_it_anew_keep_to_one_capa
     let counted = care.bytes().expect("read");
     care.gc(Duration::from_hours(1), None, |_| Ok(())).expect("tidied");
     assert_eq!(care.bytes().expect("read"), counted, "nothing was counted wrongly");
+}
+
+#[test]
+fn eight_processes_that_fill_a_folder_keep_to_its_capacity_at_any_moment() {
+    eight_fill(|_, _| {});
+}
+
+/// Twice in a second, most often what it says of the records.
+#[test]
+fn eight_processes_whose_ledger_is_damaged_all_the_time_keep_to_its_capacity_and_lose_nothing() {
+    eight_fill(|ledger, chance| {
+        let at = if chance.below(4) == 0 { chance.below(16_448) } else { 64 + chance.below(64) };
+        let (file, mut byte) = (fs::File::options().read(true).write(true).open(ledger).expect("there"), [0]);
+        file.read_exact_at(&mut byte, at).expect("read");
+        file.write_all_at(&[byte[0] ^ 1 << chance.below(8)], at).expect("damaged");
+    });
+}
+
+/// Samples what the disk says while they write.
+fn eight_fill(mut disturb: impl FnMut(&Path, &mut Chance)) {
+    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
+    let (cache, home) = (folder.path().join("cache"), folder.path().join("home"));
+    let config = config(specs_of(&server, "run").swap_remove(0).1, &cache);
+    let mut workers: Vec<_> = (0..PROCESSES).map(|_| start("fill", &config, &home)).collect();
+    wait_until("all are ready", || workers.iter().all(|worker| is_prepared(worker, folder.path())));
+    fs::write(folder.path().join("go"), "").expect("written");
+    let (mut most, mut samples, mut chance) = (0, 0, Chance(5));
+    while workers.iter_mut().any(|worker| worker.try_wait().expect("asked").is_none()) {
+        most = most.max(blocks_in(&cache));
+        samples += 1;
+        if samples % 64 == 0 {
+            disturb(&cache.join("ledger"), &mut chance);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(most > CAPACITY / 4 && most <= CAPACITY, "{most} bytes of {CAPACITY}");
+    let ends: Vec<_> = workers.into_iter().map(|mut worker| worker.wait().expect("it ends").success()).collect();
+    assert_eq!(ends, [true; PROCESSES]);
+    let care = Care::of(&cache).expect("ours");
+    let checked = care.verify(|_| Ok(())).expect("checked");
+    assert!(checked.records > 10 && checked.damaged == 0, "{checked:?}");
+    assert_eq!(care.bytes().expect("counted"), blocks_of(&cache, checked.records));
+}
+
+/// What so many records take that were let in by those who fill.
+fn blocks_of(cache: &Path, records: u64) -> u64 {
+    let bytes = blocks_in(cache);
+    assert_eq!(bytes, records * 61_440, "nothing but these is there");
+    bytes
 }
 
 #[test]

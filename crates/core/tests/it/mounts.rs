@@ -62,6 +62,11 @@ pub(crate) fn mend(place: &Path) {
     shell("umount -i -l \"$1\"", place);
 }
 
+/// From now on, whatever is below a folder can only be read.
+pub(crate) fn make_read_only(place: &Path) {
+    shell("mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"", place);
+}
+
 fn shell(script: &str, place: &Path) {
     let status = Command::new("sh").args(["-c", script, "sh"]).arg(place).status().expect("runs");
     assert!(status.success(), "{script}");

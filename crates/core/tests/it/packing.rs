@@ -8,7 +8,7 @@ use headwater::buffer::BufferPool;
 use headwater::cache::{Cache, Item, Memory, Policy, UnitId};
 use headwater::format::Limits;
 use headwater::format::record::{Compression, memory_for, pack};
-use headwater::source::Version;
+use headwater::source::{Edition, Version};
 use headwater::value::{DType, Tensor, Value};
 
 const CAPACITY: usize = 100 << 20;
@@ -56,7 +56,12 @@ fn the_memory_of_packed_values_never_exceeds_the_capacity_by_a_byte() {
                         hits.fetch_add(1, Ordering::Relaxed);
                     } else if let Some(room) = cache.admit(unit, memory_for(&values[sample])) {
                         let packed = pack(&values[sample], Compression::AtLeast(1.25), &buffers).expect("packed");
-                        room.fill(Item::new(packed, Version::Unknown, Duration::ZERO, Duration::ZERO));
+                        room.fill(Item::new(
+                            packed,
+                            Edition { version: Version::Unknown, size: 0 },
+                            Duration::ZERO,
+                            Duration::ZERO,
+                        ));
                     }
                 }
             };

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::layout::{self, QUARANTINE_ID, footprint, set_folder};
-use super::ledger::{Ledger, Page, SetRow, files_in};
+use super::ledger::{Ledger, Page, files_in};
 use super::opened::Opened;
+use super::rows::SetRow;
 use super::{About, locks, reading, room};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -106,7 +107,7 @@ impl Care {
     }
 
     fn sets_by_ledger(&self) -> Result<Vec<SetInfo>> {
-        let page = self.page()?;
+        let page = self.counted_page()?;
         let root = page.root();
         let info = |row: SetRow| {
             let is_used = page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)?;
@@ -147,7 +148,7 @@ impl Care {
     /// Those of [`Care::sets`].
     pub fn bytes(&self) -> Result<u64> {
         match self.opened.ledger {
-            Some(_) => Ok(self.page()?.set_bytes()),
+            Some(_) => Ok(self.counted_page()?.set_bytes()),
             None => Ok(self.sets()?.iter().map(|set| set.bytes).sum()),
         }
     }
@@ -222,11 +223,26 @@ impl Care {
 
     /// Counts what every set holds.
     fn count(&self) -> Result<()> {
-        let slots: Vec<_> = self.page()?.sets().map(|row| row.slot).collect();
-        for slot in slots {
-            self.page()?.count_anew(slot).map_err(|cause| failed(&self.opened.root, cause))?;
+        let mut page = self.page()?;
+        let slots: Vec<_> = page.sets().map(|row| row.slot).collect();
+        let marked = slots.into_iter().try_for_each(|slot| page.count_again(slot));
+        drop(page);
+        marked.map_err(|cause| failed(&self.opened.root, cause))?;
+        self.counted_page().map(drop)
+    }
+
+    /// The ledger once all is counted.
+    fn counted_page(&self) -> Result<Page<'_>> {
+        let page = self.page()?;
+        if page.is_counted() {
+            return Ok(page);
         }
-        Ok(())
+        drop(page);
+        if self.opened.count().map_err(|cause| failed(&self.opened.root, cause))? {
+            return self.page();
+        }
+        let why = "others keep changing it while it is counted";
+        Err(Error::new(ErrorKind::Timeout, "look after cache", self.opened.root.display()).because(why))
     }
 
     /// Removes what nobody needs: what killed processes left behind, what was put aside, and sets that nobody uses and nobody has
@@ -241,7 +257,7 @@ impl Care {
         mut seen: impl FnMut(u64) -> Result<()>,
     ) -> Result<Removed> {
         self.page()?.take_back_all().map_err(|cause| failed(&self.opened.root, cause))?;
-        let now = SystemTime::now();
+        let now = UNIX_EPOCH + Duration::from_secs(self.page()?.now());
         let mut removed = Removed::default();
         let sets = self.sets()?;
         for set in sets.iter().filter(|set| !set.is_used) {
@@ -356,7 +372,7 @@ pub(super) fn clear_set(page: &mut Page<'_>, row: &SetRow) -> io::Result<()> {
     }
     let _ = fs::remove_file(folder.join(layout::ABOUT));
     let _ = fs::remove_dir(&folder);
-    page.set_row(&SetRow { slot: row.slot, id: 0, bytes: 0, files: 0, used: 0 })
+    page.set_row(&SetRow::empty(row.slot, 0, 0))
 }
 
 fn clear_shard(page: &mut Page<'_>, row: &SetRow, shard: &Path) -> io::Result<Removed> {
@@ -397,8 +413,9 @@ pub(super) fn set_aside(page: &mut Page<'_>, slot: usize, path: &Path) -> io::Re
     };
     let aside = page.sets().find(|row| row.id == QUARANTINE_ID).map(|row| row.slot).or_else(|| page.free_slot());
     if let Some(slot) = aside.filter(|&slot| page.set(slot).is_none()) {
-        page.set_row(&SetRow { slot, id: QUARANTINE_ID, bytes: 0, files: 0, used: super::seconds_now() })?;
-        page.count_anew(slot)?;
+        let is_new = fs::symlink_metadata(set_folder(page.root(), QUARANTINE_ID)).is_err();
+        let row = SetRow::empty(slot, QUARANTINE_ID, page.now());
+        page.set_row(&if is_new { row } else { row.uncounted() })?;
     }
     let to = place_aside(page.root(), path).filter(|_| aside.is_some());
     if let (Some(aside), Some(to)) = (aside, &to) {
@@ -421,7 +438,7 @@ pub(super) fn set_aside(page: &mut Page<'_>, slot: usize, path: &Path) -> io::Re
     });
     if let (Err(_), Some(aside)) = (&moved, aside) {
         // It is not there, after all.
-        page.count_anew(aside)?;
+        page.count_again(aside)?;
     }
     moved
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
 use crate::clock::Moment;
-use crate::source::Version;
+use crate::source::{Edition, Version};
 
 /// The file that says that a folder is one of ours.
 pub(super) const MARKER: &str = "HEADWATER-CACHE";
@@ -27,10 +27,11 @@ const SUFFIX: &str = ".hwc";
 /// What a file takes on a disk: whole blocks.
 const BLOCK: u64 = 4096;
 /// How a file begins; the last byte is the version of the format.
-const MAGIC: [u8; 4] = *b"HWC\x02";
+const MAGIC: [u8; 4] = *b"HWC\x03";
+const CHECKSUM_AT: usize = 32;
 const HEAD_BYTES: usize = STAMP_AT + STAMP_BYTES;
 /// When the record was last known to be the right one. It is written anew in its place, and has a checksum of its own.
-pub(super) const STAMP_AT: usize = 32;
+pub(super) const STAMP_AT: usize = CHECKSUM_AT + 8;
 const STAMP_BYTES: usize = 32;
 /// Where the record begins: records want that.
 const ALIGNMENT: usize = 64;
@@ -87,8 +88,8 @@ pub(super) fn is_file_name(name: &str) -> bool {
 const READING: u32 = 0;
 
 /// What stands before a record in its file. `None` where name or tag are longer than anybody's.
-pub(super) fn head(key: &str, version: &Version, record: &[u8], known: Moment) -> Option<Vec<u8>> {
-    let version = encode(version);
+pub(super) fn head(key: &str, edition: &Edition, record: &[u8], known: Moment) -> Option<Vec<u8>> {
+    let version = encode(&edition.version);
     if key.len() > LONGEST || version.len() > LONGEST {
         return None;
     }
@@ -98,13 +99,14 @@ pub(super) fn head(key: &str, version: &Version, record: &[u8], known: Moment) -
     head.extend_from_slice(&(version.len() as u32).to_le_bytes());
     head.extend_from_slice(&READING.to_le_bytes());
     head.extend_from_slice(&(record.len() as u64).to_le_bytes());
-    head.extend_from_slice(&[0; 8]);
+    head.extend_from_slice(&edition.size.to_le_bytes());
+    head.extend_from_slice(&[0; STAMP_AT - CHECKSUM_AT]);
     head.extend_from_slice(&stamp(known));
     head.extend_from_slice(key.as_bytes());
     head.extend_from_slice(&version);
     head.resize(head.len().next_multiple_of(ALIGNMENT), 0);
     let checksum = checksum(&head, record);
-    head[24..STAMP_AT].copy_from_slice(&checksum.to_le_bytes());
+    head[CHECKSUM_AT..STAMP_AT].copy_from_slice(&checksum.to_le_bytes());
     Some(head)
 }
 
@@ -141,10 +143,10 @@ pub(super) fn is_of_another_version(beginning: &[u8]) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) key: String,
-    pub(super) version: Version,
+    pub(super) edition: Edition,
     /// Whether its object would be read as the same value today.
     pub(super) is_read_so: bool,
-    /// When it was last known to be of that version.
+    /// When it was last known to be the right one.
     pub(super) known: Option<Moment>,
     /// Where the record begins, and ends with the file.
     pub(super) record_at: usize,
@@ -160,7 +162,8 @@ pub(super) fn parse(beginning: &[u8], len: u64) -> Option<Head> {
     if key_len > LONGEST || version_len > LONGEST {
         return None;
     }
-    let record_len = u64::from_le_bytes(beginning.get(16..24)?.try_into().ok()?);
+    let long = |at: usize| Some(u64::from_le_bytes(beginning.get(at..at + 8)?.try_into().ok()?));
+    let record_len = long(16)?;
     let record_at = (HEAD_BYTES + key_len + version_len).next_multiple_of(ALIGNMENT);
     if record_len.checked_add(record_at as u64)? != len {
         return None;
@@ -169,7 +172,8 @@ pub(super) fn parse(beginning: &[u8], len: u64) -> Option<Head> {
     let version = beginning.get(HEAD_BYTES + key_len..HEAD_BYTES + key_len + version_len)?;
     let is_read_so = number(12)? == READING as usize;
     let known = stamped(&beginning[STAMP_AT..HEAD_BYTES]);
-    Some(Head { key: String::from_utf8(key.to_vec()).ok()?, version: decode(version)?, is_read_so, known, record_at })
+    let edition = Edition { version: decode(version)?, size: long(24)? };
+    Some(Head { key: String::from_utf8(key.to_vec()).ok()?, edition, is_read_so, known, record_at })
 }
 
 /// Whether what stands before a record may not have ended with this beginning of its file.
@@ -181,7 +185,7 @@ pub(super) fn may_be_longer(beginning: &[u8]) -> bool {
 /// Whether a whole file is what was written.
 pub(super) fn is_whole(file: &[u8], record_at: usize) -> bool {
     let Some((head, record)) = file.split_at_checked(record_at) else { return false };
-    head.get(24..STAMP_AT).is_some_and(|stored| stored == checksum(head, record).to_le_bytes())
+    head.get(CHECKSUM_AT..STAMP_AT).is_some_and(|stored| stored == checksum(head, record).to_le_bytes())
 }
 
 /// Makes a file whole again that was written to.
@@ -189,12 +193,12 @@ pub(super) fn is_whole(file: &[u8], record_at: usize) -> bool {
 pub(super) fn reseal(file: &mut [u8]) {
     let record_at = parse(file, file.len() as u64).map_or(HEAD_BYTES, |said| said.record_at);
     let checksum = checksum(&file[..record_at], &file[record_at..]);
-    file[24..STAMP_AT].copy_from_slice(&checksum.to_le_bytes());
+    file[CHECKSUM_AT..STAMP_AT].copy_from_slice(&checksum.to_le_bytes());
 }
 
 fn checksum(head: &[u8], record: &[u8]) -> u64 {
     let mut hash = Xxh3::new();
-    hash.update(&head[..24]);
+    hash.update(&head[..CHECKSUM_AT]);
     hash.update(&head[HEAD_BYTES..]);
     hash.update(record);
     hash.digest()
@@ -226,26 +230,31 @@ mod tests {
     /// Only ever added to.
     #[test]
     fn files_stay_what_they_are() {
-        let golden: &[u8] = b"HWC\x02\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\x006!\xba\xa1\xf502\xdb\
+        let golden: &[u8] =
+            b"HWC\x03\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x84\x03\0\0\0\0\0\0\xe4\x0fW\xf8\xc0[\x09.\
             \0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\x1aq\x18\x02\0\0\0\xdc\x84\x0e\xb7\xab\xd3^\x10a/b.pt\x02\"1\"";
-        let mut file = head("a/b.pt", &Version::ETag("\"1\"".into()), b"record", KNOWN).expect("a head");
+        let edition = Edition { version: Version::ETag("\"1\"".into()), size: 900 };
+        let mut file = head("a/b.pt", &edition, b"record", KNOWN).expect("a head");
         file.extend_from_slice(b"record");
         assert_eq!(file.len(), 134);
         assert!(file.starts_with(golden), "{}", file.escape_ascii());
         let first: &[u8] = b"HWC\x01\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\xdcWx\xe7\xe7\x19R-a/b.pt\x02\"1\"";
-        assert!(is_of_another_version(first) && !is_of_another_version(golden));
+        let second: &[u8] = b"HWC\x02\x06\0\0\0\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\x006!\xba\xa1\xf502\xdb\
+            \0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\x1aq\x18\x02\0\0\0\xdc\x84\x0e\xb7\xab\xd3^\x10a/b.pt\x02\"1\"";
+        assert!([first, second].into_iter().all(is_of_another_version) && !is_of_another_version(golden));
         assert_eq!(set_id("s3://bucket/run", Some("http://host:9000")), 0x45c2_4d16_4d41_4d94_f5cc_5620_df7e_1f73);
     }
 
     #[test]
     fn a_file_says_what_it_is_and_no_damaged_one_is_whole() {
         for version in [Version::Unknown, Version::Modified(7), Version::ETag("\"tag\"".into())] {
-            let mut file = head("folder/x.pt", &version, b"the record", KNOWN).expect("a head");
+            let edition = Edition { version, size: 1 << 40 };
+            let mut file = head("folder/x.pt", &edition, b"the record", KNOWN).expect("a head");
             file.extend_from_slice(b"the record");
             let said = parse(&file, file.len() as u64).expect("one of ours");
             assert_eq!(
-                (&*said.key, &said.version, said.known, &file[said.record_at..]),
-                ("folder/x.pt", &version, Some(KNOWN), &b"the record"[..])
+                (&*said.key, &said.edition, said.known, &file[said.record_at..]),
+                ("folder/x.pt", &edition, Some(KNOWN), &b"the record"[..])
             );
             assert!(is_whole(&file, said.record_at));
             for cut in 0..file.len() {
@@ -262,7 +271,8 @@ mod tests {
                 assert!(is_whole == is_stamp && !(is_known && is_whole), "bit {bit}");
             }
         }
-        assert_eq!(head(&"x".repeat(LONGEST + 1), &Version::Unknown, b"", KNOWN), None);
-        assert!(head(&"x".repeat(LONGEST), &Version::ETag("x".repeat(LONGEST - 1)), b"", KNOWN).is_some());
+        let of = |version| Edition { version, size: 0 };
+        assert_eq!(head(&"x".repeat(LONGEST + 1), &of(Version::Unknown), b"", KNOWN), None);
+        assert!(head(&"x".repeat(LONGEST), &of(Version::ETag("x".repeat(LONGEST - 1))), b"", KNOWN).is_some());
     }
 }

@@ -2,40 +2,31 @@
 //!
 //! It is read and written by whoever has the lock. Bytes are counted before they are on the disk and no longer after they are gone:
 //! a process takes *allowance* before it writes, and passes it on to a set when the file takes its name. What a killed process had
-//! taken is taken back by the others. While a set's files are being changed the ledger says so, so that whoever comes after one
-//! that was killed at it counts that set anew. Should the file be lost under way, whoever comes first makes it of what there is, and
-//! every process writes down again what it had taken before it takes or passes on any more; until then it is taken to have as much
-//! as any takes.
+//! taken is taken back by the others.
+//!
+//! Nothing it says is believed unless its [checksum](super::rows) is right, and nothing that was written before the machine was
+//! started: a power cut may have kept an earlier ledger and later files. What is not known is [counted](super::counting) from the
+//! files, beside everything else, and until that is done nobody takes more. So is a set whose files were being changed by a process
+//! that was killed at it, which the ledger says. Every process writes down again what it had taken before it takes or passes on any
+//! more; until then it is taken to have as much as any takes.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::clock;
 use crate::sync::{Mutex, MutexGuard};
 
 use super::access::Access;
-use super::layout::{self, ARRIVING, LEDGER, LOCK, footprint, set_folder};
+use super::layout::{self, ARRIVING, LEDGER, LOCK};
 use super::locks::{self, Kind, Locks};
-
-/// Sets that a folder has at most.
-pub(super) const SETS: usize = 128;
-/// Processes that write at a time, at most.
-const PROCESSES: usize = 512;
+use super::rows::{Head, PROCESSES, Rows, SETS, SetRow};
 
 /// Allowance that a process takes at once, of a large capacity.
 pub(super) const ALLOWANCE: u64 = 32 << 20;
-
-const MAGIC: u64 = u64::from_le_bytes(*b"HWLEDG1\0");
-const HEAD_WORDS: usize = 8;
-const SET_WORDS: usize = 8;
-/// The set whose files are being changed, counted from one.
-const CHANGING: usize = 1;
-const PROCESS_WORDS_AT: usize = HEAD_WORDS + SETS * SET_WORDS;
-const WORDS: usize = PROCESS_WORDS_AT + PROCESSES;
 
 /// Another process that has the lock works for microseconds. One that was stopped then has it for ever.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -45,8 +36,8 @@ const FIRST_PAUSE: Duration = Duration::from_micros(50);
 /// Where many come and go, whoever looks more rarely than they do never finds it free.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
-/// No disk is larger: what says so is damaged.
-const LARGEST: u64 = 1 << 50;
+/// What is not known.
+const UNKNOWN: u64 = u64::MAX;
 
 /// The ledger of a folder, in one process.
 #[derive(Debug)]
@@ -66,17 +57,6 @@ pub(super) struct Ledger {
     known: [AtomicU64; 2],
 }
 
-/// A set as the ledger knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SetRow {
-    pub(super) slot: usize,
-    pub(super) id: u128,
-    pub(super) bytes: u64,
-    pub(super) files: u64,
-    /// Seconds since 1970.
-    pub(super) used: u64,
-}
-
 impl Ledger {
     /// Joins the processes that use a folder.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
@@ -91,13 +71,13 @@ impl Ledger {
             turn: Mutex::default(),
             process: None,
             taken: AtomicU64::new(0),
-            known: [const { AtomicU64::new(0) }; 2],
+            known: [const { AtomicU64::new(UNKNOWN) }; 2],
         };
         let deadline = Instant::now() + PATIENCE * 10;
         ledger.process = loop {
             match ledger.lock()? {
                 Some(mut page) => {
-                    page.repair_file()?;
+                    page.find_sets()?;
                     break Some(page.enter()?);
                 }
                 None if Instant::now() < deadline => {}
@@ -105,6 +85,10 @@ impl Ledger {
             }
         };
         Ok(ledger)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(super) fn locks(&self) -> &Locks {
@@ -120,10 +104,10 @@ impl Ledger {
         self.locks.is_at(&self.root.join(LOCK))
     }
 
-    /// Files and bytes as they were when this process last had the lock: for whoever must not wait.
-    pub(super) fn known(&self) -> (u64, u64) {
-        let [files, bytes] = &self.known;
-        (files.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed))
+    /// Files and bytes as they were when this process last had the lock and all was counted: for whoever must not wait.
+    pub(super) fn known(&self) -> Option<(u64, u64)> {
+        let [files, bytes] = self.known.each_ref().map(|number| number.load(Ordering::Relaxed));
+        (files != UNKNOWN && bytes != UNKNOWN).then_some((files, bytes))
     }
 
     /// The name of a file on its way to its set: whose it is tells who may remove it.
@@ -148,119 +132,145 @@ impl Ledger {
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        let mut page = Page { ledger: self, file: self.file.lock().clone(), words: Box::new([0; WORDS]), _turn: turn };
-        page.find_file()?;
-        page.read()?;
-        if let Some(process) = self.process {
-            if page.words[0] != MAGIC {
-                page.repair_file()?;
-            }
-            let taken = self.taken.load(Ordering::Relaxed);
-            if page.words[PROCESS_WORDS_AT + process] != taken {
-                page.write(PROCESS_WORDS_AT + process, &[taken])?;
-            }
-        }
+        let held = Held { ledger: self, _turn: turn };
+        let file = held.file_in_its_place()?;
+        let rows = Rows::read(&file)?;
+        let head = rows.head();
+        let mut page = Page { held, file, rows, head: head.unwrap_or_else(Page::begun_now) };
+        page.mend(head.is_some_and(|head| page.is_of_now(&head)))?;
         page.finish_what_was_begun()?;
         Ok(Some(page))
     }
 }
 
-/// What the ledger says, for whoever has the lock.
-pub(super) struct Page<'a> {
+/// The lock, until it is dropped.
+struct Held<'a> {
     ledger: &'a Ledger,
-    file: Arc<File>,
-    words: Box<[u64; WORDS]>,
     _turn: MutexGuard<'a, ()>,
 }
 
-impl Drop for Page<'_> {
-    fn drop(&mut self) {
-        if self.words[0] == MAGIC {
-            let [files, bytes] = &self.ledger.known;
-            files.store(self.sets().map(|set| set.files).sum(), Ordering::Relaxed);
-            bytes.store(self.bytes(), Ordering::Relaxed);
+impl Held<'_> {
+    /// Somebody may have removed the file, and another process made it anew: those who have one that is gone would count by themselves.
+    fn file_in_its_place(&self) -> io::Result<Arc<File>> {
+        let (mut file, place) = (self.ledger.file.lock(), self.ledger.root.join(LEDGER));
+        if !locks::is_at(&file, &place) {
+            *file = Arc::new(self.ledger.access.open_or_make(&place)?);
         }
+        Ok(file.clone())
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
         self.ledger.locks.unlock(locks::LEDGER);
     }
 }
 
+/// What the ledger says, for whoever has the lock.
+pub(super) struct Page<'a> {
+    held: Held<'a>,
+    file: Arc<File>,
+    rows: Rows,
+    head: Head,
+}
+
+impl Drop for Page<'_> {
+    fn drop(&mut self) {
+        if self.is_counted() {
+            let [files, bytes] = &self.held.ledger.known;
+            files.store(self.sets().map(|set| set.files).sum(), Ordering::Relaxed);
+            bytes.store(self.bytes(), Ordering::Relaxed);
+        }
+    }
+}
+
 impl Page<'_> {
-    /// Somebody may have removed the file, and another process made it anew: those who have one that is gone would count by themselves.
-    fn find_file(&mut self) -> io::Result<()> {
-        let place = self.ledger.root.join(LEDGER);
-        if !locks::is_at(&self.file, &place) {
-            self.file = Arc::new(self.ledger.access.open_or_make(&place)?);
-            *self.ledger.file.lock() = self.file.clone();
-        }
-        Ok(())
+    fn begun_now() -> Head {
+        let started = seconds_now().saturating_sub(clock::since_boot().as_secs());
+        Head { start: clock::start(), started, changing: None }
     }
 
-    fn read(&mut self) -> io::Result<()> {
-        let mut bytes = [0; WORDS * 8];
-        let mut done = 0;
-        while done < bytes.len() {
-            match self.file.read_at(&mut bytes[done..], done as u64)? {
-                0 => break,
-                more => done += more,
-            }
-        }
-        for (word, bytes) in self.words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Ok(())
+    /// Whether a ledger was written since the machine was started. Of containers each may have a start of its own to tell: what is
+    /// in use by another process, or by this one, is of now.
+    fn is_of_now(&self, head: &Head) -> bool {
+        let ledger = self.held.ledger;
+        ledger.process.is_some()
+            || head.start == clock::start()
+            || ledger.locks.are_held_elsewhere(locks::PROCESSES, PROCESSES as u64).unwrap_or(true)
     }
 
-    fn write(&mut self, at: usize, values: &[u64]) -> io::Result<()> {
-        self.words[at..at + values.len()].copy_from_slice(values);
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.file.write_all_at(&bytes, at as u64 * 8)
-    }
-
-    /// Makes a ledger of a file that is none yet, or no longer, and of one that does not know what there is.
-    fn repair_file(&mut self) -> io::Result<()> {
-        let is_one = self.words[0] == MAGIC;
-        if !is_one {
-            self.write(0, &[0; WORDS])?;
+    /// Makes a ledger of a file that is none, or not `of_now`, and rows of what are no rows.
+    fn mend(&mut self, is_of_now: bool) -> io::Result<()> {
+        let (file, ledger) = (self.file.clone(), self.held.ledger);
+        let (known, lost): (Vec<_>, Vec<_>) = (0..SETS).partition(|&slot| self.rows.knows_set(slot));
+        if !is_of_now {
+            known.iter().try_for_each(|&slot| self.count_again(slot))?;
         }
-        let ids = layout::sets(&self.ledger.root)?;
-        let is_wrong = |row: &SetRow| row.bytes.max(row.files) > LARGEST || row.files > 0 && !ids.contains(&row.id);
-        let wrong: Vec<_> = self.sets().filter(is_wrong).collect();
-        for row in wrong {
-            self.count_anew(row.slot)?;
+        if !lost.is_empty() {
+            self.find_sets_in(&lost, &known)?;
         }
         for process in 0..PROCESSES {
-            if !is_one || self.words[PROCESS_WORDS_AT + process] > LARGEST {
+            let is_own = ledger.process == Some(process);
+            let taken = self.rows.taken(process).filter(|_| is_of_now || is_own);
+            let is = match taken {
+                _ if is_own => ledger.taken.load(Ordering::Relaxed),
+                Some(taken) => taken,
                 // It writes down what it has as soon as it comes.
-                let is_there = self.ledger.locks.is_held_elsewhere(locks::PROCESSES + process as u64)?;
-                self.write(PROCESS_WORDS_AT + process, &[if is_there { ALLOWANCE } else { 0 }])?;
+                None if ledger.locks.is_held_elsewhere(locks::PROCESSES + process as u64)? => ALLOWANCE,
+                None => 0,
+            };
+            if taken != Some(is) {
+                self.rows.write_taken(&file, process, is)?;
             }
         }
-        for &id in &ids {
-            if self.sets().all(|row| row.id != id)
-                && let Some(slot) = self.free_slot()
-            {
-                self.set_row(&SetRow { slot, id, bytes: 0, files: 0, used: 0 })?;
-                self.count_anew(slot)?;
+        if is_of_now {
+            return Ok(());
+        }
+        Rows::trim(&file)?;
+        // Last: whoever is killed before leaves one that is none still.
+        self.write_head(Page::begun_now())
+    }
+
+    /// Has rows for all sets that have a folder, and counts those anew that have none.
+    fn find_sets(&mut self) -> io::Result<()> {
+        let ids = layout::sets(self.root())?;
+        let gone: Vec<_> = self.sets().filter(|row| row.files > 0 && !ids.contains(&row.id)).collect();
+        gone.into_iter().try_for_each(|row| self.set_row(&row.uncounted()))?;
+        let (known, free): (Vec<_>, Vec<_>) = (0..SETS).partition(|&slot| self.set(slot).is_some());
+        self.find_sets_in(&free, &known)
+    }
+
+    /// Gives sets that have a folder, and none of the `known` rows, one of the others: those left over are nobody's.
+    fn find_sets_in(&mut self, others: &[usize], known: &[usize]) -> io::Result<()> {
+        let mut ids = layout::sets(self.root())?;
+        ids.sort_unstable();
+        ids.retain(|&id| known.iter().all(|&slot| self.set(slot).is_none_or(|row| row.id != id)));
+        let (now, mut ids) = (self.now(), ids.into_iter());
+        for &slot in others {
+            let row = ids.next().map(|id| SetRow::empty(slot, id, now).uncounted());
+            if row.is_some() || !self.rows.knows_set(slot) {
+                self.set_row(&row.unwrap_or(SetRow::empty(slot, 0, 0)))?;
             }
         }
-        if is_one { Ok(()) } else { self.write(0, &[MAGIC]) }
+        Ok(())
+    }
+
+    fn write_head(&mut self, head: Head) -> io::Result<()> {
+        self.rows.write_head(&self.file, &head)?;
+        self.head = head;
+        Ok(())
     }
 
     /// A process that was killed while it changed a set left it counted wrongly.
     fn finish_what_was_begun(&mut self) -> io::Result<()> {
-        match self.words[CHANGING] as usize {
-            0 => Ok(()),
-            set if set <= SETS => {
-                self.count_anew(set - 1)?;
-                self.write(CHANGING, &[0])
-            }
-            _ => self.write(CHANGING, &[0]),
-        }
+        let Some(slot) = self.head.changing else { return Ok(()) };
+        self.count_again(slot)?;
+        self.write_head(Head { changing: None, ..self.head })
     }
 
     fn enter(&mut self) -> io::Result<usize> {
         for process in 0..PROCESSES {
-            if self.ledger.locks.try_lock(locks::PROCESSES + process as u64, Kind::Exclusive)? {
+            if self.locks().try_lock(locks::PROCESSES + process as u64, Kind::Exclusive)? {
                 self.take_back(process)?;
                 return Ok(process);
             }
@@ -270,23 +280,23 @@ impl Page<'_> {
 
     /// What a process left behind that is no more.
     fn take_back(&mut self, process: usize) -> io::Result<()> {
-        for entry in fs::read_dir(self.ledger.root.join(ARRIVING))?.flatten() {
+        for entry in fs::read_dir(self.root().join(ARRIVING))?.flatten() {
             if writer_of(&entry) == Some(process) {
                 // What cannot be removed is none of ours.
                 let _ = fs::remove_file(entry.path());
             }
         }
-        self.write(PROCESS_WORDS_AT + process, &[0])
+        self.rows.write_taken(&self.file, process, 0)
     }
 
     /// Takes back what processes had that are no more; whether any had.
     pub(super) fn take_back_all(&mut self) -> io::Result<bool> {
         let mut any = false;
-        let arriving: Vec<_> = fs::read_dir(self.ledger.root.join(ARRIVING))?.flatten().collect();
+        let arriving: Vec<_> = fs::read_dir(self.root().join(ARRIVING))?.flatten().collect();
         let writers: Vec<_> = arriving.iter().filter_map(writer_of).collect();
-        for process in (0..PROCESSES).filter(|&process| Some(process) != self.ledger.process) {
-            let has_some = self.words[PROCESS_WORDS_AT + process] > 0 || writers.contains(&process);
-            if has_some && !self.ledger.locks.is_held_elsewhere(locks::PROCESSES + process as u64)? {
+        for process in (0..PROCESSES).filter(|&process| Some(process) != self.held.ledger.process) {
+            let has_some = self.rows.taken(process) != Some(0) || writers.contains(&process);
+            if has_some && !self.locks().is_held_elsewhere(locks::PROCESSES + process as u64)? {
                 self.take_back(process)?;
                 any = true;
             }
@@ -294,13 +304,19 @@ impl Page<'_> {
         Ok(any)
     }
 
+    /// Seconds since 1970, for what is compared over long times: by the time since the machine was started, where the clock on the
+    /// wall was put forward since the ledger was begun.
+    pub(super) fn now(&self) -> u64 {
+        seconds_now().min(self.head.started.saturating_add(clock::since_boot().as_secs()))
+    }
+
     pub(super) fn set_bytes(&self) -> u64 {
         self.sets().fold(0, |sum, set| sum.saturating_add(set.bytes))
     }
 
-    /// Bytes of all sets, and what processes have taken beside.
+    /// Bytes of all sets, and what processes have taken beside. Right once all is counted.
     pub(super) fn bytes(&self) -> u64 {
-        self.words[PROCESS_WORDS_AT..].iter().fold(self.set_bytes(), |sum, taken| sum.saturating_add(*taken))
+        self.set_bytes().saturating_add(self.rows.taken_in_all())
     }
 
     pub(super) fn sets(&self) -> impl Iterator<Item = SetRow> + '_ {
@@ -308,15 +324,11 @@ impl Page<'_> {
     }
 
     pub(super) fn set(&self, slot: usize) -> Option<SetRow> {
-        let at = HEAD_WORDS + slot * SET_WORDS;
-        let words = &self.words[at..at + SET_WORDS];
-        let id = u128::from(words[0]) << 64 | u128::from(words[1]);
-        (id != 0).then_some(SetRow { slot, id, bytes: words[2], files: words[3], used: words[4] })
+        self.rows.set(slot)
     }
 
     pub(super) fn set_row(&mut self, row: &SetRow) -> io::Result<()> {
-        let words = [(row.id >> 64) as u64, row.id as u64, row.bytes, row.files, row.used];
-        self.write(HEAD_WORDS + row.slot * SET_WORDS, &words)
+        self.rows.write_set(&self.file, row)
     }
 
     /// A row that no set has.
@@ -326,13 +338,14 @@ impl Page<'_> {
 
     /// What this process may write beside what the sets have.
     pub(super) fn allowance(&self) -> u64 {
-        self.ledger.taken.load(Ordering::Relaxed)
+        self.held.ledger.taken.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_allowance(&mut self, bytes: u64) -> io::Result<()> {
+        let ledger = self.held.ledger;
         // Known only once it is written down: who cannot write it down takes nothing.
-        self.ledger.process.map_or(Ok(()), |process| self.write(PROCESS_WORDS_AT + process, &[bytes]))?;
-        self.ledger.taken.store(bytes, Ordering::Relaxed);
+        ledger.process.map_or(Ok(()), |process| self.rows.write_taken(&self.file, process, bytes))?;
+        ledger.taken.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -344,39 +357,41 @@ impl Page<'_> {
         change: impl FnOnce(&mut Self, SetRow) -> io::Result<T>,
     ) -> io::Result<T> {
         let row = self.set(slot).ok_or_else(|| io::Error::other("the set is gone"))?;
-        self.write(CHANGING, &[slot as u64 + 1])?;
+        self.write_head(Head { changing: Some(slot), ..self.head })?;
         let changed = change(self, row);
         if changed.is_err() {
             // Whatever is there now.
-            self.count_anew(slot)?;
+            self.count_again(slot)?;
         }
-        self.write(CHANGING, &[0])?;
+        self.write_head(Head { changing: None, ..self.head })?;
         changed
     }
 
-    pub(super) fn count_anew(&mut self, slot: usize) -> io::Result<()> {
-        let Some(row) = self.set(slot) else { return Ok(()) };
-        let (mut bytes, mut files) = (0, 0);
-        for shard in layout::shards(&set_folder(&self.ledger.root, row.id)) {
-            for (_, meta) in files_in(&shard)? {
-                bytes += footprint(meta.len());
-                files += 1;
-            }
-        }
-        self.set_row(&SetRow { bytes, files, ..row })
+    /// Whether it is known what all sets have.
+    pub(super) fn is_counted(&self) -> bool {
+        self.sets().all(|row| row.is_counted)
+    }
+
+    /// Has a set counted, by somebody who has the time.
+    pub(super) fn count_again(&mut self, slot: usize) -> io::Result<()> {
+        self.set(slot).map_or(Ok(()), |row| self.set_row(&row.uncounted()))
     }
 
     pub(super) fn root(&self) -> &Path {
-        &self.ledger.root
+        &self.held.ledger.root
     }
 
     pub(super) fn access(&self) -> Access {
-        self.ledger.access
+        self.held.ledger.access
     }
 
     pub(super) fn locks(&self) -> &Locks {
-        &self.ledger.locks
+        &self.held.ledger.locks
     }
+}
+
+fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Which process was writing a file, by its name.

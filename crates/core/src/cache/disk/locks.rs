@@ -14,6 +14,8 @@ use super::access::Access;
 
 /// The byte that guards the ledger.
 pub(super) const LEDGER: u64 = 0;
+/// Who counts what sets hold, for all.
+pub(super) const COUNTING: u64 = 1;
 /// A byte per process that keeps reservations.
 pub(super) const PROCESSES: u64 = 1 << 12;
 /// A byte per set, shared by the processes that use it.
@@ -92,7 +94,12 @@ impl Locks {
 
     /// Whether another process has a byte, in whatever way.
     pub(super) fn is_held_elsewhere(&self, at: u64) -> io::Result<bool> {
-        Ok(i32::from(self.control(libc::F_GETLK, libc::F_WRLCK, at, 1)?.l_type) != libc::F_UNLCK)
+        self.are_held_elsewhere(at, 1)
+    }
+
+    /// Whether another process has any of some bytes.
+    pub(super) fn are_held_elsewhere(&self, at: u64, len: u64) -> io::Result<bool> {
+        Ok(i32::from(self.control(libc::F_GETLK, libc::F_WRLCK, at, len)?.l_type) != libc::F_UNLCK)
     }
 
     #[allow(unsafe_code)]

@@ -11,6 +11,7 @@
 
 mod access;
 pub mod care;
+mod counting;
 mod flight;
 mod health;
 mod layout;
@@ -20,6 +21,7 @@ mod opened;
 mod pace;
 mod reading;
 mod room;
+mod rows;
 mod set;
 mod writing;
 
@@ -30,7 +32,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crate::sync::Mutex;
 
@@ -72,7 +74,7 @@ struct Counters {
 /// What a disk tier holds, and what happened in it in this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskStats {
-    /// Files of all sets, when this process last looked.
+    /// Files of all sets, when this process last looked and they were counted.
     pub entries: u64,
     /// Bytes of all sets in whole blocks, and what processes have taken to write.
     pub bytes: u64,
@@ -171,7 +173,12 @@ impl Disk {
         if !opened.is_there() {
             opened = self.opened_again()?;
         }
-        self.find_capacity(&opened);
+        if self.known_capacity().is_none() {
+            if opened.bytes().is_none() {
+                opened.count_behind(None);
+            }
+            self.find_capacity(&opened);
+        }
         Ok(opened)
     }
 
@@ -213,8 +220,4 @@ impl Disk {
         let all = [hits, misses, insertions, evictions, declined, quarantined];
         all.into_iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
     }
-}
-
-fn seconds_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

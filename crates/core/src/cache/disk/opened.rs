@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,8 +26,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A full set is counted no more often than this.
 const COUNTED_EVERY: Duration = Duration::from_hours(1);
 
-/// Folders that this process has open, by device and number of their lock files. Never closed: that would give up every lock.
-pub(super) static OPEN: PerProcess<Mutex<HashMap<FileNumber, Arc<Opened>>>> = PerProcess::new();
+/// Folders that this process has open.
+pub(super) static OPEN: PerProcess<Open> = PerProcess::new();
+
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    /// By device and number of their lock files. Never closed: that would give up every lock.
+    known: Mutex<HashMap<FileNumber, Arc<Opened>>>,
+    /// Those being opened, by device and number: one thread after the other, since a lock file is opened once.
+    turns: Mutex<HashMap<FileNumber, Arc<Mutex<()>>>>,
+}
+
+impl Open {
+    #[cfg(test)]
+    pub(super) fn forget(&self) {
+        self.known.lock().clear();
+    }
+}
 
 /// Markers that this process has begun to write.
 static MARKERS: AtomicU64 = AtomicU64::new(0);
@@ -47,6 +62,8 @@ pub(super) struct Opened {
     pub(super) users: Mutex<HashMap<usize, usize>>,
     /// When a full set was last counted.
     pub(super) counted_at: Mutex<Option<Instant>>,
+    /// Whether a thread counts what it holds.
+    pub(super) is_counting: AtomicBool,
     pub(super) number: AtomicU64,
     /// Places of objects that are fetched in this process for all.
     pub(super) flights: Flights,
@@ -66,12 +83,18 @@ impl Opened {
             }
             Err(cause) => return Ok(Err(cause)),
         }
-        let known = OPEN.get_or_try_init(|| Ok(Mutex::default()))?;
-        let Some(mut known) = known.try_lock_for(PATIENCE) else { return Ok(Err(io::ErrorKind::TimedOut.into())) };
-        let of = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+        let open = OPEN.get_or_try_init(|| Ok(Open::default()))?;
+        let number = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+        let turn = match number(root) {
+            Ok(folder) => open.turns.lock().entry(folder).or_default().clone(),
+            Err(cause) => return Ok(Err(cause)),
+        };
+        // Of this folder alone: another one may be on a disk that hangs.
+        let Some(_turn) = turn.try_lock_for(PATIENCE) else { return Ok(Err(io::ErrorKind::TimedOut.into())) };
+        let lock = root.join(layout::LOCK);
         // By its number, since opening the file again and closing it would give up the locks.
-        if let Ok(meta) = fs::metadata(root.join(layout::LOCK))
-            && let Some(opened) = known.get(&of(&meta))
+        if let Ok(file) = number(&lock)
+            && let Some(opened) = open.known.lock().get(&file)
         {
             return Ok(Ok(opened.clone()));
         }
@@ -82,8 +105,11 @@ impl Opened {
         };
         let is_written = ledger.is_some();
         let opened = Arc::new(Self { ledger, ..Self::unusable(root) });
-        if is_written && let Ok(meta) = fs::metadata(root.join(layout::LOCK)) {
-            known.insert(of(&meta), opened.clone());
+        if is_written && let Ok(file) = number(&lock) {
+            open.known.lock().insert(file, opened.clone());
+        }
+        if is_written && opened.bytes().is_none() {
+            opened.count_behind(None);
         }
         Ok(Ok(opened))
     }
@@ -109,6 +135,7 @@ impl Opened {
             allowance: Mutex::new(0),
             users: Mutex::default(),
             counted_at: Mutex::default(),
+            is_counting: AtomicBool::new(false),
             number: AtomicU64::new(0),
             flights: Flights::default(),
         }
@@ -160,7 +187,7 @@ impl Opened {
         Ok(Prepared::Ours)
     }
 
-    /// Whether it is time to count a full set anew.
+    /// Whether it is time to have a full set counted anew.
     pub(super) fn counts_again(&self) -> bool {
         let mut counted = self.counted_at.lock();
         let is_time = counted.is_none_or(|at| at.elapsed() > COUNTED_EVERY);
@@ -170,9 +197,9 @@ impl Opened {
         is_time
     }
 
-    /// Files, and bytes that they and those on their way take, as this process last knew them.
+    /// Files, and bytes that they and those on their way take, as this process last knew them, if it has.
     pub(super) fn bytes(&self) -> Option<(u64, u64)> {
-        self.ledger.as_ref().map(Ledger::known)
+        self.ledger.as_ref().and_then(Ledger::known)
     }
 
     pub(super) fn is_there(&self) -> bool {

@@ -13,12 +13,12 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use super::layout;
 use super::set::Set;
 use crate::buffer::BufferPool;
-use crate::clock::Moment;
-use crate::source::Version;
+use crate::clock::{Clock, Moment};
+use crate::source::{Edition, Version};
 
 /// When a file was last used is noted no more often than this, where that hardly matters.
 const USE_NOTED_EVERY: Duration = Duration::from_hours(1);
-/// What says of which version a record is, but for very long names.
+/// What says of which edition a record is, but for very long names.
 const BEGINNING: usize = 4096;
 
 /// A record that was there.
@@ -28,8 +28,8 @@ pub struct Found {
     pub record: Bytes,
     /// Memory it takes.
     pub memory: usize,
-    /// Of which version it is.
-    pub version: Version,
+    /// Of which edition of its object it is.
+    pub edition: Edition,
     /// How long ago it was last known to be the right one.
     pub age: Duration,
 }
@@ -55,19 +55,19 @@ impl Look {
     }
 }
 
-/// Which version of an object is wanted.
+/// Which edition of an object is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// The listed one.
-    pub version: &'a Version,
-    /// Whatever was known to be the right one no longer ago than this does as well.
-    pub or_younger: Option<Duration>,
+    pub edition: &'a Edition,
+    /// Whatever was known to be the right one since then does as well.
+    pub or_since: Option<Moment>,
 }
 
 impl Set {
     /// Looks for an object's record. Reads from the disk: call it where waiting harms nobody. Whoever looks may do so several times
     /// before it [counts](Set::count).
-    pub fn look(&self, key: &str, wanted: Wanted<'_>, now: Moment, buffers: &BufferPool) -> Look {
+    pub fn look(&self, key: &str, wanted: Wanted<'_>, clock: &Clock, buffers: &BufferPool) -> Look {
         let Some(_turn) = self.disk.reading.begin() else { return Look::Missing };
         // Whoever only reads uses it too.
         if self.joined.try_lock().is_some_and(|joined| joined.is_none())
@@ -77,7 +77,7 @@ impl Set {
         }
         let hash = layout::hash_of(key);
         let path = layout::file_of(&self.folder, hash);
-        match self.read(&path, key, wanted, now, buffers) {
+        match self.read(&path, key, wanted, clock, buffers) {
             Ok(found) => {
                 self.disk.reading.worked(&self.disk.root);
                 found
@@ -104,24 +104,41 @@ impl Set {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn read(&self, path: &Path, key: &str, wanted: Wanted<'_>, now: Moment, buffers: &BufferPool) -> io::Result<Look> {
+    fn read(
+        &self,
+        path: &Path,
+        key: &str,
+        wanted: Wanted<'_>,
+        clock: &Clock,
+        buffers: &BufferPool,
+    ) -> io::Result<Look> {
         let mut file = open(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Ok(Look::Missing);
         }
+        if self.disk.known_capacity().is_none() {
+            // As soon as it is counted what is there.
+            let _ = self.disk.opened();
+        }
         // Another process may let in more than this one would.
         if self.disk.known_capacity().is_some_and(|capacity| meta.len() > capacity) {
             return Ok(Look::Missing);
         }
-        let age = |said: &layout::Head| said.known.map_or(Duration::MAX, |known| now.age_of(&known));
+        // By a time after its stamp was read, which another process may have written a moment ago.
+        let age = |said: &layout::Head, now: Moment| said.known.map_or(Duration::MAX, |known| now.age_of(&known));
+        let is_since = |said: &layout::Head, since: Moment| {
+            let now = clock.moment();
+            let age = age(said, now);
+            age < Duration::MAX && age <= now.age_of(&since)
+        };
         let is_wanted = |said: &layout::Head| {
             said.key == key
                 && said.is_read_so
-                && (*wanted.version != Version::Unknown && said.version == *wanted.version
-                    || wanted.or_younger.is_some_and(|limit| age(said) <= limit))
+                && (wanted.edition.version != Version::Unknown && said.edition == *wanted.edition
+                    || wanted.or_since.is_some_and(|since| is_since(said, since)))
         };
-        // Of another version nothing else matters, not even whether it is whole.
+        // Of another edition nothing else matters, not even whether it is whole.
         let mut beginning = [0; BEGINNING];
         let mut filled = fill(&mut file, &mut beginning[..BEGINNING.min(meta.len() as usize)])?;
         if layout::is_of_another_version(&beginning[..filled]) {
@@ -149,32 +166,34 @@ impl Set {
         }
         self.note_use(&file, &meta);
         let memory = buffer.capacity();
-        let age = age(&said);
+        let age = age(&said, clock.moment());
         let record = buffer.freeze().slice(said.record_at..);
-        Ok(Look::Found(Found { record, memory, version: said.version, age }))
+        Ok(Look::Found(Found { record, memory, edition: said.edition, age }))
     }
 
     /// Notes when a file was used, for whoever looks for the least recent one.
     fn note_use(&self, file: &File, meta: &fs::Metadata) {
         let every = if self.replaces.load(Ordering::Relaxed) { Duration::from_secs(1) } else { USE_NOTED_EVERY };
         let now = SystemTime::now();
-        if meta.accessed().is_ok_and(|used| now.duration_since(used).is_ok_and(|since| since >= every)) {
+        // One from the future was noted by a clock that was wrong.
+        if meta.accessed().is_ok_and(|used| now.duration_since(used).map_or(true, |since| since >= every)) {
             // Both times: whoever may write may set them to the present, and any other only the owner.
             let present = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
             let _ = futimens(file, &Timestamps { last_access: present, last_modification: present });
         }
     }
 
-    /// Notes that an object's record of a version was the right one when that was asked.
-    pub fn renew(&self, key: &str, version: &Version, asked_at: Moment) {
+    /// Notes that an object's record of an edition was the right one when that was asked.
+    pub fn renew(&self, key: &str, edition: &Edition, asked_at: Moment, clock: &Clock) {
         let path = layout::file_of(&self.folder, layout::hash_of(key));
         let Ok(mut file) = options().write(true).open(path) else { return };
         let mut beginning = vec![0; BEGINNING];
         let (Ok(len), Ok(meta)) = (file.read(&mut beginning), file.metadata()) else { return };
         let Some(said) = layout::parse(&beginning[..len], meta.len()) else { return };
-        // Who asked later knows better, and the file may be of another version by now.
-        let is_later = said.known.is_some_and(|known| known.is_since(&asked_at));
-        if said.key == key && said.version == *version && !is_later {
+        // Who asked later knows better, unless that is still to come, and the file may be of another edition by now.
+        let now = clock.moment();
+        let is_later = said.known.is_some_and(|known| known.is_since(&asked_at) && now.is_since(&known));
+        if said.key == key && said.edition == *edition && !is_later {
             // One that fails costs a question.
             let _ = file.write_all_at(&layout::stamp(asked_at), layout::STAMP_AT as u64);
         }

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::layout::{footprint, set_folder, shards};
-use super::ledger::{Page, SetRow, files_in};
+use super::ledger::{Page, files_in};
 use super::locks;
+use super::rows::SetRow;
 
 /// Room is made for more than the one file that asks for it.
 const AT_LEAST: u64 = 4 << 20;
@@ -54,7 +55,7 @@ impl std::ops::AddAssign for Gone {
 /// Makes room, if there is or can be any; whether there is now, and what went for it. `is_own` says which sets this process uses itself.
 pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) -> bool) -> io::Result<(bool, Gone)> {
     let mut gone = Gone::default();
-    if wish.bytes > wish.capacity {
+    if wish.bytes > wish.capacity || !page.is_counted() {
         return Ok((false, gone));
     }
     let fits = |page: &Page<'_>| page.bytes().saturating_add(wish.bytes) <= wish.capacity;
@@ -71,8 +72,7 @@ pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) 
         let freed = free(page, set, which, wanted, wish.chance.wrapping_add(step))?;
         gone += freed;
         step += 1;
-        // An unused set whose counted bytes are not there was counted anew meanwhile.
-        if freed.files == 0 && which != Which::Any {
+        if freed.files == 0 {
             return Ok((false, gone));
         }
     }
@@ -134,12 +134,15 @@ fn free(page: &mut Page<'_>, set: SetRow, which: Which, wanted: u64, chance: u64
     match which {
         Which::Any => {}
         Which::LeastRecent => files.truncate((files.len() / 4).clamp(1, GOING)),
-        Which::Forgotten => files.retain(Candidate::is_forgotten),
+        Which::Forgotten => {
+            let now = UNIX_EPOCH + Duration::from_secs(page.now());
+            files.retain(|file| now.duration_since(file.used).is_ok_and(|since| since > FORGOTTEN));
+        }
     }
     if files.is_empty() {
         // Nothing is there, whatever was counted.
         if which == Which::Any {
-            page.count_anew(set.slot)?;
+            page.count_again(set.slot)?;
         }
         return Ok(Gone::default());
     }
@@ -166,12 +169,6 @@ struct Candidate {
     path: PathBuf,
     bytes: u64,
     used: SystemTime,
-}
-
-impl Candidate {
-    fn is_forgotten(&self) -> bool {
-        SystemTime::now().duration_since(self.used).is_ok_and(|since| since > FORGOTTEN)
-    }
 }
 
 /// Files of a set, beginning anywhere: a sample, or of an unused set whatever is there.

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use crate::sync::Mutex;
 
 use super::layout::{self, set_folder};
-use super::ledger::{Ledger, Page, SetRow};
+use super::ledger::{Ledger, Page};
 use super::locks::{self, Kind};
 use super::opened::Opened;
 use super::pace::Pace;
+use super::rows::SetRow;
 use super::writing::{DECLINED_FOR, write_file};
-use super::{Disk, care, seconds_now};
+use super::{Disk, care};
 use crate::world::ProcessStamp;
 
 /// What looking at a set's row takes at most, but for whoever has to wait for another process.
@@ -111,17 +112,18 @@ impl Set {
             None => Self::slot_of_another(&opened, &mut page)?,
         };
         let Some(slot) = slot else { return Ok(None) };
+        let is_new = fs::symlink_metadata(&self.folder).is_err();
         ledger.access().make_folder(&self.folder)?;
         if known.is_none() {
-            page.set_row(&SetRow { slot, id: self.id, bytes: 0, files: 0, used: seconds_now() })?;
-            page.changing(slot, |page, _| page.count_anew(slot))?;
+            let row = SetRow::empty(slot, self.id, page.now());
+            page.set_row(&if is_new { row } else { row.uncounted() })?;
             let about = serde_json::to_vec_pretty(&self.about).unwrap_or_default();
             let arriving = ledger.arriving(opened.number.fetch_add(1, Ordering::Relaxed));
             write_file(&arriving, ledger.access(), &[&about])?;
             // Whatever is in its place is not written to.
             fs::rename(&arriving, self.folder.join(layout::ABOUT))?;
         } else if let Some(row) = page.set(slot) {
-            page.set_row(&SetRow { used: seconds_now(), ..row })?;
+            page.set_row(&SetRow { used: page.now(), ..row })?;
         }
         // At once, or another user of this process might give the lock up in between.
         let mut users = opened.users.lock();

@@ -3,18 +3,19 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::access::Access;
 use super::layout::{self, footprint};
-use super::ledger::{ALLOWANCE, Ledger, SetRow};
+use super::ledger::{ALLOWANCE, Ledger};
 use super::opened::Opened;
 use super::room::{self, Wish};
-use super::seconds_now;
+use super::rows::SetRow;
 use super::set::Set;
 use crate::clock::Moment;
-use crate::source::Version;
+use crate::source::Edition;
 
 /// A full folder is not asked for room again for so long.
 pub(super) const DECLINED_FOR: Duration = Duration::from_secs(1);
@@ -39,11 +40,11 @@ impl Set {
         self.declined_at.lock().is_some_and(|at| at.elapsed() < DECLINED_FOR)
     }
 
-    /// Puts an object's record in that was `known` to be the right one then, if there is room or room can be made; whether it did. Writes to the disk: call it where waiting
-    /// harms nobody.
-    pub fn put(&self, key: &str, version: &Version, record: &[u8], known: Moment) -> bool {
+    /// Puts an object's record in that was `known` to be the right one then, if there is room or room can be made; whether it did.
+    /// Writes to the disk: call it where waiting harms nobody.
+    pub fn put(&self, key: &str, edition: &Edition, record: &[u8], known: Moment) -> bool {
         let place = layout::file_of(&self.folder, layout::hash_of(key));
-        let head = layout::head(key, version, record, known).filter(|_| self.may_replace(record.len()));
+        let head = layout::head(key, edition, record, known).filter(|_| self.may_replace(record.len()));
         let Some(head) = head.filter(|_| !self.was_declined() || place.exists()) else {
             self.decline();
             return false;
@@ -109,7 +110,7 @@ impl Set {
     /// Takes what a file needs from what the process has, or for the process from the folder.
     fn take_allowance(
         &self,
-        opened: &Opened,
+        opened: &Arc<Opened>,
         ledger: &Ledger,
         slot: usize,
         place: &Path,
@@ -128,14 +129,7 @@ impl Set {
             let chance = opened.number.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 32;
             let wish = Wish { slot, place, bytes: more, capacity, replaces, chance };
             let is_own = |slot| opened.users.lock().get(&slot).is_some_and(|&users| users > 0);
-            let (mut fits, mut gone) = room::make(&mut page, &wish, &is_own)?;
-            // Others may have removed files: whether it is full indeed is counted now and then.
-            if !fits && opened.counts_again() {
-                page.count_anew(slot)?;
-                let again = room::make(&mut page, &wish, &is_own)?;
-                gone += again.1;
-                fits = again.0;
-            }
+            let (fits, gone) = room::make(&mut page, &wish, &is_own)?;
             // Also what went for nothing.
             self.disk.counters.evictions.fetch_add(gone.files, Ordering::Relaxed);
             if !fits {
@@ -145,6 +139,12 @@ impl Set {
             page.set_allowance(taken)?;
             *left = *left + more - bytes;
             return Ok(true);
+        }
+        // Others may have removed files: whether it is full indeed is counted now and then.
+        if !page.is_counted() {
+            opened.count_behind(None);
+        } else if opened.counts_again() {
+            opened.count_behind(Some(slot));
         }
         Ok(false)
     }
@@ -171,7 +171,7 @@ impl Set {
             }
             let before = before.map(|meta| footprint(meta.len()));
             let bytes = row.bytes.saturating_add(takes).saturating_sub(before.unwrap_or_default());
-            let row = SetRow { files: row.files + u64::from(before.is_none()), used: seconds_now(), ..row };
+            let row = SetRow { files: row.files + u64::from(before.is_none()), used: page.now(), ..row };
             // The one that it takes the place of is there until then.
             page.set_row(&SetRow { bytes: bytes.max(row.bytes), ..row })?;
             fs::rename(arriving, path)?;

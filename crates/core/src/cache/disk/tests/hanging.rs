@@ -120,3 +120,18 @@ fn a_folder_that_hangs_when_it_is_opened_is_left_alone_until_it_answers() {
         assert_eq!(get(&set, "a.pt", &tag("1")).expect("there"), b"x");
     });
 }
+
+#[test]
+fn a_folder_that_hangs_while_it_is_opened_keeps_no_other_one_from_being_opened() {
+    where_mounts_are_own("a_folder_that_hangs_while_it_is_opened_keeps_no_other_one_from_being_opened", |root| {
+        let (one, other) = (root.join("one"), root.join("other"));
+        drop(resting(&one));
+        // As a process finds it that has never opened it.
+        OPEN.get_or_try_init(|| Ok(Open::default())).expect("open").forget();
+        hang(&one.join(layout::SETS));
+        assert!(Disk::open(&one, Some(1 << 20)).expect("goes on without").stats().is_off);
+        let set = resting(&other).set("s3://bucket/run", None, false);
+        assert!(put(&set, "a.pt", b"x"), "while a thread hangs at the first one");
+        let_go(&one.join(layout::SETS));
+    });
+}
