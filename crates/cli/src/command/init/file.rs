@@ -114,7 +114,9 @@ fn example(table: &Table, setting: &Setting) -> String {
     };
     let default = match &defaults[setting.name] {
         Value::Null => None,
-        Value::Number(seconds) if setting.kind == Kind::Duration => Some(format!("\"{seconds}s\"")),
+        Value::Number(seconds) if setting.kind == Kind::Duration => {
+            seconds.as_f64().map(|seconds| format!("\"{seconds}s\""))
+        }
         value => Some(value.to_string()),
     };
     default.unwrap_or_else(|| match &setting.kind {
