@@ -337,13 +337,14 @@ def test_leaving_the_interpreter_with_batches_under_way_does_not_hang(folder: Pa
 
 
 DAEMONS = """
-import sys, threading, time
+import logging, sys, threading, time
 import headwater as hw
 folder, what = sys.argv[1:]
 never = hw.FetchConfig(throttle=hw.Throttle(first_byte="1h"), hedge=0)
+logging.getLogger("headwater").setLevel("ERROR")
 def made(**arguments):
-    transform = (lambda sample: sample) if what == "transform" else None
-    return hw.StreamingDataLoader(hw.StreamingDataset(folder, transform=transform, framework="numpy", **arguments), 4)
+    collate = list if what == "transform" else None
+    return hw.StreamingDataLoader(hw.StreamingDataset(folder, framework="numpy", **arguments), 4, collate_fn=collate)
 loader = made(fetch=never) if what == "waits" else made()
 def work():
     while True:

@@ -367,10 +367,11 @@ def test_an_exception_object_raised_again_and_again_has_one_note(folder: Path, t
     def transform(sample: Any) -> Any:
         raise one
 
-    batches = iter(loader(folder, transform, 1, shuffle=False, transform_threads=threads))
-    for _ in range(SAMPLES):
-        with pytest.raises(RefusedError):
-            next(batches)
+    with closed(loader(folder, transform, 1, shuffle=False, transform_threads=threads)) as made:
+        batches = iter(made)
+        for _ in range(SAMPLES):
+            with pytest.raises(RefusedError):
+                next(batches)
     own, *ours = one.__notes__
     assert own == "the user's own"
     assert len(ours) == 1

@@ -96,7 +96,7 @@ def _called(function: Callable[[Any], Any], argument: Any, seed: Callable[[], in
         raised = RuntimeError(f"{getattr(function, '__qualname__', function)!s} raised StopIteration")
         _note(raised, about())
         raise raised from error
-    except BaseException as error:
+    except Exception as error:
         _note(error, about())
         raise
     finally:
