@@ -172,7 +172,9 @@ def _stop() -> None:
         tasks.close()
     ends = time.monotonic() + _PATIENCE_SECONDS
     for thread in threads:
-        thread.join(max(ends - time.monotonic(), 0.0))
+        # It may be about to begin, on another thread; it finds nothing to do.
+        with contextlib.suppress(RuntimeError):
+            thread.join(max(ends - time.monotonic(), 0.0))
 
 
 atexit.register(_stop)
