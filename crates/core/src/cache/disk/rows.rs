@@ -57,7 +57,7 @@ impl SetRow {
 }
 
 /// The ledger as it was read, and as it is written.
-pub(super) struct Rows(Box<[u64; WORDS]>);
+pub(super) struct Rows(Box<[u64]>);
 
 /// A row, by the number of its first word.
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ fn row_of_process(process: usize) -> Row {
 impl Rows {
     /// What a file has; zeros, which are no row, for what it lacks.
     pub(super) fn read(file: &File) -> io::Result<Self> {
-        let mut bytes = [0; WORDS * 8];
+        let mut bytes = vec![0; WORDS * 8];
         let mut done = 0;
         while done < bytes.len() {
             match file.read_at(&mut bytes[done..], done as u64)? {
@@ -87,11 +87,8 @@ impl Rows {
                 more => done += more,
             }
         }
-        let mut words = Box::new([0; WORDS]);
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Ok(Self(words))
+        let words = bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        Ok(Self(words.collect()))
     }
 
     fn words(&self, row: Row) -> &[u64] {
