@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[2]
 PAIRS = {"latents": "latent_*", "conditions": "condition_*"}
 SAMPLES, BATCH, EPOCHS, SAVE_EVERY = 40, 4, 2, 3
 Steps = list[list[int]]
-# What C++ says when a thread is ended in the middle: one of gloo's, which torch leaves running, that asks for the interpreter after
-# its end. Nothing of ours is C++. All that the process had to do is done then, which is checked all the same.
+# What C++ says when a thread is ended in the middle: one of gloo's, which torch leaves running, that asks for the interpreter
+# after its end. Nothing of ours is C++. All that the process had to do is done then, which is checked all the same.
 ENDED_BY_TORCH = "terminate called without an active exception"
 
 
