@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,45 @@ def test_untracked_state_with_workers_is_refused_since_nobody_knows_it(folder: P
     for _batch in tracked:
         break
     assert sampler.state_dict()["position"] == 4
+
+
+@pytest.mark.slow
+def test_the_samplers_own_state_under_torchdatas_workers_is_refused_and_the_loaders_is_not(folder: Path) -> None:
+    dataset = hw.StreamingDataset(folder)
+    sampler = hw.Sampler(dataset, 4, shuffle=True, seed=5)
+    dl = StatefulDataLoader(dataset, batch_sampler=sampler, num_workers=2)
+    batches = iter(dl)
+    first = [next(batches)["__index__"].tolist()]
+    with pytest.raises(hw.ConfigError, match=r"sampler\.track\(dataloader\).*StatefulDataLoader itself"):
+        sampler.state_dict()
+    state = dl.state_dict()
+    assert len(indices(batches)) == 12
+    again = hw.Sampler(dataset, 4, shuffle=True, seed=5)
+    resumed = StatefulDataLoader(dataset, batch_sampler=again, num_workers=2)
+    resumed.load_state_dict(state)
+    assert first + indices(resumed) == indices(loader(folder))
+
+
+class Held:
+    pass
+
+
+@pytest.mark.parametrize("is_tracked", [False, True])
+def test_what_the_loop_holds_is_let_go_with_it(folder: Path, is_tracked: bool) -> None:
+    sampler, dl = plain(folder)
+
+    def step() -> weakref.ref[Held]:
+        held = Held()
+        batches = iter(sampler.track(dl) if is_tracked else dl)
+        next(batches)
+        kept.append(batches)
+        gone = weakref.ref(held)
+        del held
+        assert gone() is None, "the sampler looked at it when it was asked who draws"
+        return gone
+
+    kept: list[Any] = []
+    assert step()() is None
 
 
 def test_untracked_state_is_no_affair_of_other_child_processes(folder: Path) -> None:

@@ -51,10 +51,11 @@ class Sampler:
     ) -> None:
         if not isinstance(dataset, StreamingDataset):
             raise ConfigError(f"cannot sample from a `{type(dataset).__name__}`: give a headwater.StreamingDataset")
-        self._ranks, place = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
+        ranks, place = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
         config = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed, "drop_last": drop_last}
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
         self._native = _headwater.Sampler(dataset._native, as_json(config | place))
+        self._ranks = ranks
         self._drawn: _Drawn | None = None
         self._is_tracked = False
 
@@ -99,7 +100,8 @@ class Sampler:
         processes is the same.
 
         Raises:
-            ConfigError: worker processes read ahead in a pass that is not tracked, so that nobody knows what was handed out.
+            ConfigError: worker processes read ahead in a pass that is not tracked, so that nobody knows what was handed out. Of
+                torchdata's ``StatefulDataLoader`` it is the loader's own state that does.
 
         """
         if self._drawn is not None and not self._is_tracked:
@@ -191,10 +193,11 @@ class _Drawn(Iterator[list[int]]):
         return step
 
     def refuse_workers(self) -> None:
-        if self._is_for_workers:
+        # torchdata's loader counts what it hands out by itself, and asks as it draws.
+        if self._is_for_workers and not workers.keep_this():
             raise ConfigError(
                 "cannot tell where this run stands: worker processes have drawn more than was handed out, and nobody counts; "
-                "iterate sampler.track(dataloader), or use torchdata's StatefulDataLoader and its state"
+                "iterate sampler.track(dataloader), or use the state of torchdata's StatefulDataLoader itself"
             )
 
     def track(self, steps_ahead: int) -> None:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import sys
+from types import CodeType
 
 from headwater import _headwater
 
@@ -21,13 +22,32 @@ def tell() -> None:
 
 
 def draw_this() -> bool:
-    """Whether the caller was called by a ``DataLoader`` that draws for its worker processes."""
-    data = sys.modules.get("torch.utils.data.dataloader")
-    # Not torchdata's, which keeps states by itself.
-    kind = getattr(data, "_MultiProcessingDataLoaderIter", ())
+    """Whether the caller was called by a ``DataLoader`` that draws for its worker processes, be it torch's or torchdata's."""
+    return _is_called_by(
+        _method("torch.utils.data.dataloader", "_MultiProcessingDataLoaderIter", "_try_put_index"),
+        _method(_TORCHDATA, "_StatefulMultiProcessingDataLoaderIter", "_try_put_index"),
+    )
+
+
+def keep_this() -> bool:
+    """Whether the caller was called by torchdata's ``DataLoader`` as it notes the state of what it has just drawn from."""
+    return _is_called_by(_method(_TORCHDATA, "_StatefulMultiProcessingDataLoaderIter", "_get_main_state"))
+
+
+_TORCHDATA = "torchdata.stateful_dataloader.stateful_dataloader"
+
+
+def _method(module: str, kind: str, name: str) -> CodeType | None:
+    # Whoever uses it has imported it.
+    method = getattr(getattr(sys.modules.get(module), kind, None), name, None)
+    return getattr(method, "__code__", None)
+
+
+def _is_called_by(*codes: CodeType | None) -> bool:
     frame = inspect.currentframe()
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), kind):
+        # Not its locals: before Python 3.13 whoever looks at them keeps them alive.
+        if frame.f_code in codes:
             return True
         frame = frame.f_back
     return False
