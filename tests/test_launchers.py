@@ -140,6 +140,14 @@ def test_half_a_setting_is_refused(folder: Path, number: str) -> None:
 
 
 @pytest.mark.slow
+def test_what_a_loader_is_told_is_believed_though_half_a_setting_is_there(folder: Path) -> None:
+    (walked, _), _ = run(folder, {"RANK": "1"}, rank=0, world_size=1)
+    assert sorted(walked) == list(range(SAMPLES))
+    refused, _ = run(folder, {"RANK": "1"}, "", {"manifest": os.fspath(folder / "manifest")}, rank=0, world_size=1)
+    assert refused.startswith("cannot use `RANK`"), "who makes the manifest is not known"
+
+
+@pytest.mark.slow
 def test_ranks_of_a_machine_share_its_memory(folder: Path) -> None:
     def cache(environment: dict[str, str], before: str = "") -> int:
         bytes_: int = run(folder, environment, before)[0][1][0]

@@ -104,7 +104,7 @@ class StreamingDataset(_MapStyle):
         self._functions = tuple(_credentials_in(config)) + ((on_error_name,) if on_error_name else ())
         self._framework, made = framework_of(framework)
         self._transform = transform
-        self._native = _headwater.Dataset.open(as_json(config), find_ranks().rank, made)
+        self._native = _headwater.Dataset.open(as_json(config), _rank(manifest is not None), made)
 
     @classmethod
     def _around(
@@ -195,8 +195,8 @@ class StreamingDataset(_MapStyle):
             NotFoundError, IndexOutOfRangeError: there is no such sample; nothing is queued then.
 
         """
-        if isinstance(samples, str):
-            raise ConfigError("cannot prefetch a str: give a list of keys")
+        if isinstance(samples, str | bytes | bytearray):
+            raise ConfigError(f"cannot prefetch a {type(samples).__name__}: give a list of keys or indices")
         indices = [self._native.index_of(sample) if isinstance(sample, str) else self._index(sample) for sample in samples]
         return self._native.prefetch(indices)
 
@@ -263,6 +263,16 @@ class StreamingDataset(_MapStyle):
 
     def _finish(self, sample: Sample) -> Any:
         return sample if self._transform is None else self._transform(sample)
+
+
+def _rank(matters: bool) -> int:
+    """Which rank this process is, where that says who makes a manifest. Elsewhere a loader may still be told its place."""
+    try:
+        return find_ranks().rank
+    except ConfigError:
+        if matters:
+            raise
+        return 0
 
 
 def _reopen(
