@@ -86,7 +86,8 @@ impl State {
         if self.shuffle != here.shuffle {
             return differs("shuffle", &self.shuffle, &here.shuffle, "give the loader the same");
         }
-        if self.shuffle && self.seed != here.seed {
+        // Also of an order that is not shuffled: what is drawn for samples, and what stands in for bad ones, follows from it.
+        if self.seed != here.seed {
             return differs("seed", &self.seed, &here.seed, "give the loader the same");
         }
         if self.position > self.samples {
@@ -147,10 +148,9 @@ mod tests {
         assert!(refused(|state| state.seed = 8).contains("seed is 8 in the state and 7 here"));
         assert!(refused(|state| state.shuffle = false).contains("shuffle is false in the state and true here"));
         assert!(refused(|state| state.position = 101).contains("position is 101"));
-        let mut unshuffled = state();
-        unshuffled.shuffle = false;
-        let mut other = unshuffled.clone();
-        other.seed = 9;
-        other.check_order(&unshuffled).expect("the seed does not matter without shuffling");
+        let unshuffled = State { shuffle: false, ..state() };
+        let other = State { seed: 9, ..unshuffled.clone() };
+        let error = other.check_order(&unshuffled).expect_err("seeds of samples would differ").to_string();
+        assert!(error.contains("seed is 9 in the state and 7 here"), "{error}");
     }
 }

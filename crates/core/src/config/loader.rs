@@ -46,7 +46,7 @@ pub struct LoaderConfig {
     /// loader has such functions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transform_threads: Option<usize>,
-    /// Samples under way and ready ahead of the consumer, at least one batch. Default: follows the consumer, from two batches up to
+    /// Samples under way and ready ahead of the consumer, at least one batch. Default: follows the consumer, from four batches up to
     /// what `window_bytes` holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_samples: Option<usize>,
