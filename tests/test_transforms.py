@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,18 @@ def test_pads_and_numpy_samples_reach_the_functions(folder: Path) -> None:
     assert last == [[False], [False], [True]]
 
 
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_a_batch_that_is_none_is_a_batch_like_any_other(folder: Path, threads: int, device: str | None) -> None:
+    def collate(samples: list[Any]) -> Any:
+        numbers = [sample["__index__"] for sample in samples]
+        return None if 9 in numbers else numbers
+
+    made = loader(folder, None, shuffle=False, collate_fn=collate, transform_threads=threads, device=device)
+    assert list(made) == [None if 9 in batch else batch for batch in plain(folder, shuffle=False)]
+    assert (made.state_dict()["epoch"], made.state_dict()["position"]) == (1, 0)
+
+
 def test_threads_that_cannot_be_meant_are_refused(folder: Path) -> None:
     for wrong, words in [(-1, "transform_threads"), (100_000, "more than 1024 cannot be meant")]:
         with pytest.raises(hw.ConfigError, match=words):
@@ -243,6 +256,19 @@ def test_the_seed_of_a_sample_depends_on_seed_epoch_and_sample_alone(folder: Pat
     assert not {seed for batch in other for seed in batch["seed"].tolist()} & set(first.values())
 
 
+@pytest.mark.parametrize("threads", THREADS)
+def test_the_seed_is_still_its_samples_after_another_loader_was_walked_in_between(folder: Path, threads: int) -> None:
+    inner = loader(folder, lambda sample: hw.sample_seed(), 50, transform_threads=0, collate_fn=list)
+
+    def transform(sample: Any) -> Any:
+        before = hw.sample_seed()
+        assert len(set(next(iter(inner)))) == SAMPLES
+        return before == hw.sample_seed()
+
+    with closed(loader(folder, transform, collate_fn=list, transform_threads=threads)) as made:
+        assert next(iter(made)) == [True] * 4
+
+
 def test_elsewhere_a_seed_is_drawn_from_pythons_generator(folder: Path) -> None:
     dataset = hw.StreamingDataset(folder, transform=lambda sample: hw.sample_seed())
     random.seed(3)
@@ -277,7 +303,7 @@ def test_an_error_is_raised_in_the_place_of_its_batch_with_sample_and_traceback(
         next(batches)
     text = "".join(traceback.format_exception(raised.value))
     assert "in transform\n    raise RefusedError" in text
-    assert threads == 0 or "in the dataset's transform, of sample `0009`" in text
+    assert "in the dataset's transform, of sample `0009`" in text
     # As in an iterator of torch's with worker processes: the next batch comes next, and the run goes on behind the error.
     assert made.state_dict()["position"] == 12
     again = loader(folder, None, shuffle=False)
@@ -308,8 +334,48 @@ def test_what_collate_fn_raises_names_its_batch(folder: Path, threads: int) -> N
         pytest.raises(RefusedError, match="4") as raised,
     ):
         next(iter(made))
-    if threads:
-        assert raised.value.__notes__ == ["in collate_fn, of sample `0000` and 3 others"]
+    assert raised.value.__notes__ == ["in collate_fn, of sample `0000` and 3 others"]
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    key: str
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_an_exception_that_takes_no_note_is_raised_as_it_is(folder: Path, threads: int) -> None:
+    def transform(sample: Any) -> Any:
+        if sample["__index__"] == 5:
+            raise FrozenError(sample["__key__"])
+        return sample
+
+    batches = iter(loader(folder, transform, shuffle=False, transform_threads=threads, batch_deadline="30s"))
+    whole = plain(folder, shuffle=False)
+    assert next(batches)["__index__"].tolist() == whole[0]
+    # Its traceback cannot be set either where Python code raises it again.
+    with pytest.raises(FrozenError) as raised:
+        next(batches)
+    assert raised.value.key == "0005"
+    assert indices(batches) == whole[2:]
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_an_exception_object_raised_again_and_again_has_one_note(folder: Path, threads: int) -> None:
+    one = RefusedError("always the same")
+    one.add_note("the user's own")
+
+    def transform(sample: Any) -> Any:
+        raise one
+
+    with closed(loader(folder, transform, 1, shuffle=False, transform_threads=threads)) as made:
+        batches = iter(made)
+        for _ in range(SAMPLES):
+            with pytest.raises(RefusedError):
+                next(batches)
+    own, *ours = one.__notes__
+    assert own == "the user's own"
+    assert len(ours) == 1
+    assert ours[0].startswith("in the dataset's transform, of sample `")
 
 
 @pytest.mark.parametrize("threads", THREADS)

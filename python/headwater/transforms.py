@@ -6,6 +6,7 @@ The core says what is to be done next, and hands out in order what becomes of it
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import random
@@ -63,36 +64,66 @@ class Functions:
 
     def finish(self, samples: list[Any], batches: Batches) -> Any:
         """Makes a batch on the calling thread."""
-        first, made = samples[0]["__index__"], []
-        try:
-            for sample in samples:
-                _seed.of = functools.partial(batches.sample_seed, sample["__index__"])
-                made.append(sample if self.transform is None else _called(self.transform, sample))
-            _seed.of = functools.partial(batches.sample_seed, first)
-            return _called(self.collate, made)
-        finally:
-            _seed.of = None
+        # Before anything is called: a transform may change what it is given.
+        keys = [sample["__key__"] for sample in samples]
+        seeds = [functools.partial(batches.sample_seed, sample["__index__"]) for sample in samples]
+        made = samples
+        if self.transform is not None:
+            given = zip(samples, seeds, keys, strict=True)
+            made = [_called(self.transform, sample, seed, functools.partial(_of_sample, key)) for sample, seed, key in given]
+        return _called(self.collate, made, seeds[0], lambda: _of_batch(keys))
 
     def do(self, task: Task) -> None:
         """Does what the core asks for."""
-        _seed.of = lambda: task.seed
         try:
-            made = _called(self.transform if task.is_of_sample and self.transform else self.collate, task.given)
+            if task.is_of_sample and self.transform is not None:
+                made = _called(self.transform, task.given, lambda: task.seed, lambda: _of_sample(*task.keys))
+            else:
+                made = _called(self.collate, task.given, lambda: task.seed, lambda: _of_batch(task.keys))
         except BaseException as error:
-            error.add_note(f"in {task.about}")
             task.fail(error)
         else:
             task.complete(made)
-        finally:
-            _seed.of = None
 
 
-def _called(function: Callable[[Any], Any], argument: Any) -> Any:
+def _called(function: Callable[[Any], Any], argument: Any, seed: Callable[[], int], about: Callable[[], str]) -> Any:
+    # A function may walk another loader, whose functions have seeds of their own.
+    before, _seed.of = _seed.of, seed
     try:
         return function(argument)
     except StopIteration as error:
         # It would end the loop as if nothing were to come.
-        raise RuntimeError(f"{getattr(function, '__qualname__', function)!s} raised StopIteration") from error
+        raised = RuntimeError(f"{getattr(function, '__qualname__', function)!s} raised StopIteration")
+        _note(raised, about())
+        raise raised from error
+    except Exception as error:
+        _note(error, about())
+        raise
+    finally:
+        _seed.of = before
+
+
+class _Note(str):
+    """What this module says about an exception."""
+
+    __slots__ = ()
+
+
+def _note(error: BaseException, words: str) -> None:
+    # An exception may refuse notes, and one object be raised many times; about what is that of the last time.
+    with contextlib.suppress(Exception):
+        if hasattr(error, "__notes__"):
+            error.__notes__[:] = [note for note in error.__notes__ if not isinstance(note, _Note)]
+        error.add_note(_Note(words))
+
+
+def _of_sample(key: str) -> str:
+    return f"in the dataset's transform, of sample `{key}`"
+
+
+def _of_batch(keys: list[str]) -> str:
+    others = f" and {len(keys) - 1} others" if len(keys) > 1 else ""
+    return f"in collate_fn, of sample `{keys[0]}`{others}"
 
 
 # Those at work, and what they get their tasks from.
@@ -141,7 +172,9 @@ def _stop() -> None:
         tasks.close()
     ends = time.monotonic() + _PATIENCE_SECONDS
     for thread in threads:
-        thread.join(max(ends - time.monotonic(), 0.0))
+        # It may be about to begin, on another thread; it finds nothing to do.
+        with contextlib.suppress(RuntimeError):
+            thread.join(max(ends - time.monotonic(), 0.0))
 
 
 atexit.register(_stop)

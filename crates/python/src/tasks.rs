@@ -8,6 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::ending::detach;
 use crate::error::to_exception;
 use crate::framework::Framework;
 use crate::to_python::{marked, samples};
@@ -20,6 +21,8 @@ pub(crate) struct Made(PyResult<Py<PyAny>>);
 pub(crate) struct Tasks {
     inner: Core,
     framework: Py<Framework>,
+    /// Ends the pass.
+    close: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Something to be done by a function of the user's.
@@ -34,9 +37,6 @@ pub(crate) struct Task {
     /// Of what is drawn at random for it.
     #[pyo3(get)]
     seed: u64,
-    /// What it is about, in words.
-    #[pyo3(get)]
-    about: String,
 }
 
 #[pymethods]
@@ -44,25 +44,32 @@ impl Tasks {
     /// Waits for something to do; `None` when nothing will come any more.
     fn next(&self, py: Python<'_>) -> Option<Task> {
         loop {
-            let mut task = self.inner.try_next().or_else(|| py.detach(|| self.inner.next()))?;
+            let mut task = self.inner.try_next().or_else(|| detach(py, || self.inner.next()))?;
             match self.given(py, &mut task) {
                 Ok(given) => {
-                    let (is_of_sample, seed, about) = (task.is_of_sample(), task.seed(), task.to_string());
-                    return Some(Task { inner: Mutex::new(Some(task)), given, is_of_sample, seed, about });
+                    let (is_of_sample, seed) = (task.is_of_sample(), task.seed());
+                    return Some(Task { inner: Mutex::new(Some(task)), given, is_of_sample, seed });
                 }
                 Err(raised) => task.fail(HostValue::new(Made(Err(raised)))),
             }
         }
     }
 
-    /// Has threads get nothing to do any more.
+    /// Ends the pass: nobody gets anything any more, neither those who work for it nor whoever waits for a batch.
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.inner.close());
+        detach(py, || (self.close)());
     }
 }
 
 #[pymethods]
 impl Task {
+    /// Keys of the samples that it is about; none once it is done.
+    #[getter]
+    fn keys(&self) -> Vec<String> {
+        let task = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        task.as_ref().map(CoreTask::keys).unwrap_or_default()
+    }
+
     /// Takes what the function made.
     fn complete(&self, value: Py<PyAny>) {
         if let Some(task) = self.inner() {
@@ -79,8 +86,8 @@ impl Task {
 }
 
 impl Tasks {
-    pub(crate) fn new(inner: Core, framework: Py<Framework>) -> Self {
-        Self { inner, framework }
+    pub(crate) fn new(inner: Core, framework: Py<Framework>, close: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { inner, framework, close: Box::new(close) }
     }
 
     fn given(&self, py: Python<'_>, task: &mut CoreTask) -> PyResult<Py<PyAny>> {

@@ -359,14 +359,6 @@ impl Tasks {
             (state, _) = self.0.changed.wait_for(state, IDLE_POLL);
         }
     }
-
-    /// Threads get no more tasks: the process is ending. What they were to do stays undone.
-    pub fn close(&self) {
-        if self.0.owner.is_current() {
-            self.0.state.lock().is_closed = true;
-            self.0.changed.notify_all();
-        }
-    }
 }
 
 impl Task {
@@ -378,6 +370,11 @@ impl Task {
     /// Whether it is about one sample, and not about a batch.
     pub fn is_of_sample(&self) -> bool {
         self.call.row.is_some()
+    }
+
+    /// Keys of the samples that it is about.
+    pub fn keys(&self) -> Vec<String> {
+        self.indices.iter().map(|&index| self.of.key_of(index)).collect()
     }
 
     /// Seed of whatever is drawn at random for it ([`sample_seed`]); for a batch, that of its first sample.
@@ -396,18 +393,6 @@ impl Task {
     pub fn fail(mut self, failure: HostValue) {
         self.is_done = true;
         self.of.take_in(self.number, self.call, Err(failure));
-    }
-}
-
-/// Names what it is about, for messages.
-impl fmt::Display for Task {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = self.of.key_of(self.indices.first().copied().unwrap_or_default());
-        match (self.call.row, self.indices.len().saturating_sub(1)) {
-            (Some(_), _) => write!(f, "the dataset's transform, of sample `{first}`"),
-            (None, 0) => write!(f, "collate_fn, of sample `{first}`"),
-            (None, others) => write!(f, "collate_fn, of sample `{first}` and {others} others"),
-        }
     }
 }
 
@@ -433,7 +418,7 @@ impl fmt::Debug for Tasks {
 
 impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Task({self})")
+        f.debug_struct("Task").field("number", &self.number).field("call", &self.call).finish_non_exhaustive()
     }
 }
 
