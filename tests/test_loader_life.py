@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -160,6 +161,27 @@ def test_pads_are_marked_in_samples_too(folder: Path) -> None:
     assert [[sample["__pad__"] for sample in batch] for batch in last] == [[False], [False], [True]]
 
 
+def test_loaders_and_samplers_say_what_to_do_instead_of_pickling_them(folder: Path) -> None:
+    dataset = hw.StreamingDataset(folder)
+    for made in (hw.StreamingDataLoader(dataset, 4), hw.Sampler(dataset, 4)):
+        with pytest.raises(TypeError, match="make one in each process, of a dataset, which does"):
+            pickle.dumps(made)
+
+
+def test_arguments_that_cannot_be_meant_are_refused_in_words(folder: Path) -> None:
+    with pytest.raises(hw.ConfigError, match=r"collate='samples': give one of \('stack', 'list', 'pad'\)"):
+        loader(folder, collate="samples")
+    with pytest.raises(hw.ConfigError, match="cannot prefetch a bytes"):
+        hw.StreamingDataset(folder).prefetch(b"0003")  # type: ignore[arg-type] # what a type checker would see, too
+    assert len(list(loader(folder, watchdog=None))) == 13
+
+
+def test_the_state_of_another_seed_is_refused_also_where_nothing_is_shuffled(folder: Path) -> None:
+    state = loader(folder, shuffle=False, seed=1).state_dict()
+    with pytest.raises(hw.ConfigError, match="seed is 1 in the state and 2 here"):
+        loader(folder, shuffle=False, seed=2).load_state_dict(state)
+
+
 def test_numbers_may_be_numpys(folder: Path) -> None:
     made = loader(folder, np.int64(4), seed=np.int64(5), shuffle=np.bool_(True))
     state = {name: np.int64(value) if isinstance(value, int) else value for name, value in made.state_dict().items()}
@@ -312,6 +334,37 @@ def test_leaving_the_interpreter_with_batches_under_way_does_not_hang(folder: Pa
     code = f"loader = hw.StreamingDataLoader(dataset, 4)\nbatches = iter(loader)\ntime.sleep(0.05)\n{how}\n"
     done = subprocess.run(script(code, folder), timeout=30, check=False, capture_output=True)
     assert done.returncode == {"raise ValueError": 1, "sys.exit(3)": 3}.get(how, 0)
+
+
+DAEMONS = """
+import logging, sys, threading, time
+import headwater as hw
+folder, what = sys.argv[1:]
+never = hw.FetchConfig(throttle=hw.Throttle(first_byte="1h"), hedge=0)
+logging.getLogger("headwater").setLevel("ERROR")
+def made(**arguments):
+    collate = list if what == "transform" else None
+    return hw.StreamingDataLoader(hw.StreamingDataset(folder, framework="numpy", **arguments), 4, collate_fn=collate)
+loader = made(fetch=never) if what == "waits" else made()
+def work():
+    while True:
+        if what == "samples":
+            loader.dataset[3]
+        else:
+            for batch in loader:
+                pass
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("what", ["batches", "transform", "samples", "waits"])
+def test_the_process_ends_in_peace_while_daemon_threads_are_in_a_loader(folder: Path, what: str) -> None:
+    for _ in range(8):
+        command = [sys.executable, "-c", DAEMONS, str(folder), what]
+        done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_batch_that_takes_too_long_says_what_it_waited_for(folder: Path) -> None:

@@ -362,3 +362,20 @@ def test_what_a_signal_handler_raises_costs_no_batch(folder: Path) -> None:
         signal.signal(signal.SIGALRM, old)
     gate.event.set()
     assert indices(batches) == plain(folder)
+
+
+LATE = """
+import atexit, sys
+def late():
+    print("late", next(batches, None), flush=True)
+atexit.register(late)
+import headwater as hw
+dataset = hw.StreamingDataset(sys.argv[1], framework="numpy", transform=lambda sample: sample)
+batches = iter(hw.StreamingDataLoader(dataset, 2, collate_fn=len))
+print(next(batches), flush=True)
+"""
+
+
+def test_what_asks_for_a_batch_when_the_process_has_ended_its_threads_gets_none(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LATE, str(folder)], timeout=60, check=False, capture_output=True, text=True)
+    assert (done.stdout.splitlines(), done.returncode, done.stderr) == (["2", "late None"], 0, "")

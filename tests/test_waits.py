@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,9 @@ import pytest
 import torch
 
 import headwater as hw
-from clips import loader, small, write_clips
+from clips import indices, loader, small, write_clips
 from forks import in_child
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,92 @@ def test_a_wait_is_told_to_the_log_and_ends_at_its_deadline_with_what_it_was_for
     told = [record.message for record in caplog.records if "the next batch is not there" in record.message]
     assert len(told) in (2, 3), "after 0.2, 0.4 and 0.8 s"
     assert all("waiting for `" in words for words in told)
+
+
+@contextmanager
+def handled(handler: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            handler(record)
+
+    log, made = logging.getLogger("headwater"), Handler()
+    log.addHandler(made)
+    try:
+        yield
+    finally:
+        log.removeHandler(made)
+
+
+def test_the_log_is_told_while_the_wait_lasts(folder: Path) -> None:
+    told: list[str] = []
+    made = never(folder, watchdog="100ms")
+    with handled(lambda record: told.append(record.getMessage())):
+        thread = threading.Thread(target=lambda: next(iter(made), None))
+        thread.start()
+        try:
+            until(lambda: any("the next batch is not there" in words for words in told), "the log is told")
+            assert thread.is_alive(), "it still waits"
+        finally:
+            made.close()
+            thread.join(10)
+
+
+def spared(folder: Path) -> tuple[Iterator[Any], list[list[int]]]:
+    """Batches of a set with bad samples, of which a record each is logged, and what they must be."""
+
+    def made() -> hw.StreamingDataLoader:
+        dataset = hw.StreamingDataset(folder, on_error="skip")
+        return hw.StreamingDataLoader(dataset, 2, window_samples=2)
+
+    return iter(made()), indices(made())
+
+
+def seen_by(batches: Iterator[Any]) -> tuple[list[list[int]], int]:
+    seen, raised = [], 0
+    while True:
+        try:
+            seen.append(next(batches)["__index__"].tolist())
+        except StopIteration:
+            return seen, raised
+        except KeyError:
+            raised += 1
+
+
+def test_what_a_handler_of_records_raises_costs_no_batch_and_no_other_record(tmp_path: Path) -> None:
+    folder = small(tmp_path / "set", 40, bad=range(0, 40, 3))
+    told: list[str] = []
+
+    def handler(record: logging.LogRecord) -> None:
+        told.append(record.getMessage())
+        raise KeyError("of the handler")
+
+    batches, expected = spared(folder)
+    with handled(handler):
+        seen, raised = seen_by(batches)
+        next(batches, None)
+    assert seen == expected
+    assert raised == len(told) > 0
+
+
+def test_a_signal_that_comes_while_a_record_is_handed_on_costs_no_batch(tmp_path: Path) -> None:
+    folder = small(tmp_path / "set", 40, bad=range(0, 40, 3))
+
+    def preempted(*_: Any) -> None:
+        raise KeyError("preempted")
+
+    def handler(_: logging.LogRecord) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.001)
+
+    batches, expected = spared(folder)
+    before = signal.signal(signal.SIGUSR1, preempted)
+    try:
+        with handled(handler):
+            seen, raised = seen_by(batches)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == expected
+    assert raised > 0
 
 
 def test_what_is_waited_for_can_be_asked_at_any_time(folder: Path) -> None:
@@ -88,7 +179,6 @@ def test_watchdog_names_the_function_that_is_waited_for(tmp_path: Path, caplog: 
         next(iter(made))
     thread.join()
     told = [record.message for record in caplog.records]
-    print(told, seen)
     assert seen, "the function is waited for"
     assert not any("nothing of it has begun" in words for words in told)
 
@@ -120,7 +210,6 @@ def test_ahead_counts_ready_batches(tmp_path: Path) -> None:
     next(batches)
     time.sleep(1)
     waits = made.waits()
-    print(waits)
     made.close()
     assert [wait["ahead"] for wait in waits if wait["object"] and "0005" in wait["object"]] == [4]
 

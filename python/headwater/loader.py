@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from headwater import _headwater
 from headwater.config import Size, Span, as_json
@@ -66,7 +66,8 @@ class StreamingDataLoader:
             beside its computation. What ``collate_fn`` or a ``transform`` returns is moved as torch's ``DataLoader`` pins it.
         batch_deadline: how long to wait for one batch, in seconds or like ``"5m"``; by default as long as reads take at most.
             Then a :class:`DeadlineError` names what was waited for.
-        watchdog: after how long a wait for one batch the log is told what it waits for, and again after twice as long; 0 never.
+        watchdog: after how long a wait for one batch the log is told what it waits for, and again after twice as long; 0 or
+            None never.
 
     Raises:
         ConfigError: an argument cannot be meant, or the memory budget is too small; the message says what is needed.
@@ -95,13 +96,15 @@ class StreamingDataLoader:
         pin_memory: bool = False,
         device: str | torch.device | int | None = None,
         batch_deadline: Span | None = None,
-        watchdog: Span = "30s",
+        watchdog: Span | None = "30s",
     ) -> None:
         if not isinstance(dataset, StreamingDataset):
             raise ConfigError(f"cannot load from a `{type(dataset).__name__}`: give a headwater.StreamingDataset")
         if collate_fn is not None and not callable(collate_fn):
             raise ConfigError(f"cannot use collate_fn={collate_fn!r}: give a callable, or collate=")
         apart = collate_fn is not None or dataset._transform is not None
+        if collate not in get_args(Collate):
+            raise ConfigError(f"cannot use collate={collate!r}: give one of {get_args(Collate)}, or collate_fn=")
         if apart and collate != "stack":
             raise ConfigError(f"collate={collate!r} goes with neither collate_fn nor a dataset's transform")
         ranks, place = join(dataset._compare_with_first_rank, rank, world_size, replication, process_group)
@@ -119,7 +122,7 @@ class StreamingDataLoader:
             "pin_memory": pin_memory,
             "device": None if device is None else str(device),
             "batch_deadline": batch_deadline,
-            "watchdog": watchdog,
+            "watchdog": 0 if watchdog is None else watchdog,
         }
         self._begin_life(dataset, _headwater.Loader(dataset._native, as_json(config | place)), collate_fn, ranks)
 
@@ -288,10 +291,7 @@ class _Pass:
 
     def __next__(self) -> Any:
         if self._finish is None:
-            batch = self._batches.next()
-            if batch is None:
-                raise StopIteration
-            return batch
+            return next(self._batches)
         taken = self._batches.take(True)
         if taken is None:
             raise StopIteration

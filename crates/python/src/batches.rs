@@ -11,8 +11,10 @@ use headwater::{Error, ErrorKind, Loader};
 use pyo3::prelude::*;
 
 use crate::behind::Behind;
+use crate::ending::detach;
 use crate::framework::Framework;
-use crate::interrupt::detached;
+use crate::interrupt::interruptible;
+use crate::log;
 use crate::tasks::Made;
 use crate::to_python::{fields, samples};
 
@@ -23,8 +25,8 @@ const TURN_POLL: Duration = Duration::from_millis(2);
 #[pyclass(frozen, module = "headwater._headwater")]
 pub(crate) struct Batches {
     inner: Mutex<Option<Core>>,
-    /// A batch that a signal came in the way of.
-    kept: Mutex<Option<Taken>>,
+    /// What a handler of signals or log records came in the way of.
+    kept: Mutex<Option<PyResult<Taken>>>,
     is_closed: AtomicBool,
     is_over: AtomicBool,
     /// Ends the pass without the lock, which a waiting thread holds.
@@ -43,9 +45,13 @@ type HandedOn = (Py<PyAny>, Behind, Option<Py<PyAny>>);
 
 #[pymethods]
 impl Batches {
-    /// Waits for the next batch: a dict of fields or a list of samples, or what functions made of them; `None` when the pass is over
-    /// or was closed.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    /// Waits for the next batch: a dict of fields or a list of samples, or whatever functions made of them, `None` too. Nothing comes
+    /// any more when the pass is over or was closed.
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let Some((batch, behind)) = self.taken(py, true)? else { return Ok(None) };
         behind.hand_out(Duration::ZERO);
         batch.map(Some)
@@ -76,7 +82,7 @@ impl Batches {
     /// Cancels what is under way. Whoever waits for a batch meanwhile gets none, be it the thread that a signal handler calls this on.
     fn close(&self, py: Python<'_>) {
         self.is_closed.store(true, Ordering::SeqCst);
-        py.detach(|| {
+        detach(py, || {
             (self.close)();
             let inner = match self.inner.try_lock() {
                 Ok(mut inner) => inner.take(),
@@ -105,14 +111,14 @@ impl Batches {
         }
     }
 
-    /// The next batch. Signals are looked at before it leaves: what a handler raises must not cost a batch.
+    /// The next batch. Signals and log records are looked at before it leaves: what a handler raises must not cost a batch.
     fn taken(&self, py: Python<'_>, wait: bool) -> PyResult<Option<Taken>> {
         let is_own = self.owner.is_current();
         let kept = if is_own { self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
         let taken = if let Some(taken) = kept {
             taken
         } else {
-            let next = detached(py, |interrupt| {
+            let next = interruptible(py, |interrupt| {
                 let mut inner = self.locked(interrupt)?;
                 let batches = inner.as_mut().filter(|batches| wait || batches.is_ready());
                 let next = batches.and_then(|batches| batches.take_next(interrupt)).transpose();
@@ -121,12 +127,15 @@ impl Batches {
                     drop(inner.take());
                 }
                 next
-            });
-            let Some((batch, behind)) = next? else { return Ok(None) };
-            (self.to_python(py, batch), behind)
+            })?;
+            let Some(next) = next.transpose() else {
+                log::drain(py)?;
+                return Ok(None);
+            };
+            next.map(|(batch, behind)| (self.to_python(py, batch), behind))
         };
-        let checked = py.check_signals();
-        if self.is_closed.load(Ordering::SeqCst) {
+        let checked = py.check_signals().and_then(|()| log::drain(py));
+        if taken.is_ok() && self.is_closed.load(Ordering::SeqCst) {
             checked?;
             return Ok(None);
         }
@@ -134,7 +143,7 @@ impl Batches {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
             return Err(raised);
         }
-        Ok(Some(taken))
+        taken.map(Some)
     }
 
     /// Waits for whoever is in `next`, looking for signals meanwhile.

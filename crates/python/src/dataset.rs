@@ -7,6 +7,7 @@ use headwater::sample::Sample;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use crate::ending::detach;
 use crate::error::checked;
 use crate::framework::Framework;
 use crate::interrupt::detached;
@@ -88,7 +89,7 @@ impl Dataset {
 
     /// Ends all of that.
     fn stop_prefetch(&self, py: Python<'_>) {
-        py.detach(|| self.inner.stop_prefetch());
+        detach(py, || self.inner.stop_prefetch());
     }
 
     fn index_of(&self, py: Python<'_>, key: &str) -> PyResult<usize> {
@@ -106,17 +107,17 @@ impl Dataset {
 
     /// Every metric by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, &py.detach(|| self.inner.snapshot()))
+        to_dict(py, &detach(py, || self.inner.snapshot()))
     }
 
     /// Begins to count anew.
     fn reset_metrics(&self, py: Python<'_>) {
-        py.detach(|| self.inner.reset_metrics());
+        detach(py, || self.inner.reset_metrics());
     }
 
     /// Empties the cache.
     fn clear_cache(&self, py: Python<'_>) {
-        py.detach(|| self.inner.clear_cache());
+        detach(py, || self.inner.clear_cache());
     }
 
     /// Whether samples that cannot be read are raised.

@@ -4,8 +4,11 @@ use headwater::Error;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use crate::ending::Inside;
+
 /// The exception for an error, with its whole report as message.
 pub(crate) fn to_exception(py: Python<'_>, error: &Error) -> PyErr {
+    let _inside = Inside::hold(py);
     let class = || {
         let errors = py.import("headwater.errors")?;
         let by_kind = errors.getattr("BY_KIND")?;

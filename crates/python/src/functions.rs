@@ -7,6 +7,7 @@ use headwater::source::{Credentials, CredentialsProvider};
 use headwater::{Error, ErrorKind};
 use pyo3::prelude::*;
 
+use crate::ending::detach;
 use crate::error::checked;
 
 /// A token service may be asked behind it.
@@ -33,7 +34,7 @@ pub(crate) fn release_credentials(py: Python<'_>, name: &str) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn next_question(py: Python<'_>, seconds: f64) -> PyResult<Option<(u64, String)>> {
     let patience = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    let next = py.detach(|| Ok(Questions::current()?.next(patience)));
+    let next = detach(py, || Ok(Questions::current()?.next(patience)));
     checked(py, next)
 }
 

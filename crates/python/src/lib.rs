@@ -10,6 +10,7 @@ mod behind;
 mod copies;
 mod dataset;
 mod dlpack;
+mod ending;
 mod error;
 mod framework;
 mod from_python;
@@ -37,6 +38,8 @@ fn _headwater(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Forks are counted from now on: none can come meanwhile.
     ProcessStamp::current();
     log::install();
+    // Before any other handler of ours, so that it is run behind them.
+    module.py().import("atexit")?.call_method1("register", (wrap_pyfunction!(ending::end, module)?,))?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<copies::Copies>()?;
     module.add_class::<dataset::Dataset>()?;

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use headwater::Loader as Core;
 use headwater::config::{DatasetConfig, LoaderConfig};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::batches::Batches;
 use crate::dataset::Dataset;
+use crate::ending::detach;
 use crate::error::checked;
 use crate::framework::Framework;
 use crate::interrupt::detached;
@@ -30,7 +32,7 @@ impl Loader {
     #[new]
     fn new(py: Python<'_>, dataset: &Dataset, config: &str) -> PyResult<Self> {
         let config = LoaderConfig::from_json(config);
-        let inner = checked(py, config.and_then(|config| py.detach(|| Core::new(&dataset.inner, config))))?;
+        let inner = checked(py, config.and_then(|config| detach(py, || Core::new(&dataset.inner, config))))?;
         Ok(Self { inner, framework: dataset.framework.clone_ref(py) })
     }
 
@@ -48,6 +50,10 @@ impl Loader {
         (loader.rank, loader.world_size) = (Some(ranks.rank), Some(ranks.world_size));
         let inner = detached(py, |interrupt| Core::open(&config, interrupt))?;
         Ok((Self { inner, framework }, Ranks(ranks)))
+    }
+
+    fn __reduce__(_this: PyRef<'_, Self>) -> PyResult<()> {
+        Err(PyTypeError::new_err("a loader does not pickle: make one in each process, of a dataset, which does"))
     }
 
     /// The dataset it walks.
@@ -84,17 +90,18 @@ impl Loader {
     fn transformed(&self, py: Python<'_>, each_sample: bool) -> PyResult<(Batches, Tasks)> {
         let (batches, tasks) = detached(py, |interrupt| self.inner.transformed(each_sample, interrupt))?;
         let framework = || self.framework.clone_ref(py);
-        Ok((Batches::new(batches, self.inner.clone(), framework()), Tasks::new(tasks, framework())))
+        let tasks = Tasks::new(tasks, framework(), batches.closer());
+        Ok((Batches::new(batches, self.inner.clone(), framework()), tasks))
     }
 
     /// What the youngest pass waits for, as JSON.
     fn waits(&self, py: Python<'_>) -> String {
-        py.detach(|| serde_json::to_string(&self.inner.waits())).unwrap_or_default()
+        detach(py, || serde_json::to_string(&self.inner.waits())).unwrap_or_default()
     }
 
     /// Every metric and timing by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, &py.detach(|| self.inner.snapshot()))
+        to_dict(py, &detach(py, || self.inner.snapshot()))
     }
 
     /// Bytes for cache, window and idle buffers.

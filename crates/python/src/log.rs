@@ -1,9 +1,10 @@
 //! Log records of the core, handed to Python's `logging`.
 //!
-//! Native threads never attach to Python: they put records into a bounded queue, and the next call from Python that returns
-//! hands them on under the GIL it holds anyway. A full queue drops and counts. Each process has its own queue, so a fork
-//! while another thread logs does no harm.
+//! Native threads never attach to Python: they put records into a bounded queue, and the next call from Python that returns, or that
+//! looks for signals while it waits, hands them on under the GIL. A full queue drops and counts. Each process has its own queue, so a
+//! fork while another thread logs does no harm.
 
+use std::collections::VecDeque;
 use std::fmt::{Debug, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,9 +15,11 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::ending::Inside;
+
 const CAPACITY: usize = 256;
 
-static QUEUE: PerProcess<Mutex<Vec<(Level, String)>>> = PerProcess::new();
+static QUEUE: PerProcess<Mutex<VecDeque<(Level, String)>>> = PerProcess::new();
 static WAITING: AtomicBool = AtomicBool::new(false);
 static DROPPED: AtomicUsize = AtomicUsize::new(0);
 
@@ -25,15 +28,26 @@ pub(crate) fn install() {
     let _ = tracing::subscriber::set_global_default(Bridge);
 }
 
-/// Hands waiting records to the logger `headwater`.
+/// Hands waiting records to the logger `headwater`. What one of its handlers raises leaves those behind that record waiting.
 pub(crate) fn drain(py: Python<'_>) -> PyResult<()> {
     if !WAITING.swap(false, Ordering::Acquire) {
         return Ok(());
     }
-    let records =
-        queue().map(|queue| queue.lock().map(|mut records| std::mem::take(&mut *records)).unwrap_or_default());
+    let _inside = Inside::hold(py);
+    let handed_on = hand_on(py);
+    if handed_on.is_err() {
+        WAITING.store(true, Ordering::Release);
+    }
+    handed_on
+}
+
+fn hand_on(py: Python<'_>) -> PyResult<()> {
     let logger = py.import("logging")?.call_method1("getLogger", ("headwater",))?;
-    for (level, message) in records.unwrap_or_default() {
+    // Those that come meanwhile are told by the next call.
+    for _ in 0..CAPACITY {
+        // Not under the lock: handlers are the user's.
+        let next = queue().and_then(|queue| queue.lock().ok()?.pop_front());
+        let Some((level, message)) = next else { break };
         logger.call_method1("log", (python_level(level), "%s", message))?;
     }
     match DROPPED.swap(0, Ordering::Relaxed) {
@@ -42,7 +56,7 @@ pub(crate) fn drain(py: Python<'_>) -> PyResult<()> {
     }
 }
 
-fn queue() -> Option<&'static Mutex<Vec<(Level, String)>>> {
+fn queue() -> Option<&'static Mutex<VecDeque<(Level, String)>>> {
     QUEUE.get_or_try_init(|| Ok(Mutex::default())).ok()
 }
 
@@ -67,7 +81,7 @@ impl Subscriber for Bridge {
         event.record(&mut message);
         let Some(Ok(mut records)) = queue().map(Mutex::lock) else { return };
         if records.len() < CAPACITY {
-            records.push((*event.metadata().level(), message.0));
+            records.push_back((*event.metadata().level(), message.0));
         } else {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }

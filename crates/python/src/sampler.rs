@@ -5,9 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use headwater::config::LoaderConfig;
 use headwater::loader::{Draw, Sampler as Core, Walk as CoreWalk};
 use headwater::{Error, ErrorKind};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::dataset::Dataset;
+use crate::ending::detach;
 use crate::error::{checked, to_exception};
 use crate::interrupt::detached;
 use crate::state;
@@ -35,6 +37,10 @@ impl Sampler {
 
     fn __len__(&self) -> usize {
         self.inner.len()
+    }
+
+    fn __reduce__(_this: PyRef<'_, Self>) -> PyResult<()> {
+        Err(PyTypeError::new_err("a sampler does not pickle: make one in each process, of a dataset, which does"))
     }
 
     /// Begins a pass.
@@ -81,7 +87,7 @@ impl Walk {
 
     /// Has the dataset forget what it was asked to fetch ahead and was not drawn.
     fn forget_ahead(&self, py: Python<'_>) {
-        py.detach(|| self.walk().forget_ahead());
+        detach(py, || self.walk().forget_ahead());
     }
 
     /// What is handed out will be told; samples of so many steps are fetched ahead.

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PySet, PyString, PyTuple};
 
 use crate::dlpack;
+use crate::ending::Inside;
 use crate::error::checked;
 use crate::framework::Framework;
 use crate::keys::Keys;
@@ -16,6 +17,7 @@ use crate::raw_tensor::RawTensor;
 
 /// A dict: one entry per field, `__key__` and `__index__`.
 pub(crate) fn sample<'py>(py: Python<'py>, sample: &Sample, framework: &Framework) -> PyResult<Bound<'py, PyDict>> {
+    let _inside = Inside::hold(py);
     let dict = PyDict::new(py);
     for (name, value) in &sample.fields {
         dict.set_item(PyString::intern(py, name), to_python(py, value, framework)?)?;
@@ -55,6 +57,7 @@ pub(crate) fn fields<'py>(
     dataset: &Dataset,
     framework: &Framework,
 ) -> PyResult<Bound<'py, PyDict>> {
+    let _inside = Inside::hold(py);
     let dict = PyDict::new(py);
     if let Content::Fields(fields) = &batch.content {
         for (name, value) in fields {
