@@ -65,21 +65,23 @@ impl Inner {
 mod tests {
     use super::*;
 
+    const NONE: [usize; 0] = [];
+
     #[test]
     fn two_steps_in_a_row_are_an_order_and_each_sample_is_asked_for_once() {
         let ahead = Ahead::default();
         let after = |index| ahead.after(index, 3, 8).collect::<Vec<_>>();
-        assert_eq!(after(0), []);
+        assert_eq!(after(0), NONE);
         assert_eq!(after(1), [2, 3, 4]);
         assert_eq!(after(2), [5]);
         assert_eq!(after(3), [6]);
-        assert_eq!(after(6), [], "a jump");
-        assert_eq!(after(7), [], "the first step after it");
-        assert_eq!(after(0), []);
-        assert_eq!(after(2), []);
-        assert_eq!(after(3), []);
+        assert_eq!(after(6), NONE, "a jump");
+        assert_eq!(after(7), NONE, "the first step after it");
+        assert_eq!(after(0), NONE);
+        assert_eq!(after(2), NONE);
+        assert_eq!(after(3), NONE);
         assert_eq!(after(4), [5, 6, 7]);
-        assert_eq!(after(5), [], "up to the end");
+        assert_eq!(after(5), NONE, "up to the end");
     }
 
     #[test]
