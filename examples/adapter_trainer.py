@@ -1,4 +1,6 @@
-"""A trainer as many exist: Accelerate, a torch `DataLoader`, a dataset that a configuration describes. Of Headwater it knows one import line.
+"""A trainer as many exist: Accelerate, a torch `DataLoader`, a dataset that a configuration describes.
+
+Of Headwater it knows one import line.
 
 headwater demo --write target/small --small --samples 400
 python examples/adapter_trainer.py run.json --checkpoint target/adapter

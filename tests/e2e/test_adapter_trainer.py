@@ -1,4 +1,4 @@
-"""A trainer that knows the adapter alone: its main source dies half-way, it is killed and goes on; its losses are those of a quiet run."""
+"""A trainer that knows the adapter alone: its main source dies half-way, it is killed; its losses are those of a quiet run."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def config(folder: Path, place: Remote, copy: Path, cache_size_gb: float) -> Pat
     return path
 
 
-def trained(run: Path, checkpoint: Path, at: Callable[[int, int], None] = lambda _step, _process: None) -> tuple[list[str], dict[str, Any]]:
+def trained(
+    run: Path, checkpoint: Path, at: Callable[[int, int], None] = lambda _step, _process: None
+) -> tuple[list[str], dict[str, Any]]:
     """Losses by step as printed, and the closing figures; `at` is told of every step and the process."""
     command = [sys.executable, "examples/adapter_trainer.py", str(run), "--checkpoint", str(checkpoint)]
     command += ["--epochs", str(EPOCHS), "--save-every", "3"]

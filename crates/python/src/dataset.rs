@@ -118,7 +118,7 @@ impl Dataset {
     /// What caching has been worth: entries, bytes, capacity; hits, those of them that were fetched ahead, misses; evictions; bytes
     /// that packing saved.
     fn cache_summary(&self, py: Python<'_>) -> (u64, u64, u64, u64, u64, u64, u64, u64) {
-        let it = py.detach(|| self.inner.cache_summary());
+        let it = detach(py, || self.inner.cache_summary());
         (it.entries, it.bytes, it.capacity, it.hits, it.prefetch_hits, it.misses, it.evictions, it.saved_bytes)
     }
 

@@ -10,6 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::ending::detach;
 use crate::error::checked;
 use crate::framework::Framework;
 use crate::from_python::{Verb, to_value};
@@ -60,12 +61,12 @@ impl KeyedCache {
 
     /// Looks for a value.
     fn get(&self, py: Python<'_>, key: &str, was_prefetched: bool) -> PyResult<Option<FoundValue>> {
-        self.found(py, py.detach(|| self.inner.get(key, was_prefetched)))
+        self.found(py, detach(py, || self.inner.get(key, was_prefetched)))
     }
 
     /// A value if there is one. Counts as no use.
     fn peek(&self, py: Python<'_>, key: &str) -> PyResult<Option<FoundValue>> {
-        self.found(py, py.detach(|| self.inner.peek(key)))
+        self.found(py, detach(py, || self.inner.peek(key)))
     }
 
     /// Puts a copy of a value in; whether it was let in.
@@ -83,17 +84,17 @@ impl KeyedCache {
 
     /// Whether there is a value. Counts as no use.
     fn contains(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
-        checked(py, py.detach(|| self.inner.contains(key)))
+        checked(py, detach(py, || self.inner.contains(key)))
     }
 
     /// Removes a value; whether there was one.
     fn remove(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
-        checked(py, py.detach(|| self.inner.remove(key)))
+        checked(py, detach(py, || self.inner.remove(key)))
     }
 
     /// Removes all values.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
-        checked(py, py.detach(|| self.inner.clear()))
+        checked(py, detach(py, || self.inner.clear()))
     }
 
     /// Bytes that it may hold.

@@ -13,6 +13,7 @@ use headwater::{Error, ErrorKind, Result};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
+use crate::ending::detach;
 use crate::error::checked;
 use crate::framework::Framework;
 use crate::log;
@@ -54,7 +55,7 @@ impl Pending {
     /// Ends it, if it is not over.
     fn cancel(&self, py: Python<'_>) {
         let cancel = self.cancel.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| cancel.into_iter().for_each(|cancel| cancel()));
+        detach(py, || cancel.into_iter().for_each(|cancel| cancel()));
     }
 }
 
@@ -68,7 +69,7 @@ impl Pending {
     ) -> PyResult<Self> {
         let outcome = Arc::default();
         let done = Done { number, outcome: Arc::clone(&outcome) };
-        let cancel = checked(py, py.detach(|| begin(done)))?;
+        let cancel = checked(py, detach(py, || begin(done)))?;
         Ok(Self { outcome, cancel: Mutex::new(Some(Box::new(cancel))), framework: framework.clone_ref(py) })
     }
 }
@@ -127,7 +128,7 @@ impl Queue {
 #[pyfunction]
 pub(crate) fn next_done(py: Python<'_>, seconds: f64) -> PyResult<Vec<u64>> {
     let patience = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    checked(py, py.detach(|| Ok(Queue::current()?.take(patience))))
+    checked(py, detach(py, || Ok(Queue::current()?.take(patience))))
 }
 
 /// Has nobody wait for anything to be done any more.
