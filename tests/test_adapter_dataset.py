@@ -493,8 +493,8 @@ def test_explicit_credentials_are_neither_pickled_nor_shown(
         with pytest.raises(ValueError, match="credentials") as error:
             pickle.dumps(value)
         assert secret not in str(error.value)
-    wrong = DataSourceConfig("latents", "s3", f"{server.bucket}/latents", {**credentials, "pasword": secret})
-    with pytest.raises(ValueError, match="pasword") as error:
+    wrong = DataSourceConfig("latents", "s3", f"{server.bucket}/latents", {**credentials, "pass_phrase": secret})
+    with pytest.raises(ValueError, match="pass_phrase") as error:
         adapter([wrong])
     assert secret not in str(error.value)
 
