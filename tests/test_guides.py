@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def test_samples_of_another_loader_are_written_out_as_the_guide_says(root: Path)
     names = run("migrating.md", {"root": root / "written", "samples": [sample(number) for number in range(6)]})
     assert len(names["dataset"]) == 6
     assert names["dataset"][3]["conditions"]["prompt"] == "clip 3"
+
+
+async def read(key: str) -> dict[str, Any]:
+    return {"key": key}
+
+
+def test_the_adapter_does_what_its_guide_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(root / "set", root / "copy")
+    latents, upcoming = torch.randn(8, 2, 4, 4), ["latent_0002", "latent_0003"]
+    names = {"latents": latents, "fetch_fn": lambda key: {"key": key}, "read": read, "upcoming": upcoming, "key": upcoming[0]}
+    run("adapter.md", names)
+    assert "latent_0001.pt" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("guide", GUIDES)
