@@ -64,16 +64,9 @@ def compare(
     ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds[best], strict=True)]
     ratio = statistics.median(ratios)
     low, _, high = statistics.quantiles(ratios, n=4)
-    return Row(
-        name=name,
-        unit=unit,
-        ours=amount / medians["ours"],
-        baseline=amount / medians[best],
-        baseline_name=best,
-        ratio=ratio,
-        n=n,
-        spread=(high - low) / 2 / ratio,
-    )
+    ours_rate, best_rate, spread = amount / medians["ours"], amount / medians[best], (high - low) / 2 / ratio
+    row = Row(name=name, unit=unit, ours=ours_rate, baseline=best_rate, baseline_name=best, ratio=ratio, n=n, spread=spread)
+    return told(row)
 
 
 def figure(
@@ -89,7 +82,14 @@ def figure(
 ) -> Row:
     """A row of figures measured elsewhere; ``lower`` says that less is better."""
     ratio = baseline / ours if lower else ours / baseline
-    return Row(name=name, unit=unit, ours=ours, baseline=baseline, baseline_name=baseline_name, ratio=ratio, n=n, spread=spread)
+    row = Row(name=name, unit=unit, ours=ours, baseline=baseline, baseline_name=baseline_name, ratio=ratio, n=n, spread=spread)
+    return told(row)
+
+
+def told(row: Row) -> Row:
+    """The row, which standard error is told of at once: a suite takes minutes, and may not come to its end."""
+    print(f"{row['name']}: {shown(row, 'ours', row['ours'])}, {row['ratio']:.2f}x", file=sys.stderr, flush=True)
+    return row
 
 
 def aimed(row: Row, of: Of = "ratio", *, at_least: float | None = None, at_most: float | None = None) -> Row:
