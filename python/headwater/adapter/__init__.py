@@ -4,10 +4,11 @@ They change an import line. Methods that are coroutines have a blocking form who
 without a running event loop.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from headwater.adapter.cache import CacheMetrics, SmartLRUCache
 from headwater.adapter.config import DataSourceConfig
-from headwater.adapter.dataset import StreamingDatasetAdapter, create_streaming_dataset_from_config
-from headwater.adapter.precomputed import PrecomputedDataset
 from headwater.adapter.prefetcher import AsyncPrefetcher, PrefetchMetrics
 from headwater.adapter.sources import (
     AzureDataSource,
@@ -19,6 +20,10 @@ from headwater.adapter.sources import (
     S3DataSource,
     create_data_source,
 )
+
+if TYPE_CHECKING:
+    from headwater.adapter.dataset import StreamingDatasetAdapter, create_streaming_dataset_from_config
+    from headwater.adapter.precomputed import PrecomputedDataset
 
 __all__ = [
     "AsyncPrefetcher",
@@ -38,3 +43,16 @@ __all__ = [
     "create_data_source",
     "create_streaming_dataset_from_config",
 ]
+
+# What is a `Dataset` of torch's: that takes seconds to import, and is not there everywhere.
+_LATER = {
+    "PrecomputedDataset": "precomputed",
+    "StreamingDatasetAdapter": "dataset",
+    "create_streaming_dataset_from_config": "dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
