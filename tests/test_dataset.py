@@ -535,5 +535,7 @@ def test_what_has_room_as_it_is_is_not_compressed(tmp_path: Path) -> None:
     for dataset in (roomy, tight):
         dataset[0]
         assert dataset[0]["data"].count_nonzero() == 0
+        # Kept behind whoever reads.
+        waiting.until(lambda kept=dataset: kept.stats()["cache_memory_entries"] == 1, "it is kept")
     assert roomy.stats()["cache_memory_bytes"] > 4_000_000
     assert tight.stats()["cache_memory_bytes"] < 100_000
