@@ -509,9 +509,9 @@ def test_a_cache_holds_more_of_what_compresses_and_gives_it_back_bit_for_bit(tmp
     values = [torch.randn(64, 4096, generator=generator).bfloat16().float() for _ in range(12)]
     for number, value in enumerate(values):
         torch.save({"x": value, "mask": value > 1}, tmp_path / f"{number:02}.pt")
-    # Of 12 samples of 1.3 MB each, four have room as they are.
+    # Of 12 samples of 1.3 MB each, four have room as they are: three, where they are in buffers from before, a quarter larger.
     dataset = hw.StreamingDataset(tmp_path, cache=hw.CacheConfig(memory="6MB", policy="keep", compression=compression))
-    wanted = 4 if compression == "none" else 10
+    wanted = 3 if compression == "none" else 10
 
     def walked() -> bool:
         for sample, value in zip(dataset, values, strict=True):
@@ -523,7 +523,7 @@ def test_a_cache_holds_more_of_what_compresses_and_gives_it_back_bit_for_bit(tmp
     waiting.until(walked, "what has room is kept")
     assert walked()
     entries = dataset.stats()["cache_memory_entries"]
-    assert entries == 4 if compression == "none" else entries > 9
+    assert 3 <= entries <= 4 if compression == "none" else entries > 9
     assert dataset.stats()["cache_memory_bytes"] <= 6_000_000
 
 
