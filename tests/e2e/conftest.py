@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 SAMPLES = 12
+# Of the set that whole runs train on.
+SMALL = 40
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,23 @@ def remote(s3_server: S3Server) -> Remote:
     return new_remote(s3_server)
 
 
+def written(folder: Path, samples: int) -> Path:
+    """A demo set of small samples, written by the command."""
+    command = Path(sys.executable).with_name("headwater")
+    subprocess.run([command, "demo", "--write", folder, "--small", "--samples", str(samples)], check=True, timeout=120)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def demo_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small demo set, written by the command."""
-    folder = tmp_path_factory.mktemp("demo") / "set"
-    command = Path(sys.executable).with_name("headwater")
-    subprocess.run([command, "demo", "--write", folder, "--small", "--samples", str(SAMPLES)], check=True, timeout=120)
-    return folder
+    """Few samples, to look at each."""
+    return written(tmp_path_factory.mktemp("demo") / "set", SAMPLES)
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough samples to train on, and to be killed in the middle."""
+    return written(tmp_path_factory.mktemp("small") / "set", SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -19,21 +19,14 @@ from conftest import absent
 from servers import rgw
 from servers.keeper import Keepers, serving
 
+from .conftest import SMALL as SAMPLES
 from .conftest import Remote, new_remote, options
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-SAMPLES, BATCH, EPOCHS = 40, 4, 2
+BATCH, EPOCHS = 4, 2
 STEPS = SAMPLES // BATCH * EPOCHS
-
-
-@pytest.fixture(scope="module")
-def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small") / "set"
-    command = [Path(sys.executable).with_name("headwater"), "demo", "--write", folder, "--small", "--samples", str(SAMPLES)]
-    subprocess.run(command, check=True, timeout=60)
-    return folder
 
 
 @pytest.fixture
