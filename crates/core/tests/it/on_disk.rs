@@ -9,7 +9,9 @@ use headwater::ErrorKind;
 use headwater::cache::Policy;
 use headwater::cache::disk::care::Care;
 use headwater::clock::Clock;
-use headwater::config::{ByteSize, CacheConfig, DatasetConfig, LoaderConfig, OnChanged, Replicas, Secrets, Span};
+use headwater::config::{
+    ByteSize, CacheConfig, DatasetConfig, FetchConfig, LoaderConfig, OnChanged, Replicas, Secrets, Span,
+};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
@@ -47,6 +49,7 @@ pub(crate) fn serving() -> Server {
     server
 }
 
+/// Without second requests for what is slow: these tests count requests.
 pub(crate) fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
     let cache = CacheConfig {
         memory: Some(ByteSize(0)),
@@ -55,7 +58,8 @@ pub(crate) fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
         ..CacheConfig::default()
     };
     let (source, manifest_max_age) = (Some(Replicas::from(spec)), Span(Duration::ZERO));
-    DatasetConfig { source, cache, manifest_max_age, ..DatasetConfig::default() }
+    let fetch = FetchConfig { hedge: Some(0.0), ..FetchConfig::default() };
+    DatasetConfig { source, cache, manifest_max_age, fetch, ..DatasetConfig::default() }
 }
 
 pub(crate) fn open(config: &DatasetConfig) -> Dataset {

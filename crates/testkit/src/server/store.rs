@@ -4,6 +4,7 @@
 //! does: reading a long listing holds up nobody, and a commit is a snapshot that costs nothing until something changes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,6 +30,8 @@ pub(super) struct Commit {
 
 #[derive(Debug, Default)]
 pub(super) struct Store {
+    /// No two servers have a commit in common: what clients keep of one must not be taken for what another serves at its port.
+    own: RandomState,
     generation: AtomicU64,
     kept: Mutex<Kept>,
 }
@@ -79,7 +82,7 @@ impl Store {
         let mut kept = self.kept.lock();
         let present = kept.commits.front().filter(|commit| Arc::ptr_eq(&commit.objects, &kept.objects));
         present.cloned().unwrap_or_else(|| {
-            let commit = Arc::new(Commit { id: id_of(&kept.objects), objects: kept.objects.clone() });
+            let commit = Arc::new(Commit { id: self.id_of(&kept.objects), objects: kept.objects.clone() });
             kept.commits.retain(|other| other.id != commit.id);
             kept.commits.push_front(commit.clone());
             kept.commits.truncate(COMMITS);
@@ -95,14 +98,15 @@ impl Store {
         }
         self.kept.lock().commits.iter().find(|commit| commit.id == revision).cloned()
     }
-}
 
-/// Tags stand for contents: hashing those would read everything.
-fn id_of(objects: &Map) -> String {
-    let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-    for (key, object) in objects {
-        context.update(key.as_bytes());
-        context.update(object.tag.as_bytes());
+    /// Tags stand for contents: hashing those would read everything.
+    fn id_of(&self, objects: &Map) -> String {
+        let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+        context.update(&self.own.hash_one(()).to_le_bytes());
+        for (key, object) in objects {
+            context.update(key.as_bytes());
+            context.update(object.tag.as_bytes());
+        }
+        hex(context.finish().as_ref())
     }
-    hex(context.finish().as_ref())
 }
