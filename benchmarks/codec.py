@@ -36,10 +36,10 @@ from sets import demo_set
 
 ROUNDS = 3
 AIMED_AT = 16
-# What is aimed at: of the bound that single bytes set; GB/s of one core, and how much more two do; the ratio of the demo set.
+# What is aimed at: of the bound that single bytes set; how much more two cores do; the ratio of the demo set; GB/s of one core.
 OF_BOUND, CORES_GAIN, DEMO_RATIO = 0.97, 1.8, 3.8
-SPEEDS = {"encode": 1.8, "decode": 4.0}
 SPED = "bf16 latents kept in fp32"
+SPEEDS = {SPED: {"encode": 1.8, "decode": 4.0}, "bf16 latents": {"encode": 1.0, "decode": 2.2}}
 DEMO = "the demo set"
 SECONDS = 0.4
 FOLDER = RESULTS / "sets" / "codec"
@@ -218,7 +218,7 @@ def rows_of(name: str, item: int, data: bytes) -> list[Row]:
         best = max(alike, key=lambda other: medians[other][at])
         what = f"{key}, one core: {name}"
         row = figure(what, "GB/s", median(alone, key), medians[best][at], best, ROUNDS, spread(alone, key))
-        rows.append(aimed(row, "ours", at_least=SPEEDS[key]) if name == SPED else row)
+        rows.append(aimed(row, "ours", at_least=SPEEDS[name][key]) if name in SPEEDS else row)
         what = f"{key}, two cores: {name}"
         row = figure(what, "GB/s", median(both, key), median(alone, key), "one core", ROUNDS, spread(both, key))
         rows.append(aimed(row, at_least=CORES_GAIN))

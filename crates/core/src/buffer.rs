@@ -24,7 +24,18 @@ const HUGE: usize = 2 << 20;
 
 /// A pool of reusable, page-aligned memory. Clones share it.
 #[derive(Debug, Clone)]
-pub struct BufferPool(Arc<Shared>);
+pub struct BufferPool {
+    shared: Arc<Shared>,
+    usage: Usage,
+}
+
+/// What memory is taken for. What is kept for long is taken from what was kept before, or fresh: it would else take the memory that
+/// whoever reads has just given back and is about to ask for again, and make them wait for fresh one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Usage {
+    Passing,
+    Keeping,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -36,7 +47,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    idle: BTreeMap<usize, Vec<Region>>,
+    idle: BTreeMap<(Usage, usize), Vec<Region>>,
     idle_bytes: usize,
     lent_bytes: usize,
     share_bytes: usize,
@@ -45,13 +56,15 @@ struct State {
 
 impl State {
     /// Takes the smallest idle region that fits, if it is a good fit.
-    fn recycle(&mut self, capacity: usize) -> Option<Region> {
-        // One quarter too large is still a good fit; more would waste the memory of the large ones.
-        let (&fit, _) = self.idle.range(capacity..=capacity + capacity / 4).next()?;
+    fn recycle(&mut self, usage: Usage, capacity: usize) -> Option<Region> {
+        // One quarter too large is still a good fit; more would waste the memory of the large ones. What is kept fits exactly.
+        let most = capacity + if usage == Usage::Keeping { 0 } else { capacity / 4 };
+        let fitting = |usage| self.idle.range((usage, capacity)..=(usage, most)).next().map(|(&fit, _)| fit);
+        let fit = fitting(usage).or_else(|| fitting(Usage::Keeping))?;
         self.pop(fit)
     }
 
-    /// Takes idle regions, the largest first, until no more than `allowed` bytes are idle.
+    /// Takes idle regions, the largest of those that were kept first, until no more than `allowed` bytes are idle.
     fn shed(&mut self, allowed: usize) -> Vec<Region> {
         let mut shed = Vec::new();
         while self.idle_bytes > allowed
@@ -62,11 +75,11 @@ impl State {
         shed
     }
 
-    fn pop(&mut self, capacity: usize) -> Option<Region> {
-        let regions = self.idle.get_mut(&capacity)?;
+    fn pop(&mut self, place: (Usage, usize)) -> Option<Region> {
+        let regions = self.idle.get_mut(&place)?;
         let region = regions.pop();
         if regions.is_empty() {
-            self.idle.remove(&capacity);
+            self.idle.remove(&place);
         }
         self.idle_bytes -= region.as_ref().map_or(0, |region| region.layout.size());
         region
@@ -108,20 +121,28 @@ impl Drop for PoolShare {
 impl BufferPool {
     /// Creates a pool whose limit is `base_bytes`, as long as nobody takes a share of it.
     pub fn new(base_bytes: usize) -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), base_bytes, owner: ProcessStamp::current() }))
+        let shared = Shared { state: Mutex::default(), base_bytes, owner: ProcessStamp::current() };
+        Self { shared: Arc::new(shared), usage: Usage::Passing }
+    }
+
+    /// The same pool, for memory that is kept for long, as by a cache: taken fresh where no kept memory of that size was given back,
+    /// so that readers find what they gave back.
+    #[must_use]
+    pub fn for_keeping(&self) -> Self {
+        Self { shared: self.shared.clone(), usage: Usage::Keeping }
     }
 
     /// Takes a buffer of exactly `len` bytes, recycled where possible.
     pub fn take(&self, len: usize) -> Buffer {
         let capacity = capacity_for(len);
         let mut recycled = None;
-        if self.0.owner.is_current() {
-            let mut state = self.0.state.lock();
-            recycled = state.recycle(capacity);
+        if self.shared.owner.is_current() {
+            let mut state = self.shared.state.lock();
+            recycled = state.recycle(self.usage, capacity);
             let mut shed = Vec::new();
             if recycled.is_none() {
                 state.allocations += 1;
-                let allowed = self.0.limit(&state).saturating_sub(state.lent_bytes + capacity);
+                let allowed = self.shared.limit(&state).saturating_sub(state.lent_bytes + capacity);
                 shed = state.shed(allowed);
             }
             state.lent_bytes += recycled.as_ref().map_or(capacity, |region| region.layout.size());
@@ -129,28 +150,28 @@ impl BufferPool {
             drop(shed);
         }
         let region = recycled.unwrap_or_else(|| Region::allocate(capacity));
-        Buffer { region: Some(region), len, pool: self.0.clone() }
+        Buffer { region: Some(region), len, usage: self.usage, pool: self.shared.clone() }
     }
 
     /// Raises the pool's limit by so many bytes while the share is held.
     pub fn share(&self, bytes: usize) -> PoolShare {
-        self.0.state.lock().share_bytes += bytes;
-        PoolShare { pool: self.0.clone(), bytes }
+        self.shared.state.lock().share_bytes += bytes;
+        PoolShare { pool: self.shared.clone(), bytes }
     }
 
     /// Bytes of idle memory the pool holds.
     pub fn idle_bytes(&self) -> usize {
-        self.0.state.lock().idle_bytes
+        self.shared.state.lock().idle_bytes
     }
 
     /// Bytes of memory that buffers hold at present.
     pub fn lent_bytes(&self) -> usize {
-        self.0.state.lock().lent_bytes
+        self.shared.state.lock().lent_bytes
     }
 
     /// How many times the pool had to allocate.
     pub fn allocations(&self) -> u64 {
-        self.0.state.lock().allocations
+        self.shared.state.lock().allocations
     }
 }
 
@@ -159,6 +180,7 @@ impl BufferPool {
 pub struct Buffer {
     region: Option<Region>,
     len: usize,
+    usage: Usage,
     pool: Arc<Shared>,
 }
 
@@ -211,7 +233,7 @@ impl Drop for Buffer {
         state.lent_bytes -= size;
         if state.lent_bytes + state.idle_bytes + size <= self.pool.limit(&state) {
             state.idle_bytes += size;
-            state.idle.entry(size).or_default().push(region);
+            state.idle.entry((self.usage, size)).or_default().push(region);
         } else {
             drop(state);
             drop(region);
@@ -354,6 +376,23 @@ mod tests {
         drop(more);
         drop(pool.take(16 << 10));
         assert_eq!(pool.idle_bytes(), 16 << 10, "without shares the base holds again");
+    }
+
+    #[test]
+    fn what_is_kept_leaves_readers_what_they_gave_back() {
+        let pool = BufferPool::new(1 << 30);
+        let keeping = pool.for_keeping();
+        drop(pool.take(1 << 20));
+        let kept = keeping.take(1 << 20);
+        assert_eq!(pool.allocations(), 2);
+        drop(pool.take(1 << 20));
+        assert_eq!(pool.allocations(), 2, "it is still there");
+        drop(kept);
+        drop(keeping.take(1 << 20));
+        drop((pool.take(1 << 20), pool.take(1 << 20)));
+        assert_eq!((pool.allocations(), pool.idle_bytes()), (2, 2 << 20), "what was kept serves both");
+        drop(keeping.take((1 << 20) - (200 << 10)));
+        assert_eq!(pool.allocations(), 3, "what is kept takes no more than it needs");
     }
 
     #[test]

@@ -67,6 +67,8 @@ impl Read {
 /// How a value came from its source.
 #[derive(Debug)]
 pub(crate) struct Brought {
+    /// Whether reading it once more costs less than a copy of it that somebody waits for.
+    pub(super) is_local: bool,
     /// Whether it takes the place of a record that is no longer the right one.
     pub(super) replaces: bool,
     /// The edition that its record is kept under on disk; `None` where that would tell nobody that it is the right one.
@@ -104,6 +106,11 @@ impl Loaded {
             Origin::Disk(_, aged) => aged.by(now),
             Origin::Memory(found) => now.saturating_sub(*found),
         }
+    }
+
+    /// Whether it can be read again at the cost of a copy.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(&self.origin, Origin::Source(brought) if brought.is_local)
     }
 
     /// The value in memory that nobody else sees.
@@ -299,13 +306,29 @@ impl Inner {
         let (source, listed, request) = self.request(sources, unit)?;
         let began = Instant::now();
         let (asked, asked_at) = (kept.clock.now(), kept.clock.moment());
-        let read = source.read_blocking(&request, buffers).unwrap_or_else(|| {
-            Err(Error::new(ErrorKind::Internal, "read", source.uri()).because("a local source did not read by itself"))
-        });
+        let read = read_here(source.as_ref(), &request, buffers);
         let object = self.received(source.as_ref(), &listed, read, began)?;
         let value = self.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
-        let brought = Brought { replaces: false, on_disk: None, asked, asked_at };
+        let brought = Brought { is_local: true, replaces: false, on_disk: None, asked, asked_at };
         Ok(Read::new(value, &object.meta, listed.version, brought))
+    }
+
+    /// Reads a unit of local sources once more, for the cache alone: nobody asked for it, and no figure of sources counts it. Beside
+    /// the value, the bytes of its object, in memory of `objects`.
+    pub(super) fn read_again(
+        &self,
+        kept: &Kept,
+        sources: &[Arc<dyn Source>],
+        unit: UnitId,
+        objects: &BufferPool,
+        buffers: &BufferPool,
+    ) -> Result<(Loaded, Bytes)> {
+        let (source, listed, request) = self.request(sources, unit)?;
+        let (asked, asked_at) = (kept.clock.now(), kept.clock.moment());
+        let object = self.checked(source.as_ref(), &listed, read_here(source.as_ref(), &request, objects)?)?;
+        let value = self.value_of(&source.uri_of(&listed.key), &object.bytes, buffers)?;
+        let brought = Brought { is_local: true, replaces: false, on_disk: None, asked, asked_at };
+        Ok(((Read::new(value, &object.meta, listed.version, brought), false).into(), object.bytes))
     }
 
     async fn decoded(
@@ -323,7 +346,7 @@ impl Inner {
         let on_disk = if self.accepts_changes() { told } else { &listed.version };
         let on_disk = Some(on_disk).filter(|version| ![told, version].contains(&&Version::Unknown)).cloned();
         let on_disk = on_disk.map(|version| Edition { version, size: object.meta.size });
-        let (inner, brought) = (self.clone(), Brought { replaces, on_disk, asked, asked_at });
+        let (inner, brought) = (self.clone(), Brought { is_local: false, replaces, on_disk, asked, asked_at });
         workers
             .run(move || {
                 let value = inner.decode(source.as_ref(), &listed.key, &object.bytes, buffers, began)?;
@@ -361,10 +384,14 @@ impl Inner {
         ]);
         let hint = "on_changed = \"reload\" reads it as it is now";
         let changed = |error: Error| if error.kind() == ErrorKind::Changed { error.because(hint) } else { error };
-        let object = read.map_err(changed)?;
+        self.checked(source, listed, read.map_err(changed)?).map_err(changed)
+    }
+
+    /// The object, if it has the size that was listed.
+    fn checked(&self, source: &dyn Source, listed: &ObjectMeta, object: ObjectBytes) -> Result<ObjectBytes> {
         if object.meta.size != listed.size && !self.accepts_changes() {
             let reason = format!("it was replaced: {} bytes instead of the listed {}", object.meta.size, listed.size);
-            return Err(changed(Error::new(ErrorKind::Changed, "read", source.uri_of(&listed.key)).because(reason)));
+            return Err(Error::new(ErrorKind::Changed, "read", source.uri_of(&listed.key)).because(reason));
         }
         Ok(object)
     }
@@ -379,12 +406,7 @@ impl Inner {
     ) -> Result<Value> {
         let began = Instant::now();
         let uri = source.uri_of(key);
-        let value = decode_object(&uri, bytes, &self.limits, buffers).and_then(|mut values| {
-            let (_, value) = values
-                .pop()
-                .ok_or_else(|| Error::new(ErrorKind::Corrupt, "decode", &uri).because("it holds no value"))?;
-            Ok(value)
-        });
+        let value = self.value_of(&uri, bytes, buffers);
         self.metrics.record(&[
             (Metric::DecodeSeconds, began.elapsed().as_nanos() as u64),
             (Metric::DecodeErrors, u64::from(value.is_err())),
@@ -397,4 +419,18 @@ impl Inner {
         // What is there at the moment may be another version elsewhere.
         if self.accepts_changes() { value } else { value.map_err(Error::of_content) }
     }
+
+    fn value_of(&self, uri: &str, bytes: &Bytes, buffers: &BufferPool) -> Result<Value> {
+        let values = decode_object(uri, bytes, &self.limits, buffers)?;
+        let last = values.into_iter().next_back();
+        last.map(|(_, value)| value)
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "decode", uri).because("it holds no value"))
+    }
+}
+
+/// Reads an object of a local source on the calling thread.
+fn read_here(source: &dyn Source, request: &ReadRequest, buffers: &BufferPool) -> Result<ObjectBytes> {
+    source.read_blocking(request, buffers).unwrap_or_else(|| {
+        Err(Error::new(ErrorKind::Internal, "read", source.uri()).because("a local source did not read by itself"))
+    })
 }

@@ -15,7 +15,7 @@ use super::{Inner, Kept};
 use crate::buffer::BufferPool;
 use crate::cache::disk::Flight;
 use crate::cache::{Item, UnitId, Waiting, WaitingRoom};
-use crate::engine::Engine;
+use crate::engine::{Engine, uninterrupted};
 use crate::error::Result;
 use crate::format::record::{self, Compression};
 use crate::metrics::Metric;
@@ -28,7 +28,8 @@ const WAITING_SHARE: usize = 8;
 /// And of what goes to disk so much, whatever memory is kept; and so much of it once it is packed.
 const WAITING_FOR_DISK: usize = 64 << 20;
 
-/// From here on a copy is made behind, into memory that the cache has not used yet: touching that costs more than the copy.
+/// From here on a copy is made behind, into memory that the cache has not used yet: touching that costs more than the copy. What a
+/// local file holds is read once more for it, so that nobody waits for another copy.
 const BEHIND_FROM: usize = 256 << 10;
 
 /// What waits to be packed in one process, and how much may.
@@ -95,7 +96,11 @@ impl Inner {
         };
         let mut packed = None;
         if let (Some(room), Some(compression)) = (room, in_memory) {
-            packed = self.pack(value, compression, buffers);
+            // What the disk does not want needs no record.
+            packed = match compression {
+                Compression::None if !on_disk => self.counted(value, || Packed::new(value, &buffers.for_keeping())),
+                _ => self.pack(value, compression, buffers),
+            };
             let Some(packed) = &packed else { return };
             room.fill(Item::new(packed.clone(), loaded.edition.clone(), kept.clock.now(), age));
         }
@@ -135,13 +140,18 @@ impl Inner {
     }
 
     fn pack(&self, value: &Value, compression: Compression, buffers: &BufferPool) -> Option<Packed> {
+        self.counted(value, || record::pack(value, compression, &buffers.for_keeping()))
+    }
+
+    fn counted(&self, value: &Value, pack: impl FnOnce() -> Result<Packed>) -> Option<Packed> {
         let began = Instant::now();
         // Only what is packed already can fail, and nothing that was loaded is.
-        let packed = record::pack(value, compression, buffers).ok()?;
+        let packed = pack().ok()?;
+        let bytes = packed.record().map_or_else(|| Packed::bytes_for(packed.value()), |record| record.len());
         self.metrics.record(&[
             (Metric::PackSeconds, began.elapsed().as_nanos() as u64),
             (Metric::PackBytes, value.tensor_bytes() as u64),
-            (Metric::PackedBytes, packed.record().map_or(0, |record| record.len() as u64)),
+            (Metric::PackedBytes, bytes as u64),
         ]);
         Some(packed)
     }
@@ -168,8 +178,16 @@ impl Inner {
             compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {
                 let bytes = loaded.value.tensor_bytes();
                 if let Some(waiting) = self.wait(kept, bytes, 1, on_disk) {
-                    let own = Packed::new(&loaded.value, buffers)?.into_value();
                     let dataset = self.clone();
+                    if bytes >= BEHIND_FROM && loaded.is_local() {
+                        engine.packers()?.spawn(move || {
+                            // Where it can no longer be read, nothing is kept.
+                            let _ = dataset.offer_again(engine, unit);
+                            drop(waiting);
+                        });
+                        return loaded.into_own(buffers);
+                    }
+                    let own = Packed::new(&loaded.value, buffers)?.into_value();
                     engine.packers()?.spawn(move || {
                         if let Ok(kept) = dataset.kept() {
                             dataset.offer(kept, unit, &loaded, buffers, None);
@@ -182,6 +200,29 @@ impl Inner {
             _ => {}
         }
         loaded.into_own(buffers)
+    }
+
+    /// Reads a unit of a local source for the cache alone, after it was read and handed out.
+    fn offer_again(&self, engine: &'static Engine, unit: UnitId) -> Result<()> {
+        let (kept, sources, buffers) = (self.kept()?, self.sources(engine, uninterrupted())?, engine.buffers());
+        if self.compression(kept) != Some(Compression::None) {
+            let (loaded, _) = self.read_again(kept, sources, unit, buffers, buffers)?;
+            self.offer(kept, unit, &loaded, buffers, None);
+            return Ok(());
+        }
+        // What is kept as it is stays where it was read to.
+        let (loaded, object) = self.read_again(kept, sources, unit, &buffers.for_keeping(), buffers)?;
+        let Some(packed) = Packed::lying_in(&loaded.value, &object) else {
+            self.offer(kept, unit, &loaded, buffers, None);
+            return Ok(());
+        };
+        let (bytes, now) = (packed.bytes(), kept.clock.now());
+        if let Some(room) = kept.cache.admit(unit, bytes)
+            && let Some(packed) = self.counted(&loaded.value, || Ok(packed))
+        {
+            room.fill(Item::new(packed, loaded.edition.clone(), now, loaded.age(now)));
+        }
+        Ok(())
     }
 
     /// Lets units of so many bytes wait to be packed, unless others wait and that would be too much.

@@ -97,14 +97,14 @@ impl Engine {
         })
     }
 
-    /// Threads that pack what was read by index, started on the first call. Apart from the workers, since the next sample must not queue
-    /// behind the packing of those before it; half of the cores stay with whoever reads on.
+    /// Threads that pack what was read, started on the first call. Apart from the workers, since what somebody waits for must not queue
+    /// behind the packing of what came before it, and behind them where there are too few cores for both.
     ///
     /// # Errors
     /// `Io` when the operating system grants no threads.
     pub fn packers(&self) -> Result<&Workers> {
         self.packers.get_or_try_init(|| {
-            Workers::start((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1))
+            Workers::start_behind((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1))
         })
     }
 

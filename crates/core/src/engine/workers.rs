@@ -9,6 +9,9 @@ use super::panicked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::world::ProcessStamp;
 
+/// The niceness of what nobody waits for: a tenth of the time where others want all of it.
+const BEHIND: i32 = 10;
+
 /// A pool of threads; clones share it. The threads end when the last clone is dropped and no job is left.
 #[derive(Clone)]
 pub struct Workers(Arc<Pool>);
@@ -24,9 +27,25 @@ impl Workers {
     /// # Errors
     /// `Io` when the operating system grants none.
     pub fn start(threads: usize) -> Result<Self> {
+        Self::prepared(threads, |_| ())
+    }
+
+    /// Starts so many threads that let others of the process go first: for what nobody waits for.
+    ///
+    /// # Errors
+    /// `Io` when the operating system grants none.
+    pub fn start_behind(threads: usize) -> Result<Self> {
+        // Of the calling thread alone, on Linux; what may not be made later runs as it would.
+        Self::prepared(threads, |_| {
+            let _ = rustix::process::setpriority_process(None, BEHIND);
+        })
+    }
+
+    fn prepared(threads: usize, prepare: impl Fn(usize) + Send + Sync + 'static) -> Result<Self> {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("headwater-{index}"))
+            .start_handler(prepare)
             .build()
             .map_err(|cause| Error::new(ErrorKind::Io, "start", "the worker threads").caused_by(cause))?;
         Ok(Self(Arc::new(Pool { threads: ManuallyDrop::new(threads), owner: ProcessStamp::current() })))

@@ -155,13 +155,13 @@ impl Tier {
 
     fn put_plain(&self, engine: &Engine, newcomer: &Newcomer<'_>) -> Result<bool> {
         let Some(charge) = self.table.admit_anew(&newcomer.key, plain_bytes(newcomer.value)) else { return Ok(false) };
-        let plain = Packed::new(newcomer.value, engine.buffers())?;
+        let plain = Packed::new(newcomer.value, &engine.buffers().for_keeping())?;
         Ok(self.fill(newcomer, charge, plain, None))
     }
 
     /// Packs in memory that is charged already.
     fn put_packed(&self, engine: &Engine, newcomer: &Newcomer<'_>) -> Result<bool> {
-        let packed = record::pack(newcomer.value, self.compression, engine.buffers())?;
+        let packed = record::pack(newcomer.value, self.compression, &engine.buffers().for_keeping())?;
         let Some(charge) = self.table.admit_anew(&newcomer.key, packed.bytes()) else { return Ok(false) };
         Ok(self.fill_packed(newcomer, charge, packed))
     }
@@ -169,7 +169,7 @@ impl Tier {
     /// Packs in memory that what is kept gives way for.
     fn put_large(&self, engine: &Engine, newcomer: &Newcomer<'_>, most: usize) -> Result<bool> {
         let Some(charge) = self.table.admit_anew(&newcomer.key, most) else { return Ok(false) };
-        let packed = record::pack(newcomer.value, self.compression, engine.buffers())?;
+        let packed = record::pack(newcomer.value, self.compression, &engine.buffers().for_keeping())?;
         Ok(self.fill_packed(newcomer, charge, packed))
     }
 
@@ -264,7 +264,7 @@ impl Job {
         let Some(plain) = tier.table.peek(&self.key).filter(is_it) else { return };
         let value = plain.value().packed.value();
         // A plain value is not damaged.
-        let Ok(packed) = record::pack(value, tier.compression, engine.buffers()) else { return };
+        let Ok(packed) = record::pack(value, tier.compression, &engine.buffers().for_keeping()) else { return };
         let (bytes, saved) = (packed.bytes(), plain_bytes(value).saturating_sub(packed.bytes()));
         let kept = Kept { packed, origin: self.origin.clone(), _waiting: None };
         if tier.table.exchange(&self.key, &plain, bytes, kept) {

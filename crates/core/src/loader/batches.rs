@@ -76,6 +76,7 @@ impl Batches {
             seed: loader.config.seed,
             are_local: sources.iter().all(|source| source.is_local()),
             workers: held.workers.clone(),
+            packers: held.packers.clone(),
             collation: loader.config.collate,
             transforms: transforms.clone(),
             last_batch_bytes: AtomicU64::new(0),

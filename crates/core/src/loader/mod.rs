@@ -77,6 +77,7 @@ struct Inner {
 #[derive(Debug)]
 struct Held {
     workers: Workers,
+    packers: Workers,
     _claim: Claim,
     _share: PoolShare,
 }
@@ -226,13 +227,14 @@ fn needs(dataset: &Dataset, batch_size: usize) -> Result<Needs> {
 impl Inner {
     fn held(&self, engine: &Engine) -> Result<&Held> {
         self.held.get_or_try_init(|| {
-            let workers = match self.config.num_threads {
-                Some(threads) => Workers::start(threads)?,
-                None => engine.workers().clone(),
+            let (workers, packers) = match self.config.num_threads {
+                Some(threads) => (Workers::start(threads)?, Workers::start_behind(threads.div_ceil(2))?),
+                None => (engine.workers().clone(), engine.packers()?.clone()),
             };
             let claim = Claim::new(&self.dataset.inner, self.budget.cache_bytes as usize)?;
             self.dataset.inner.kept()?.order_is_known();
-            Ok(Held { workers, _claim: claim, _share: engine.buffers().share(self.budget.total() as usize) })
+            let share = engine.buffers().share(self.budget.total() as usize);
+            Ok(Held { workers, packers, _claim: claim, _share: share })
         })
     }
 }

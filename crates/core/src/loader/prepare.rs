@@ -45,6 +45,7 @@ pub(super) struct Prepare {
     pub(super) seed: u64,
     pub(super) are_local: bool,
     pub(super) workers: Workers,
+    pub(super) packers: Workers,
     pub(super) collation: Collation,
     /// What is still done to samples that are read.
     pub(super) transforms: Option<Arc<Transforms>>,
@@ -395,7 +396,7 @@ impl UnderWay {
         loaded.collect()
     }
 
-    /// Packs what was loaded for the cache, after everything that is queued by now.
+    /// Packs what was loaded for the cache, on threads that let those go first which batches wait for.
     fn pack_behind(self: &Arc<Self>, mut loaded: Vec<(UnitId, Loaded)>) {
         loaded.retain(|(_, loaded)| !loaded.is_offered);
         let bytes = loaded.iter().map(|(_, loaded)| loaded.value.tensor_bytes()).sum();
@@ -405,7 +406,7 @@ impl UnderWay {
         }
         let (dataset, engine) = (self.prepare.dataset.clone(), self.prepare.engine);
         let Some(waiting) = dataset.wait(kept, bytes, loaded.len(), false) else { return };
-        self.prepare.workers.spawn(move || {
+        self.prepare.packers.spawn(move || {
             if let Ok(kept) = dataset.kept() {
                 for (unit, loaded) in loaded {
                     dataset.offer(kept, unit, &loaded, engine.buffers(), None);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Dict, Value};
-use crate::buffer::BufferPool;
+use crate::buffer::{BufferPool, capacity_for};
 use crate::error::Result;
 
 /// Tensors begin on a cache line, as vector instructions like it.
@@ -54,6 +54,22 @@ impl Packed {
         let bytes = Self::charge(value, buffer.capacity());
         let memory = buffer.freeze();
         Ok(Self { value: place(value, &memory, &mut 0), record: None, bytes })
+    }
+
+    /// A value as it lies in the bytes of its object, if nothing else is in them to speak of. Nobody else may see these; they are a
+    /// buffer's from its beginning.
+    pub(crate) fn lying_in(value: &Value, object: &Bytes) -> Option<Self> {
+        let (memory, within) = (capacity_for(object.len()), object.as_ptr_range());
+        let mut lies_there = memory <= capacity_for(Self::bytes_for(value)) * 9 / 8;
+        visit(value, &mut |node| {
+            if let Value::Tensor(tensor) = node {
+                lies_there &= !tensor.is_packed() && {
+                    let bytes = tensor.storage().0.as_ptr_range();
+                    within.start <= bytes.start && bytes.end <= within.end
+                };
+            }
+        });
+        lies_there.then(|| Self { value: value.clone(), record: None, bytes: Self::charge(value, memory) })
     }
 
     /// A value whose tensors lie in a packed record, which takes `memory` bytes.
