@@ -36,7 +36,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 NEXTEST := $(shell command -v cargo-nextest)
 # The bindings have no Rust tests: Python tests them.
 RUST_TESTED := --workspace --exclude headwater-python
-CARGO_TEST := $(if $(NEXTEST),cargo nextest run --cargo-profile release $(if $(CI),--profile ci),cargo test --release) --locked
+APART := --config 'target."cfg(unix)".runner="$(CURDIR)/tests/servers/apart.sh"'
+CARGO_TEST := $(if $(NEXTEST),cargo nextest run --cargo-profile release $(if $(CI),--profile ci),cargo test --release) --locked $(APART)
 
 .PHONY: help build wheel demo test test-quick test-rust test-python test-servers test-trainers lint fuzz bench docs clean
 
