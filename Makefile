@@ -188,8 +188,8 @@ $(BIN)/.bench: benchmarks/requirements.txt $(BIN)/.tools
 bench: build target/release/headwater-testkit target/release/examples/read target/release/examples/codec target/release/examples/cache $(BIN)/.dev $(BIN)/.bench ## measure against the alternatives (SUITE=name); tables and target/bench/<suite>.json; an error where a goal is missed
 	status=0; for suite in $(SUITE); do $(BIN)/python benchmarks/$$suite.py || status=1; done; exit $$status
 
-docs: build ## regenerate docs/cli.md and docs/configuration.md
-	for reference in cli configuration; do target/release/headwater docs $$reference > target/$$reference.md; mv target/$$reference.md docs/; done
+docs: build ## regenerate docs/cli.md, docs/configuration.md and docs/metrics.md
+	for reference in cli configuration metrics; do target/release/headwater docs $$reference > target/$$reference.md; mv target/$$reference.md docs/; done
 
 clean: ## remove what was built; keeps .venv
 	cargo clean

@@ -230,6 +230,18 @@ class StreamingDataset(_MapStyle):
         """What was counted so far in this process: metric name → number, durations in seconds."""
         return self._native.stats()
 
+    def source_stats(self) -> dict[str, dict[str, Any]]:
+        """What was counted so far in this process of each source by itself.
+
+        Returns:
+            Name of the source → metric name → number, durations in seconds; and under ``"errors"`` how many there were of
+            each kind. Of a field with replicas, requests and bytes are under the preferred one, and each replica has its answers
+            and errors. Names and kinds are those of ``docs/metrics.md``. A source's name is its URI without
+            credentials, with its server where an endpoint was given: ``"s3://bucket/run at https://host"``.
+
+        """
+        return self._native.source_stats()
+
     def reset_metrics(self) -> None:
         """Begins to count anew; what is cached stays."""
         self._native.reset_metrics()

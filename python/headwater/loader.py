@@ -239,6 +239,10 @@ class StreamingDataLoader:
         """What was counted so far in this process: metric name → number; durations, also their quantiles, in seconds."""
         return self._native.stats()
 
+    def source_stats(self) -> dict[str, dict[str, Any]]:
+        """Those of each source: :meth:`StreamingDataset.source_stats` of the dataset."""
+        return self.dataset.source_stats()
+
     def waits(self) -> list[dict[str, Any]]:
         """What the youngest pass waits for at this moment, the next batch first; may be called from any thread.
 

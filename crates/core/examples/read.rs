@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use headwater::engine::{Engine, uninterrupted};
-use headwater::fetch::{Policies, Signals, with_policies};
+use headwater::fetch::{Policies, with_policies};
 use headwater::metrics::Metrics;
 use headwater::source::{ReadRequest, Source, SourceSpec, list_sorted, open_with};
 use headwater::{Error, ErrorKind, Result};
@@ -70,7 +70,7 @@ fn run(options: &Options) -> Result<()> {
     let (spec, policies) = (options.spec.clone(), options.policies);
     let source =
         engine.block_on("opening", async move { open_with(&spec, &policies.transport).await }, uninterrupted())??;
-    let source = with_policies(vec![source], &policies, &Arc::new(Signals::new(metrics.clone())));
+    let source = with_policies(vec![source], &policies, &metrics);
     let (length, tasks) = (Duration::from_secs_f64(options.seconds), options.tasks);
     let done =
         engine.block_on("reading", reads(source, length, tasks, policies.max_concurrency), uninterrupted())??;

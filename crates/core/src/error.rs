@@ -40,6 +40,42 @@ pub enum ErrorKind {
     Internal,
 }
 
+impl ErrorKind {
+    /// All of them, in their order.
+    pub const ALL: [Self; 12] = [
+        Self::NotFound,
+        Self::Denied,
+        Self::Invalid,
+        Self::OutOfRange,
+        Self::Corrupt,
+        Self::Unsupported,
+        Self::Changed,
+        Self::Timeout,
+        Self::Unavailable,
+        Self::Io,
+        Self::Interrupted,
+        Self::Internal,
+    ];
+
+    /// In one word, as metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::Invalid => "invalid",
+            Self::OutOfRange => "out_of_range",
+            Self::Corrupt => "corrupt",
+            Self::Unsupported => "unsupported",
+            Self::Changed => "changed",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::Io => "io",
+            Self::Interrupted => "interrupted",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// A failed operation: kind, operation, subject, reason and cause. Clones share it: one failed load may have several waiters.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);

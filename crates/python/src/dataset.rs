@@ -12,7 +12,7 @@ use crate::error::checked;
 use crate::framework::Framework;
 use crate::interrupt::detached;
 use crate::ranks::{self, ToldByPython};
-use crate::stats::to_dict;
+use crate::stats::{of_sources, to_dict};
 use crate::to_python::sample;
 
 /// Samples by index.
@@ -108,6 +108,11 @@ impl Dataset {
     /// Every metric by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         to_dict(py, &detach(py, || self.inner.snapshot()))
+    }
+
+    /// Those of each source, by its name.
+    fn source_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        of_sources(py, &detach(py, || self.inner.snapshot()))
     }
 
     /// From now on, has so many samples fetched ahead of whoever reads them in their order.

@@ -376,12 +376,16 @@ impl Inner {
         began: Instant,
     ) -> Result<ObjectBytes> {
         let nanoseconds = began.elapsed().as_nanos() as u64;
-        self.metrics.record(&[
+        let metrics = self.metrics.of_source(&source.name());
+        metrics.record(&[
             (Metric::SourceRequests, 1),
             (Metric::SourceSeconds, nanoseconds),
-            (Metric::SourceErrors, u64::from(read.is_err())),
             (Metric::SourceBytes, read.as_ref().map_or(0, |object| object.bytes.len() as u64)),
         ]);
+        match &read {
+            Ok(_) => metrics.time(Timing::Request, nanoseconds),
+            Err(error) => metrics.failed(error.kind()),
+        }
         let hint = "on_changed = \"reload\" reads it as it is now";
         let changed = |error: Error| if error.kind() == ErrorKind::Changed { error.because(hint) } else { error };
         self.checked(source, listed, read.map_err(changed)?).map_err(changed)

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::DatasetConfig;
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::{ErrorKind, Result};
-use crate::fetch::{self, Lazy, Policies, Signals};
+use crate::fetch::{self, Lazy, Policies};
 use crate::format::Limits;
 use crate::manifest::Manifest;
 use crate::metrics::{Metric, Metrics};
@@ -132,8 +132,7 @@ fn surround(
     }
     // None is left alone yet, whatever the process that this one was forked from knew.
     metrics.set(Metric::ReplicasOpen, 0);
-    let signals = || Arc::new(Signals::new(metrics.clone()));
-    Ok(fields.into_iter().map(|replicas| fetch::with_policies(replicas, &policies, &signals())).collect())
+    Ok(fields.into_iter().map(|replicas| fetch::with_policies(replicas, &policies, metrics)).collect())
 }
 
 /// Opens a field's replicas. One that cannot be reached, or takes long when another one is there, is opened later.

@@ -17,7 +17,7 @@ use super::origin::fitting;
 use crate::config::DatasetConfig;
 use crate::engine::{Engine, Interrupt};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fetch::{self, Signals};
+use crate::fetch;
 use crate::manifest::{Manifest, store};
 use crate::source::{self, ReadRequest, Source, SourceSpec};
 
@@ -150,7 +150,7 @@ impl Holder {
             within(until, "open", name, fetch::open(&spec, &policies)).await
         };
         let source = engine.block_on("opening the place of the manifest", opening, interrupt)??;
-        let source = fetch::with_policies(vec![source], &policies, &Arc::new(Signals::default()));
+        let source = fetch::with_policies(vec![source], &policies, &Arc::default());
         Ok(Self::Object(source, key.to_owned()))
     }
 

@@ -51,6 +51,11 @@ impl Workers {
         Ok(Self(Arc::new(Pool { threads: ManuallyDrop::new(threads), owner: ProcessStamp::current() })))
     }
 
+    /// How many they are.
+    pub fn threads(&self) -> usize {
+        self.0.threads.current_num_threads()
+    }
+
     /// Whether these threads exist in the calling process.
     pub fn is_current(&self) -> bool {
         self.0.owner.is_current()

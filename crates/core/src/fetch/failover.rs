@@ -20,7 +20,7 @@ use super::retry::known_bytes;
 use super::signals::Signals;
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metrics::Metric;
+use crate::metrics::{Metric, SourceMetrics, Timing};
 use crate::source::{Listed, ObjectBytes, ObjectMeta, ReadRequest, Source, Version};
 
 /// An answer that takes this many times what 95 of 100 took makes the next replica worth a try.
@@ -68,12 +68,19 @@ pub struct Failover {
 struct Replica {
     source: Arc<dyn Source>,
     breaker: Breaker,
+    metrics: Arc<SourceMetrics>,
 }
 
 impl Failover {
     /// Joins replicas, in order of preference; there is at least one. Whoever asks waits until a deadline.
     pub fn new(sources: Vec<Arc<dyn Source>>, deadline: Duration, signals: Arc<Signals>) -> Self {
-        let replicas = sources.into_iter().map(|source| Replica { source, breaker: Breaker::default() }).collect();
+        let replicas = sources.into_iter().map(|source| {
+            let metrics = signals.of_replica(&source.name());
+            // It is not left alone yet, whatever the process that this one was forked from knew.
+            metrics.set(Metric::ReplicasOpen, 0);
+            Replica { source, breaker: Breaker::default(), metrics }
+        });
+        let replicas = replicas.collect();
         Self {
             replicas,
             contents: Mutex::default(),
@@ -120,9 +127,12 @@ impl Failover {
         match asking.await {
             Ok(answer) => {
                 self.succeeded(at, began);
-                Ok((answer, began.elapsed()))
+                let took = began.elapsed();
+                self.replicas[at].metrics.time(Timing::Answer, took.as_nanos() as u64);
+                Ok((answer, took))
             }
             Err(error) => {
+                self.replicas[at].metrics.record(&[(Metric::ReplicaErrors, 1)]);
                 self.failed(at, &error);
                 Err(error)
             }
@@ -146,7 +156,7 @@ impl Failover {
     fn succeeded(&self, at: usize, began: Instant) {
         if self.replicas[at].breaker.succeeded(began) {
             tracing::warn!("`{}` is back: it is read from again", self.replicas[at].source.uri());
-            self.signals.subtract(Metric::ReplicasOpen, 1);
+            self.replicas[at].metrics.record(&[(Metric::ReplicasOpen, 1_u64.wrapping_neg())]);
         }
     }
 
@@ -163,9 +173,8 @@ impl Failover {
 
     fn left_alone(&self, at: usize, error: &Error) {
         tracing::warn!("`{}` is left alone for a while: {}", self.replicas[at].source.uri(), error.report());
-        self.signals.count(Metric::ReplicaBreakerOpened);
-        // Other fields have replicas too.
-        self.signals.add(Metric::ReplicasOpen, 1);
+        // Other fields have replicas too: of all together there may be several.
+        self.replicas[at].metrics.record(&[(Metric::ReplicaBreakerOpened, 1), (Metric::ReplicasOpen, 1)]);
     }
 
     /// It did not answer in time.
@@ -175,7 +184,7 @@ impl Failover {
     }
 
     fn refused(&self, at: usize, request: &ReadRequest, words: impl std::fmt::Display) -> Error {
-        self.signals.count(Metric::ReplicaRefused);
+        self.replicas[at].metrics.record(&[(Metric::ReplicaRefused, 1)]);
         Error::new(ErrorKind::Corrupt, "read", self.replicas[at].source.uri_of(&request.key)).because(words)
     }
 

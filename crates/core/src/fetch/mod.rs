@@ -33,6 +33,7 @@ mod throttle;
 
 use std::sync::Arc;
 
+use crate::metrics::Metrics;
 use crate::source::{Source, Transport};
 
 pub use bandwidth::Bandwidth;
@@ -44,7 +45,7 @@ pub use lazy::Lazy;
 pub use limit::Limit;
 pub use parts::{PART_BYTES, Parts};
 pub use retry::{Patience, Retry, open};
-pub use signals::Signals;
+use signals::Signals;
 pub(crate) use signals::jitter;
 pub use throttle::{Throttle, Throttling};
 
@@ -84,15 +85,17 @@ impl Default for Policies {
     }
 }
 
-/// The stack around replicas of one place, in order of preference; there is at least one.
-pub fn with_policies(replicas: Vec<Arc<dyn Source>>, policies: &Policies, signals: &Arc<Signals>) -> Arc<dyn Source> {
+/// The stack around replicas of one place, in order of preference; there is at least one. It counts into these metrics, as of the first
+/// replica.
+pub fn with_policies(replicas: Vec<Arc<dyn Source>>, policies: &Policies, metrics: &Arc<Metrics>) -> Arc<dyn Source> {
     if let [only] = &replicas[..]
         && only.is_local()
         && policies.throttling.is_none()
     {
         return only.clone();
     }
-    let mut replicas: Vec<_> = replicas.into_iter().map(|source| around_replica(source, policies, signals)).collect();
+    let signals = Arc::new(Signals::new(metrics.clone(), &replicas[0].name()));
+    let mut replicas: Vec<_> = replicas.into_iter().map(|source| around_replica(source, policies, &signals)).collect();
     let source = if replicas.len() == 1 {
         replicas.swap_remove(0)
     } else {
@@ -104,7 +107,7 @@ pub fn with_policies(replicas: Vec<Arc<dyn Source>>, policies: &Policies, signal
         Some(bandwidth) => Arc::new(Bandwidth::new(source, bandwidth)),
         None => source,
     };
-    Arc::new(Coalesce::new(source, GAP_BYTES, signals.clone()))
+    Arc::new(Coalesce::new(source, GAP_BYTES, signals))
 }
 
 fn around_replica(source: Arc<dyn Source>, policies: &Policies, signals: &Arc<Signals>) -> Arc<dyn Source> {

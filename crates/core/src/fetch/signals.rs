@@ -4,19 +4,26 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::metrics::{Metric, Metrics};
+use crate::metrics::{Metric, Metrics, SourceMetrics};
 
 /// Shared by the policies around one source.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Signals {
     metrics: Arc<Metrics>,
+    source: Arc<SourceMetrics>,
     throttles: AtomicU64,
 }
 
 impl Signals {
-    /// Counts into these metrics.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, throttles: AtomicU64::new(0) }
+    /// Counts into these metrics, as of the source of that name.
+    pub fn new(metrics: Arc<Metrics>, name: &str) -> Self {
+        let source = metrics.of_source(name);
+        Self { metrics, source, throttles: AtomicU64::new(0) }
+    }
+
+    /// Where to count what is of one of several replicas.
+    pub(super) fn of_replica(&self, name: &str) -> Arc<SourceMetrics> {
+        self.metrics.of_source(name)
     }
 
     pub(super) fn count(&self, metric: Metric) {
@@ -24,16 +31,11 @@ impl Signals {
     }
 
     pub(super) fn add(&self, metric: Metric, amount: u64) {
-        self.metrics.record(&[(metric, amount)]);
-    }
-
-    /// Takes back what was added.
-    pub(super) fn subtract(&self, metric: Metric, amount: u64) {
-        self.add(metric, amount.wrapping_neg());
+        self.source.record(&[(metric, amount)]);
     }
 
     pub(super) fn set(&self, metric: Metric, value: u64) {
-        self.metrics.set(metric, value);
+        self.source.set(metric, value);
     }
 
     /// The remote asked for fewer requests.

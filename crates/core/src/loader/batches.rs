@@ -29,6 +29,8 @@ pub struct Batches {
     epoch: u64,
     owner: ProcessStamp,
     is_over: bool,
+    /// When the consumer left with the last batch.
+    handed_out: Arc<Mutex<Option<Instant>>>,
     /// Samples that could not be read since one could, as far as batches were handed out.
     failed_in_a_row: u64,
 }
@@ -40,6 +42,8 @@ pub struct Behind {
     pass: u64,
     position: usize,
     samples: u64,
+    /// When the batch before was handed out.
+    before: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Behind {
@@ -47,7 +51,11 @@ impl Behind {
     /// in. The consumer had to wait for it for so long once it was taken.
     pub fn hand_out(&self, waited: Duration) {
         self.loader.sampler.advance(self.pass, self.position);
+        let now = Instant::now();
+        let before = self.before.lock().replace(now);
+        let since = before.map_or(Duration::ZERO, |before| now.saturating_duration_since(before));
         self.loader.dataset.inner.metrics.record(&[
+            (Metric::Running, since.as_nanos() as u64),
             (Metric::Batches, 1),
             (Metric::SamplesRead, self.samples),
             (Metric::StallPlacing, waited.as_nanos() as u64),
@@ -106,6 +114,7 @@ impl Batches {
             epoch,
             owner: ProcessStamp::current(),
             is_over: false,
+            handed_out: Arc::default(),
             failed_in_a_row: 0,
         })
     }
@@ -168,7 +177,16 @@ impl Batches {
             Err(error) => return Some(Err(self.fail(error))),
         };
         let samples = batch.len() as u64;
-        Some(Ok((batch, Behind { loader: self.loader.clone(), pass: self.pass, position: next, samples })))
+        Some(Ok((
+            batch,
+            Behind {
+                loader: self.loader.clone(),
+                pass: self.pass,
+                position: next,
+                samples,
+                before: self.handed_out.clone(),
+            },
+        )))
     }
 
     fn wait_for_next(&self, interrupt: Interrupt<'_>) -> Result<Option<Result<Handed<Made>>>> {

@@ -42,7 +42,7 @@ use crate::config::{DatasetConfig, LoaderConfig, MemoryShare, Ranks};
 use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::Result;
-use crate::metrics::Snapshot;
+use crate::metrics::{Metric, Snapshot};
 use crate::state::State;
 
 pub use batch::{Batch, Content, HostValue};
@@ -234,6 +234,9 @@ impl Inner {
             let claim = Claim::new(&self.dataset.inner, self.budget.cache_bytes as usize)?;
             self.dataset.inner.kept()?.order_is_known();
             let share = engine.buffers().share(self.budget.total() as usize);
+            let metrics = &self.dataset.inner.metrics;
+            metrics.set(Metric::Budget, self.budget.total());
+            metrics.set(Metric::Threads, workers.threads() as u64);
             Ok(Held { workers, packers, _claim: claim, _share: share })
         })
     }

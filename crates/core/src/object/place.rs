@@ -13,8 +13,7 @@ use crate::codec::{self, Codec};
 use crate::config::FetchConfig;
 use crate::engine::{Engine, Interrupt, PerProcess};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fetch::{self, Policies, Signals};
-use crate::metrics::Metrics;
+use crate::fetch::{self, Policies};
 use crate::source::{self, ObjectBytes, ReadRequest, Source, SourceSpec, list_sorted};
 use crate::sync::Mutex;
 use crate::value::{Dict, Value};
@@ -131,8 +130,7 @@ impl Inner {
             return Ok(source.clone());
         }
         let opened = fetch::open(&self.spec, &self.policies).await?;
-        let signals = Arc::new(Signals::new(Arc::new(Metrics::default())));
-        let source = fetch::with_policies(vec![opened], &self.policies, &signals);
+        let source = fetch::with_policies(vec![opened], &self.policies, &Arc::default());
         self.source.get_or_try_init(|| Ok(source)).cloned()
     }
 

@@ -126,6 +126,14 @@ pub trait Source: Debug + Send + Sync {
         None
     }
 
+    /// What tells it from others, in metrics: its URI, and its server where that has to be said.
+    fn name(&self) -> String {
+        match self.endpoint() {
+            Some(endpoint) => format!("{} at {}", self.uri(), options::without_userinfo(endpoint)),
+            None => self.uri().to_owned(),
+        }
+    }
+
     /// A page of the listing of every object whose key starts with the folder `prefix` (empty for all), recursively: the first
     /// one, or the one that `token` of an earlier page names. [`list()`] gives all of them. A folder that does not exist is
     /// `NotFound` where the source can tell, empty where it cannot.

@@ -1,7 +1,8 @@
-//! `headwater docs`: the text of `docs/cli.md` and `docs/configuration.md`.
+//! `headwater docs`: the text of `docs/cli.md`, `docs/configuration.md` and `docs/metrics.md`.
 
 mod commands;
 mod configuration;
+mod metrics;
 
 use std::io::Write;
 
@@ -23,6 +24,8 @@ enum Reference {
     Cli,
     /// All settings
     Configuration,
+    /// All metrics
+    Metrics,
 }
 
 impl Docs {
@@ -30,6 +33,7 @@ impl Docs {
         match self.reference {
             Reference::Cli => commands::write(out),
             Reference::Configuration => configuration::write(out),
+            Reference::Metrics => metrics::write(out),
         }
     }
 }

@@ -4,10 +4,11 @@ use super::*;
 use crate::manifest::Listing;
 
 fn replicas(of: &[&Arc<Scripted>]) -> (Arc<Metrics>, Arc<dyn Source>) {
-    let (metrics, signals) = signals();
+    let metrics = Arc::<Metrics>::default();
     let sources = of.iter().map(|&source| source.clone() as Arc<dyn Source>).collect();
     let policies = Policies { hedge: 0.0, ..Policies::default() };
-    (metrics, with_policies(sources, &policies, &signals))
+    let source = with_policies(sources, &policies, &metrics);
+    (metrics, source)
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +194,7 @@ async fn a_replica_that_stalls_now_and_then_costs_a_moment_each_time_and_never_a
         for hedge in [0.0, 0.05] {
             let (first, second) = (now_and_then(share, stalled), Scripted::slow(Duration::from_millis(10)));
             let policies = Policies { hedge, ..Policies::default() };
-            let source = with_policies(vec![first, second], &policies, &signals().1);
+            let source = with_policies(vec![first, second], &policies, &Arc::default());
             for number in 0..1_200 {
                 let (read, took) = timed(source.read(&sized("small", 10), &pool())).await;
                 let cell = format!("read {number}, 1 in {share} stalled {stalled:?}, hedge {hedge}");
@@ -308,10 +309,10 @@ async fn however_a_replica_fails_while_it_is_listed_another_one_is_listed_instea
             second.put(format!("{number:04}.pt"), vec![1]);
         }
         let throttled = Arc::new(Throttle::new(second, Throttling::default()));
-        let (metrics, signals) = signals();
+        let metrics = Arc::<Metrics>::default();
         let policies =
             Policies { patience: Patience { deadline, retries, ..Patience::default() }, ..Policies::default() };
-        let source = with_policies(vec![Arc::new(first), throttled], &policies, &signals);
+        let source = with_policies(vec![Arc::new(first), throttled], &policies, &metrics);
         let listed = std::sync::atomic::AtomicU64::new(0);
         let listing = Listing::collect(source.as_ref(), |_| true, &listed);
         let (listing, took) = timed(listing).await;
@@ -374,7 +375,7 @@ async fn one_folder_that_a_replica_never_lists_has_another_one_listed() {
         second.put(&*key, vec![1]);
     }
     let throttled = Arc::new(Throttle::new(second, Throttling::default()));
-    let source = with_policies(vec![Arc::new(BadFolder(first)), throttled], &Policies::default(), &signals().1);
+    let source = with_policies(vec![Arc::new(BadFolder(first)), throttled], &Policies::default(), &Arc::default());
     let listed = std::sync::atomic::AtomicU64::new(0);
     let (listing, took) = timed(Listing::collect(source.as_ref(), |_| true, &listed)).await;
     assert_eq!(listing.expect("listed by the second").len(), 200);

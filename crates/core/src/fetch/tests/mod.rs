@@ -112,7 +112,7 @@ fn error(kind: ErrorKind, words: &str) -> Error {
 
 fn signals() -> (Arc<Metrics>, Arc<Signals>) {
     let metrics = Arc::new(Metrics::default());
-    (metrics.clone(), Arc::new(Signals::new(metrics)))
+    (metrics.clone(), Arc::new(Signals::new(metrics, "memory://")))
 }
 
 fn counted(metrics: &Metrics, metric: Metric) -> u64 {
@@ -341,8 +341,9 @@ async fn a_read_stops_at_its_gate_only_once_it_has_its_turn_and_gives_that_back_
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_is_let_on_at_its_gate_reads() {
-    let (slow, (_, signals)) = (Scripted::slow(HOUR), signals());
-    let source = with_policies(vec![slow.clone()], &Policies { bandwidth: Some(10), ..Policies::default() }, &signals);
+    let slow = Scripted::slow(HOUR);
+    let source =
+        with_policies(vec![slow.clone()], &Policies { bandwidth: Some(10), ..Policies::default() }, &Arc::default());
     let gate = Arc::new(Gate::default());
     let request = ReadRequest { gate: Some(gate.clone()), ..sized("small", 10) };
     let (reading, buffers) = (request, pool());
@@ -357,8 +358,9 @@ async fn a_read_that_is_let_on_at_its_gate_reads() {
 #[tokio::test(start_paused = true)]
 async fn what_is_dropped_before_it_is_asked_for_takes_no_bandwidth() {
     let fast = Scripted::slow(Duration::ZERO);
-    let (_, signals) = signals();
-    let source = with_policies(vec![fast.clone()], &Policies { bandwidth: Some(10), ..Policies::default() }, &signals);
+
+    let source =
+        with_policies(vec![fast.clone()], &Policies { bandwidth: Some(10), ..Policies::default() }, &Arc::default());
     source.read(&sized("small", 10), &pool()).await.expect("read");
     let all = (0..100).map(|_| come_and_go(source.as_ref(), sized("small", 10)));
     let (_, took) = timed(join_all(all)).await;
@@ -371,10 +373,10 @@ async fn what_is_dropped_before_it_is_asked_for_takes_no_bandwidth() {
 #[tokio::test(start_paused = true)]
 async fn waiting_for_bandwidth_is_neither_slowness_nor_lateness() {
     let ((_, first), (_, second)) = (switched("first"), switched("second"));
-    let (metrics, signals) = signals();
+    let metrics = Arc::<Metrics>::default();
     let patience = Patience { deadline: Duration::from_secs(2), ..Patience::default() };
     let policies = Policies { bandwidth: Some(10), patience, ..Policies::default() };
-    let source = with_policies(vec![first.clone(), second.clone()], &policies, &signals);
+    let source = with_policies(vec![first.clone(), second.clone()], &policies, &metrics);
     let (buffers, request) = (pool(), sized("small", 10));
     let (reads, took) = timed(join_all((0..100).map(|_| source.read(&request, &buffers)))).await;
     assert!(reads.iter().all(Result::is_ok) && took > Duration::from_secs(90), "10 bytes a second: {took:?}");
