@@ -27,6 +27,7 @@ pub mod config;
 pub mod dataset;
 pub mod engine;
 pub mod error;
+pub mod export;
 pub mod fetch;
 pub mod format;
 pub mod keyed;

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::histogram::{self, Histogram};
-use super::{METRICS, Metric, MetricInfo, MetricKind, Number, TIMINGS, Timing, TimingInfo};
+use super::histogram::{Histogram, Spread};
+use super::{METRICS, Metric, MetricInfo, MetricKind, Number, Scope, TIMINGS, Timing, TimingInfo};
 
 /// Live values.
 #[derive(Debug)]
@@ -43,6 +43,17 @@ impl Cells {
         self.timings.iter().for_each(Histogram::reset);
     }
 
+    /// What a forked child begins with: nothing counted yet, and gauges as they are.
+    pub(super) fn of_child(&self) -> Self {
+        let child = Self::default();
+        for ((info, mine), theirs) in METRICS.iter().zip(&child.values).zip(&self.values) {
+            if info.kind == MetricKind::Gauge {
+                mine.store(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        child
+    }
+
     pub(super) fn load(&self) -> Counted {
         Counted {
             values: self.values.iter().map(|value| value.load(Ordering::Relaxed)).collect(),
@@ -55,10 +66,23 @@ impl Cells {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counted {
     pub(super) values: Vec<u64>,
-    pub(super) timings: Vec<Vec<u64>>,
+    pub(super) timings: Vec<Spread>,
 }
 
 impl Counted {
+    /// Puts those of something else beside them, of the same process or of another one.
+    pub(super) fn add(&mut self, other: &Self, same_process: bool) {
+        for ((info, mine), &theirs) in METRICS.iter().zip(&mut self.values).zip(&other.values) {
+            let is_the_same = match info.scope {
+                Scope::Dataset => false,
+                Scope::Process => same_process,
+                Scope::Folder => true,
+            };
+            *mine = if is_the_same { theirs.max(*mine) } else { *mine + theirs };
+        }
+        self.timings.iter_mut().zip(&other.timings).for_each(|(mine, theirs)| mine.add(theirs));
+    }
+
     /// The rows of the table that are wanted, with their values in the rows' units.
     pub(super) fn rows(
         &self,
@@ -74,15 +98,15 @@ impl Counted {
     /// Median and 99th percentile of the timings that are wanted and were taken, by name, in seconds.
     pub(super) fn quantiles(&self, wanted: impl Fn(&TimingInfo) -> bool) -> impl Iterator<Item = (String, f64)> {
         let timings = TIMINGS.iter().zip(&self.timings).filter(move |(info, _)| wanted(info));
-        timings.flat_map(|(info, counts)| {
+        timings.flat_map(|(info, spread)| {
             [("p50", 0.5), ("p99", 0.99)].into_iter().filter_map(move |(suffix, share)| {
-                let nanoseconds = histogram::quantile(counts, share)?;
+                let nanoseconds = spread.quantile(share)?;
                 Some((format!("{}_{suffix}", info.name), nanoseconds as f64 / 1e9))
             })
         })
     }
 
     pub(super) fn quantile(&self, timing: Timing, share: f64) -> Option<f64> {
-        histogram::quantile(&self.timings[timing as usize], share).map(|nanoseconds| nanoseconds as f64 / 1e9)
+        self.timings[timing as usize].quantile(share).map(|nanoseconds| nanoseconds as f64 / 1e9)
     }
 }

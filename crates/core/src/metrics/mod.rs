@@ -14,46 +14,70 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::per_process::PerProcess;
 use crate::sync::Mutex;
+use crate::world::ProcessStamp;
 use cells::{Cells, Counted};
 
+pub use histogram::Spread;
 pub use sources::{SourceMetrics, SourceSnapshot};
-pub use table::{FAMILIES, METRICS, Metric, MetricInfo, MetricKind, Stability, TIMINGS, Timing, TimingInfo};
+pub use table::{FAMILIES, METRICS, Metric, MetricInfo, MetricKind, Scope, Stability, TIMINGS, Timing, TimingInfo};
 
-/// The live values of every metric.
-#[derive(Debug, Default)]
+/// The live values of every metric, in each process its own: a forked child counts from nothing.
+#[derive(Debug)]
 pub struct Metrics {
+    first: Live,
+    owner: ProcessStamp,
+    of_child: PerProcess<Live>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
     all: Arc<Cells>,
     sources: Mutex<Vec<Arc<SourceMetrics>>>,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { first: Live::default(), owner: ProcessStamp::current(), of_child: PerProcess::new() }
+    }
+}
+
 impl Metrics {
+    fn live(&self) -> &Live {
+        if self.owner.is_current() {
+            return &self.first;
+        }
+        let made = || Ok(Live { all: Arc::new(self.first.all.of_child()), sources: Mutex::default() });
+        self.of_child.get_or_try_init(made).unwrap_or(&self.first)
+    }
+
     /// Adds to several counters at once. Durations are in nanoseconds.
     pub fn record(&self, amounts: &[(Metric, u64)]) {
-        self.all.record(amounts);
+        self.live().all.record(amounts);
     }
 
     /// Adds a duration, as often as it was taken.
     pub fn time(&self, timing: Timing, nanoseconds: u64, times: u64) {
-        self.all.time(timing, nanoseconds, times);
+        self.live().all.time(timing, nanoseconds, times);
     }
 
     /// Sets a gauge, or a counter that is kept elsewhere.
     pub fn set(&self, gauge: Metric, value: u64) {
-        self.all.set(gauge, value);
+        self.live().all.set(gauge, value);
     }
 
     /// Where to count what is of a source, whose name has no credentials in it.
     pub fn of_source(&self, name: &str) -> Arc<SourceMetrics> {
-        let mut sources = self.sources.lock();
-        let find =
-            |sources: &[Arc<SourceMetrics>], uri: &str| sources.iter().find(|source| source.name() == uri).cloned();
+        let live = self.live();
+        let mut sources = live.sources.lock();
+        let find = |sources: &[Arc<SourceMetrics>], name: &str| sources.iter().find(|it| it.name() == name).cloned();
         if let Some(known) = find(&sources, name) {
             return known;
         }
         let name = if sources.len() < sources::MOST_SOURCES { name } else { sources::OTHERS };
         find(&sources, name).unwrap_or_else(|| {
-            let made = Arc::new(SourceMetrics::new(name, self.all.clone()));
+            let made = Arc::new(SourceMetrics::new(name, live.all.clone()));
             sources.push(made.clone());
             made
         })
@@ -61,14 +85,16 @@ impl Metrics {
 
     /// Sets every counter and timing to zero; gauges stay.
     pub fn reset(&self) {
-        self.all.reset();
-        self.sources.lock().iter().for_each(|source| source.reset());
+        let live = self.live();
+        live.all.reset();
+        live.sources.lock().iter().for_each(|source| source.reset());
     }
 
     /// The values now.
     pub fn snapshot(&self) -> Snapshot {
-        let sources = self.sources.lock().iter().map(|source| source.snapshot()).collect();
-        Snapshot { counted: self.all.load(), sources }
+        let live = self.live();
+        let sources = live.sources.lock().iter().map(|source| source.snapshot()).collect();
+        Snapshot { counted: live.all.load(), sources }
     }
 }
 
@@ -115,6 +141,22 @@ impl Snapshot {
     /// Every row of the table with its value in the row's unit.
     pub fn iter(&self) -> impl Iterator<Item = (&'static MetricInfo, Number)> + '_ {
         self.counted.rows(|_| true)
+    }
+
+    /// How long something took each time.
+    pub fn spread(&self, timing: Timing) -> &Spread {
+        &self.counted.timings[timing as usize]
+    }
+
+    /// Puts what was counted of something else beside it, of another dataset of this process or of another process.
+    pub fn add(&mut self, other: &Self, same_process: bool) {
+        self.counted.add(&other.counted, same_process);
+        for theirs in &other.sources {
+            match self.sources.iter_mut().find(|mine| mine.name == theirs.name) {
+                Some(mine) => mine.add(theirs, same_process),
+                None => self.sources.push(theirs.clone()),
+            }
+        }
     }
 
     /// The sources that were counted, each by itself.

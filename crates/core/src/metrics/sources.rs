@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cells::{Cells, Counted};
-use super::{Metric, MetricInfo, Number, Timing};
+use super::{Metric, MetricInfo, Number, Spread, Timing};
 use crate::error::ErrorKind;
 
 /// Sources that are told apart, at most: labels are bounded, whatever URIs there are.
@@ -104,6 +104,21 @@ impl SourceSnapshot {
     /// Median and 99th percentile of every timing of sources that was taken, by name, in seconds.
     pub fn quantiles(&self) -> impl Iterator<Item = (String, f64)> + '_ {
         self.counted.quantiles(|info| info.is_of_sources)
+    }
+
+    /// How long something took each time.
+    pub fn spread(&self, timing: Timing) -> &Spread {
+        &self.counted.timings[timing as usize]
+    }
+
+    pub(super) fn add(&mut self, other: &Self, same_process: bool) {
+        self.counted.add(&other.counted, same_process);
+        for &(kind, count) in &other.errors {
+            match self.errors.iter_mut().find(|(mine, _)| *mine == kind) {
+                Some((_, mine)) => *mine += count,
+                None => self.errors.push((kind, count)),
+            }
+        }
     }
 
     /// How many errors there were of each kind of which there were any.

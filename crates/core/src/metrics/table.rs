@@ -22,6 +22,18 @@ pub enum Stability {
     Unstable,
 }
 
+/// What a row counts the whole of, where several are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// A dataset with its loaders: those of several add up.
+    Dataset,
+    /// A process: each of its datasets tells the same, and those of several processes add up.
+    Process,
+    /// A folder on disk that all processes of a machine share.
+    Folder,
+}
+
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MetricInfo {
@@ -33,6 +45,8 @@ pub struct MetricInfo {
     pub label: Option<(&'static str, &'static str)>,
     /// Whether exporters tell it of each source.
     pub is_of_sources: bool,
+    /// What it counts the whole of.
+    pub scope: Scope,
     /// Counter or gauge.
     pub kind: MetricKind,
     /// Unit of the exported number.
@@ -46,6 +60,13 @@ pub struct MetricInfo {
     /// What to divide the recorded integer by: durations are recorded in nanoseconds and exported in seconds.
     #[serde(skip)]
     pub(super) divisor: u64,
+}
+
+impl MetricInfo {
+    /// Whether exporters tell it by the kind of an error, which is their label `kind`.
+    pub fn is_by_kind(&self) -> bool {
+        self.name == "source_errors_total"
+    }
 }
 
 const fn given_or(given: &[&'static str], default: &'static str) -> &'static str {
@@ -65,11 +86,24 @@ macro_rules! stability {
     };
 }
 
-/// A row: variant, name, then perhaps the family and its label, kind, unit, divisor, `each source` for what is told of each, `unstable`,
+macro_rules! scope {
+    () => {
+        Scope::Dataset
+    };
+    (process) => {
+        Scope::Process
+    };
+    (folder) => {
+        Scope::Folder
+    };
+}
+
+/// A row: variant, name, then perhaps the family and its label, kind, unit, divisor, `each source` for what is told of each, `of` what it is
+/// the whole, `unstable`,
 /// what it counts, and what to do about it.
 macro_rules! metrics {
     ($($variant:ident $name:literal $(=> $family:literal ($label:literal = $value:literal))? $kind:ident $unit:literal
-        / $divisor:literal $(each $each:ident)? $(+ $stability:ident)? $help:literal $(! $advice:literal)?;)*) => {
+        / $divisor:literal $(each $each:ident)? $(of $scope:ident)? $(+ $stability:ident)? $help:literal $(! $advice:literal)?;)*) => {
         /// A metric; its row is `METRICS[metric as usize]`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(usize)]
@@ -81,6 +115,7 @@ macro_rules! metrics {
             family: given_or(&[$($family)?], $name),
             label: first(&[$(($label, $value))?]),
             is_of_sources: !given_or(&[$(stringify!($each))?], "").is_empty(),
+            scope: scope!($($scope)?),
             kind: MetricKind::$kind,
             unit: $unit,
             stability: stability!($($stability)?),
@@ -181,11 +216,11 @@ metrics! {
         ! "Many: raise `ttl`, or leave it out where objects never change.";
     CacheRenewed "cache_renewed_total" Counter "units" / 1
         "Those whose objects turned out to be the same.";
-    DiskEntries "cache_disk_entries" => "cache_entries" ("tier" = "disk") Gauge "entries" / 1
+    DiskEntries "cache_disk_entries" => "cache_entries" ("tier" = "disk") Gauge "entries" / 1 of folder
         "Records in the disk tier's folder, of all sources.";
-    DiskBytes "cache_disk_bytes" => "cache_bytes" ("tier" = "disk") Gauge "bytes" / 1
+    DiskBytes "cache_disk_bytes" => "cache_bytes" ("tier" = "disk") Gauge "bytes" / 1 of folder
         "What they take in whole blocks, and what processes have taken to write more.";
-    DiskCapacity "cache_disk_capacity_bytes" => "cache_capacity_bytes" ("tier" = "disk") Gauge "bytes" / 1
+    DiskCapacity "cache_disk_capacity_bytes" => "cache_capacity_bytes" ("tier" = "disk") Gauge "bytes" / 1 of folder
         "What the folder never exceeds."
         ! "Less than the dataset: `headwater simulate` says what more would bring.";
     DiskHits "cache_disk_hits_total" => "cache_hits_total" ("tier" = "disk") Counter "units" / 1
@@ -287,12 +322,12 @@ metrics! {
     Threads "loader_threads" Gauge "threads" / 1
         "Threads of the loader made last that decode and assemble."
         ! "`num_threads` says it; as many as cores by default.";
-    BufferBytes "buffer_lent_bytes" Gauge "bytes" / 1
+    BufferBytes "buffer_lent_bytes" Gauge "bytes" / 1 of process
         "Memory of buffers in use in this process: by caches, windows, batches and the user's tensors."
         ! "Near the budget: lower the cache, the window or the batch size.";
-    BufferIdleBytes "buffer_idle_bytes" Gauge "bytes" / 1
+    BufferIdleBytes "buffer_idle_bytes" Gauge "bytes" / 1 of process
         "Memory of buffers kept for reuse in this process.";
-    BufferAllocations "buffer_allocations_total" Counter "buffers" / 1 + unstable
+    BufferAllocations "buffer_allocations_total" Counter "buffers" / 1 of process + unstable
         "Buffers that had to be allocated in this process, because none was there to reuse.";
     ManifestSamples "manifest_samples" Gauge "samples" / 1
         "Samples in the manifest.";
@@ -335,6 +370,11 @@ pub enum Timing {
     Request,
     /// One answer of a replica.
     Answer,
+}
+
+impl Timing {
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 6] = [Self::Hit, Self::Miss, Self::Wait, Self::HandOver, Self::Request, Self::Answer];
 }
 
 /// What is told of a duration.

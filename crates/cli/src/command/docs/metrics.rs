@@ -58,7 +58,7 @@ pub(super) fn write(out: &mut impl Write) -> Result<(), Failure> {
 
 fn exported(info: &MetricInfo) -> String {
     let own = info.label.map(|(label, value)| format!("{label}=\"{value}\""));
-    let kind = (info.name == "source_errors_total").then(|| "kind".to_owned());
+    let kind = info.is_by_kind().then(|| "kind".to_owned());
     let labels: Vec<_> = info.is_of_sources.then(|| "source".to_owned()).into_iter().chain(kind).chain(own).collect();
     let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
     format!("`headwater_{}{labels}`", info.family)
