@@ -235,9 +235,28 @@ class StreamingDataLoader:
         """Where Lightning looks for whom to tell the epoch. There is no ``sampler`` that anything could put another around."""
         return _BatchSampler(json.loads(self._native.config)["batch_size"], self)
 
-    def stats(self) -> dict[str, int | float]:
-        """What was counted so far in this process: metric name → number; durations, also their quantiles, in seconds."""
+    def stats(self) -> dict[str, Any]:
+        """What was counted so far in this process.
+
+        Returns:
+            Metric name → number, by the names of ``docs/metrics.md``; durations, also their quantiles, in seconds. And under
+            ``"verdict"``, in one line, why training waited in the last minute: :meth:`verdict`.
+
+        """
         return self._native.stats()
+
+    def verdict(self) -> dict[str, Any]:
+        """Why training waited in the last minute, or so far where that is less.
+
+        Returns:
+            ``"bottleneck"``: ``"balanced"``, ``"unknown"`` before there were two batches, or what most of the waiting was for:
+            ``"source"``, ``"concurrency"``, ``"failing_source"``, ``"window"``, ``"cache"``, ``"decode"``, ``"collate"``,
+            ``"transform"``, ``"placing"``; ``"running"``: the share of the time that training ran, from 0 to 1, or None;
+            ``"line"``: all of it in words, with the change that would help most.
+
+        """
+        verdict: dict[str, Any] = json.loads(self._native.verdict())
+        return verdict
 
     def source_stats(self) -> dict[str, dict[str, Any]]:
         """Those of each source: :meth:`StreamingDataset.source_stats` of the dataset."""

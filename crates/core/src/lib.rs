@@ -44,6 +44,7 @@ pub mod source;
 pub mod state;
 mod sync;
 pub mod value;
+pub mod verdict;
 pub mod world;
 
 pub use error::{Error, ErrorKind, Result};

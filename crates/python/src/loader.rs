@@ -99,9 +99,17 @@ impl Loader {
         detach(py, || serde_json::to_string(&self.inner.waits())).unwrap_or_default()
     }
 
-    /// Every metric and timing by name.
+    /// Every metric and timing by name, and the verdict on them.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, &detach(py, || self.inner.snapshot()))
+        let (snapshot, verdict) = detach(py, || (self.inner.snapshot(), self.inner.verdict()));
+        let stats = to_dict(py, &snapshot)?;
+        stats.set_item("verdict", verdict.line)?;
+        Ok(stats)
+    }
+
+    /// Why training waits, as JSON.
+    fn verdict(&self, py: Python<'_>) -> String {
+        detach(py, || serde_json::to_string(&self.inner.verdict())).unwrap_or_default()
     }
 
     /// Bytes for cache, window and idle buffers.

@@ -198,6 +198,7 @@ impl Limit {
     pub fn new(inner: Arc<dyn Source>, max_concurrent: usize, signals: Arc<Signals>) -> Self {
         let pace = Pace::new(max_concurrent);
         signals.set(Metric::FetchConcurrency, pace.limit as u64);
+        signals.set(Metric::FetchConcurrencyMax, max_concurrent as u64);
         Self { inner, turns: Semaphore::new(pace.limit), pace: Mutex::new(pace), waiting: AtomicUsize::new(0), signals }
     }
 

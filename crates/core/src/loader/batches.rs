@@ -60,6 +60,7 @@ impl Behind {
             (Metric::SamplesRead, self.samples),
             (Metric::StallPlacing, waited.as_nanos() as u64),
         ]);
+        self.loader.watching.batch_was_taken(now, || self.loader.dataset.snapshot());
     }
 }
 
@@ -102,6 +103,8 @@ impl Batches {
             first_samples: loader.window_samples.load(Ordering::Relaxed).max(first).max(beside_held),
             bytes: loader.budget.in_window() as usize,
         };
+        dataset.metrics.set(Metric::WindowSamplesLimit, limits.samples.unwrap_or(0) as u64);
+        dataset.metrics.set(Metric::WindowBytesLimit, limits.bytes as u64);
         let steps = std::iter::from_fn(move || walk.next_step());
         let prepare = Arc::new(prepare);
         *loader.preparing.lock() = Arc::downgrade(&prepare);

@@ -30,6 +30,7 @@ mod prepare;
 mod sampler;
 mod transforms;
 mod waits;
+mod watching;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
@@ -44,6 +45,7 @@ use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::Result;
 use crate::metrics::{Metric, Snapshot};
 use crate::state::State;
+use crate::verdict::Verdict;
 
 pub use batch::{Batch, Content, HostValue};
 pub use batches::{Batches, Behind};
@@ -72,6 +74,8 @@ struct Inner {
     preparing: Mutex<Weak<prepare::Prepare>>,
     /// Threads of its own, and its share of the buffer pool.
     held: PerProcess<Held>,
+    /// What was counted at moments of the last minute.
+    watching: watching::Watching,
 }
 
 #[derive(Debug)]
@@ -104,6 +108,7 @@ impl Loader {
                 window_samples: AtomicUsize::new(0),
                 preparing: Mutex::default(),
                 held,
+                watching: watching::Watching::default(),
             }),
         })
     }
@@ -204,6 +209,11 @@ impl Loader {
         let preparing = self.inner.preparing.try_lock_for(Duration::from_millis(100));
         let prepare = preparing.and_then(|preparing| preparing.upgrade());
         prepare.map(|prepare| prepare.waits()).unwrap_or_default()
+    }
+
+    /// Why training waits, in the last minute: the stage that most of the waiting was for, and the change that would help most.
+    pub fn verdict(&self) -> Verdict {
+        self.inner.watching.verdict(&self.snapshot())
     }
 
     /// What was counted so far, in this process, of the dataset and all its loaders.

@@ -172,6 +172,9 @@ metrics! {
     ReplicaErrors "replica_errors_total" Counter "requests" / 1 each source
         "Answers of a replica that were errors, where a source has several."
         ! "Reading goes on from the others: the log says why it was left alone.";
+    FetchConcurrencyMax "fetch_max_concurrency" Gauge "requests" / 1 each source
+        "What it may be at most."
+        ! "`max_concurrency` says it.";
     ReplicaFailovers "replica_failovers_total" Counter "requests" / 1 each source
         "Objects asked of a further replica because one failed or was slow."
         ! "The preferred replica fails or is slow: see its breaker and errors.";
@@ -316,6 +319,10 @@ metrics! {
     WindowBytes "loader_window_bytes" Gauge "bytes" / 1 + unstable
         "Memory of what is under way and ready at present."
         ! "At its limit beside stalls: raise `memory_budget`.";
+    WindowSamplesLimit "loader_window_limit_samples" Gauge "samples" / 1 + unstable
+        "What `window_samples` says it may be at most; 0 where nothing does.";
+    WindowBytesLimit "loader_window_limit_bytes" Gauge "bytes" / 1 + unstable
+        "What the memory of what is under way and ready may be at most.";
     Budget "loader_memory_budget_bytes" Gauge "bytes" / 1
         "What the loader made last may take at most: cache, window, batches and idle buffers."
         ! "`memory_budget` says it; a share of the machine by default.";
