@@ -66,7 +66,7 @@ def test_a_window_that_is_too_small_for_a_slow_source(folder: Path) -> None:
 
 def test_a_source_that_fails(tmp_path: Path, folder: Path, fault_servers: Callable[[Path], Testkit]) -> None:
     server = fault_servers(folder.parent)
-    server.fault("status=503,every=2,on=get")
+    server.fault("status=503,share=0.5,on=get")
     said = verdict(server.source("s3", "x"))
     assert said["bottleneck"] == "failing_source"
     assert server.endpoint in said["line"]
