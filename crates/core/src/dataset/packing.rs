@@ -169,37 +169,34 @@ impl Inner {
         if loaded.is_offered {
             return loaded.into_own(buffers);
         }
+        if self.is_kept_at_once(kept, unit, &loaded) {
+            self.offer(kept, unit, &loaded, buffers, None);
+            return loaded.into_own(buffers);
+        }
         let bytes = Packed::bytes_for(&loaded.value);
         let on_disk = kept.disk_wants(unit, &loaded.origin, bytes);
-        match self.compression(kept) {
-            Some(Compression::None) if !on_disk && bytes < BEHIND_FROM => {
-                self.offer(kept, unit, &loaded, buffers, None);
-            }
-            compression if on_disk || compression.is_some() && kept.cache.may_admit(bytes) => {
-                let bytes = loaded.value.tensor_bytes();
-                if let Some(waiting) = self.wait(kept, bytes, 1, on_disk) {
-                    let dataset = self.clone();
-                    if bytes >= BEHIND_FROM && loaded.is_local() {
-                        engine.packers()?.spawn(move || {
-                            // Where it can no longer be read, nothing is kept.
-                            let _ = dataset.offer_again(engine, unit);
-                            drop(waiting);
-                        });
-                        return loaded.into_own(buffers);
-                    }
-                    let own = Packed::new(&loaded.value, buffers)?.into_value();
-                    engine.packers()?.spawn(move || {
-                        if let Ok(kept) = dataset.kept() {
-                            dataset.offer(kept, unit, &loaded, buffers, None);
-                        }
-                        drop((loaded, waiting));
-                    });
-                    return Ok(own);
-                }
-            }
-            _ => {}
+        let is_wanted = on_disk || self.compression(kept).is_some() && kept.cache.may_admit(bytes);
+        let bytes = loaded.value.tensor_bytes();
+        let Some(waiting) = is_wanted.then(|| self.wait(kept, bytes, 1, on_disk)).flatten() else {
+            return loaded.into_own(buffers);
+        };
+        let (dataset, packers) = (self.clone(), engine.packers()?);
+        if bytes >= BEHIND_FROM && loaded.is_local() {
+            packers.spawn(move || {
+                // Where it can no longer be read, nothing is kept.
+                let _ = dataset.offer_again(engine, unit);
+                drop(waiting);
+            });
+            return loaded.into_own(buffers);
         }
-        loaded.into_own(buffers)
+        let own = Packed::new(&loaded.value, buffers)?.into_value();
+        packers.spawn(move || {
+            if let Ok(kept) = dataset.kept() {
+                dataset.offer(kept, unit, &loaded, buffers, None);
+            }
+            drop((loaded, waiting));
+        });
+        Ok(own)
     }
 
     /// Reads a unit of a local source for the cache alone, after it was read and handed out.
@@ -223,6 +220,14 @@ impl Inner {
             room.fill(Item::new(packed, loaded.edition.clone(), now, loaded.age(now)));
         }
         Ok(())
+    }
+
+    /// Whether keeping a value costs so little that it is not worth another thread's while.
+    pub(crate) fn is_kept_at_once(&self, kept: &Kept, unit: UnitId, loaded: &Loaded) -> bool {
+        let bytes = Packed::bytes_for(&loaded.value);
+        self.compression(kept) == Some(Compression::None)
+            && bytes < BEHIND_FROM
+            && !kept.disk_wants(unit, &loaded.origin, bytes)
     }
 
     /// Lets units of so many bytes wait to be packed, unless others wait and that would be too much.

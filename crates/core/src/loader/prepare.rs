@@ -396,7 +396,8 @@ impl UnderWay {
         loaded.collect()
     }
 
-    /// Packs what was loaded for the cache, on threads that let those go first which batches wait for.
+    /// Packs what was loaded for the cache, after everything that is queued by now: what takes longer, on threads that let those go first
+    /// which batches wait for.
     fn pack_behind(self: &Arc<Self>, mut loaded: Vec<(UnitId, Loaded)>) {
         loaded.retain(|(_, loaded)| !loaded.is_offered);
         let bytes = loaded.iter().map(|(_, loaded)| loaded.value.tensor_bytes()).sum();
@@ -406,7 +407,9 @@ impl UnderWay {
         }
         let (dataset, engine) = (self.prepare.dataset.clone(), self.prepare.engine);
         let Some(waiting) = dataset.wait(kept, bytes, loaded.len(), false) else { return };
-        self.prepare.packers.spawn(move || {
+        let is_little = loaded.iter().all(|(unit, loaded)| dataset.is_kept_at_once(kept, *unit, loaded));
+        let threads = if is_little { &self.prepare.workers } else { &self.prepare.packers };
+        threads.spawn(move || {
             if let Ok(kept) = dataset.kept() {
                 for (unit, loaded) in loaded {
                     dataset.offer(kept, unit, &loaded, engine.buffers(), None);
