@@ -74,7 +74,7 @@ def test_a_source_that_fails(tmp_path: Path, folder: Path, fault_servers: Callab
 
 def test_a_cache_that_is_too_small(folder: Path) -> None:
     # What the remote sends in all is the limit: neither more requests nor a larger window would help.
-    fetch = hw.FetchConfig(throttle=hw.Throttle(first_byte="1ms", total_rate="4MB"), hedge=0)
+    fetch = hw.FetchConfig(throttle=hw.Throttle(first_byte="1ms", total_rate="1MB"), hedge=0)
     said = verdict(folder, fetch=fetch, memory=20 * 45_000, epochs=3)
     assert said["bottleneck"] == "cache"
     assert "raise its `memory`" in said["line"]
@@ -91,7 +91,7 @@ def test_a_function_of_the_users(folder: Path) -> None:
 
 
 def test_nothing(folder: Path) -> None:
-    said = verdict(folder, step=0.02)
+    said = verdict(folder, step=0.05)
     assert said["bottleneck"] == "balanced"
     assert said["running"] > 0.9
 

@@ -242,6 +242,14 @@ class StreamingDataset(_MapStyle):
         """
         return self._native.source_stats()
 
+    def openmetrics(self) -> str:
+        """What was counted so far in this process, of the dataset and its loaders, as text that Prometheus reads (OpenMetrics 1.0).
+
+        Of each source by itself, and of times their histograms, by the names and labels of ``docs/metrics.md``: for an endpoint of
+        your own, or a file that node_exporter's ``textfile`` collector picks up.
+        """
+        return self._native.openmetrics()
+
     def reset_metrics(self) -> None:
         """Begins to count anew; what is cached stays."""
         self._native.reset_metrics()

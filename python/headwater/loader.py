@@ -262,6 +262,10 @@ class StreamingDataLoader:
         """Those of each source: :meth:`StreamingDataset.source_stats` of the dataset."""
         return self.dataset.source_stats()
 
+    def openmetrics(self) -> str:
+        """All of it as text that Prometheus reads: :meth:`StreamingDataset.openmetrics` of the dataset."""
+        return self.dataset.openmetrics()
+
     def waits(self) -> list[dict[str, Any]]:
         """What the youngest pass waits for at this moment, the next batch first; may be called from any thread.
 

@@ -83,8 +83,7 @@ impl Verdict {
         ];
         let stalls = stalls.map(|(metric, bottleneck)| (window.seconds(metric), bottleneck));
         let waited: f64 = stalls.iter().map(|(seconds, _)| seconds).sum();
-        // The wait for a first batch is before any step.
-        let au = (1.0 - waited / running.max(waited)).clamp(0.0, 1.0);
+        let au = (1.0 - waited / running).clamp(0.0, 1.0);
         if 1.0 - au < BALANCED {
             let line = format!("balanced: training runs {} of the time", percent(au));
             return Self { bottleneck: Bottleneck::Balanced, running: Some(au), line };

@@ -3,6 +3,7 @@
 use headwater::config::{DatasetConfig, OnError, Secrets};
 use headwater::dataset::Dataset as Core;
 use headwater::engine::Interrupt;
+use headwater::export::{self, Exposition, Target};
 use headwater::sample::Sample;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -113,6 +114,14 @@ impl Dataset {
     /// Those of each source, by its name.
     fn source_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         of_sources(py, &detach(py, || self.inner.snapshot()))
+    }
+
+    /// Every metric as text that Prometheus reads.
+    fn openmetrics(&self, py: Python<'_>) -> String {
+        detach(py, || {
+            let target = Target { labels: Vec::new(), snapshot: self.inner.snapshot() };
+            export::write(&[target], Exposition::OpenMetrics)
+        })
     }
 
     /// From now on, has so many samples fetched ahead of whoever reads them in their order.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::load::{Loaded, Origin};
@@ -147,7 +148,7 @@ impl Inner {
         let began = Instant::now();
         // Only what is packed already can fail, and nothing that was loaded is.
         let packed = pack().ok()?;
-        let bytes = packed.record().map_or_else(|| Packed::bytes_for(packed.value()), |record| record.len());
+        let bytes = packed.record().map_or_else(|| Packed::bytes_for(packed.value()), Bytes::len);
         self.metrics.record(&[
             (Metric::PackSeconds, began.elapsed().as_nanos() as u64),
             (Metric::PackBytes, value.tensor_bytes() as u64),

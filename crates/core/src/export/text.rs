@@ -1,4 +1,4 @@
-//! The text that Prometheus scrapes: OpenMetrics 1.0, or its own format 0.0.4 for who does not know that.
+//! The text that Prometheus scrapes: `OpenMetrics` 1.0, or its own format 0.0.4 for who does not know that.
 //!
 //! One family after the other, in the order of the tables, each with what all targets have of it, as both formats want it.
 
@@ -11,7 +11,7 @@ use crate::metrics::{
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposition {
-    /// OpenMetrics 1.0.
+    /// `OpenMetrics` 1.0.
     OpenMetrics,
     /// Prometheus's own, 0.0.4.
     Prometheus,
@@ -94,10 +94,10 @@ impl Text {
         self.write_head(first.family, kind, help)?;
         for target in targets {
             for row in rows {
-                let labels = labels_of(target).into_iter().chain(row.label).collect();
+                let labels: Labels<'_> = labels_of(target).into_iter().chain(row.label).collect();
                 if row.is_of_sources {
                     for source in target.snapshot.sources() {
-                        self.write_of_source(row, with(Labels::clone(&labels), "source", source.name()), source)?;
+                        self.write_of_source(row, &with(labels.clone(), "source", source.name()), source)?;
                     }
                 } else {
                     let number =
@@ -109,18 +109,18 @@ impl Text {
         Ok(())
     }
 
-    fn write_of_source(&mut self, row: &MetricInfo, labels: Labels<'_>, source: &SourceSnapshot) -> fmt::Result {
+    fn write_of_source(&mut self, row: &MetricInfo, labels: &Labels<'_>, source: &SourceSnapshot) -> fmt::Result {
         if row.is_by_kind() {
             return source.errors().iter().try_for_each(|(kind, count)| {
                 self.write_sample(row.family, &with(labels.clone(), "kind", kind.name()), Number::Whole(*count))
             });
         }
         let number = source.iter().find(|(info, _)| info.name == row.name).map(|(_, number)| number);
-        self.write_sample(row.family, &labels, number.unwrap_or(Number::Whole(0)))
+        self.write_sample(row.family, labels, number.unwrap_or(Number::Whole(0)))
     }
 
     fn write_head(&mut self, family: &str, kind: &str, help: &str) -> fmt::Result {
-        // OpenMetrics names a counter without its suffix here.
+        // `OpenMetrics` names a counter without its suffix here.
         let name = match self.exposition {
             Exposition::OpenMetrics => family.strip_suffix("_total").unwrap_or(family),
             Exposition::Prometheus => family,

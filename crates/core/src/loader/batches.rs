@@ -29,8 +29,8 @@ pub struct Batches {
     epoch: u64,
     owner: ProcessStamp,
     is_over: bool,
-    /// When the consumer left with the last batch.
-    handed_out: Arc<Mutex<Option<Instant>>>,
+    /// When the consumer left with the last batch, or began.
+    handed_out: Arc<Mutex<Instant>>,
     /// Samples that could not be read since one could, as far as batches were handed out.
     failed_in_a_row: u64,
 }
@@ -43,7 +43,7 @@ pub struct Behind {
     position: usize,
     samples: u64,
     /// When the batch before was handed out.
-    before: Arc<Mutex<Option<Instant>>>,
+    before: Arc<Mutex<Instant>>,
 }
 
 impl Behind {
@@ -52,8 +52,8 @@ impl Behind {
     pub fn hand_out(&self, waited: Duration) {
         self.loader.sampler.advance(self.pass, self.position);
         let now = Instant::now();
-        let before = self.before.lock().replace(now);
-        let since = before.map_or(Duration::ZERO, |before| now.saturating_duration_since(before));
+        let before = std::mem::replace(&mut *self.before.lock(), now);
+        let since = now.saturating_duration_since(before);
         self.loader.dataset.inner.metrics.record(&[
             (Metric::Running, since.as_nanos() as u64),
             (Metric::Batches, 1),
@@ -117,7 +117,7 @@ impl Batches {
             epoch,
             owner: ProcessStamp::current(),
             is_over: false,
-            handed_out: Arc::default(),
+            handed_out: Arc::new(Mutex::new(Instant::now())),
             failed_in_a_row: 0,
         })
     }

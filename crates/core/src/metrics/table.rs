@@ -280,7 +280,7 @@ metrics! {
         "Time the consumer waited for batches to be in page-locked memory or on their way to a device."
         ! "Copies to the device or into page-locked memory are late: see `device`.";
     Running "loader_running_seconds_total" Counter "seconds" / 1_000_000_000
-        "Time from one batch to the next, as the consumer takes them: its steps and its waits. One less the share of stalls in it is how much of the time training runs (AU)."
+        "Time of passes, from their beginning to the last batch that was taken: steps of the consumer and its waits. One less the share of stalls in it is how much of the time training runs (AU)."
         ! "A large share of stalls: see them by stage.";
     CollateBytes "collated_bytes_total" Counter "bytes" / 1
         "Tensor bytes of assembled batches.";

@@ -60,7 +60,7 @@ fn run(listed: &Listed, time: Duration, metrics: &Arc<Metrics>) -> Result<Done> 
     let at_once = (MEMORY / largest).clamp(2, MAX_CONCURRENCY as u64) as usize;
     let patience = Patience { deadline: time.max(Duration::from_secs(10)), ..Patience::default() };
     let policies = Policies { patience, max_concurrency: at_once, ..Policies::default() };
-    let source = with_policies(vec![listed.source.clone()], &policies, &metrics);
+    let source = with_policies(vec![listed.source.clone()], &policies, metrics);
     let (done, is_over) = (Mutex::default(), AtomicBool::new(false));
     let course = Arc::new(Course { source, objects: listed.objects.clone(), done, is_over });
     let (began, mut cancels) = (Instant::now(), Vec::new());
