@@ -49,10 +49,11 @@ class StreamingDataLoader:
         replication: so many consecutive ranks get the same batches: those that hold parts of one model.
         process_group: the ranks that get different batches: a ``ProcessGroup`` or ``DeviceMesh`` of torch, such as
             ``mesh["dp"]``. Instead of ``rank`` and ``world_size``.
-        num_threads: threads that decode and assemble; by default those that all loaders of the process share.
+        num_threads: threads that decode and assemble; by default those that all loaders of the process share: as many as its
+            share of the machine's cores.
         transform_threads: threads of Python's that call the dataset's ``transform`` and ``collate_fn`` ahead of the loop, in
-            the order of the samples; by default as many as there are cores, at most 4. With 1, one call comes after the other;
-            with 0, functions are called on the consuming thread when their batch is asked for.
+            the order of the samples; by default as many as this process's share of the cores, at most 4. With 1, one call comes
+            after the other; with 0, functions are called on the consuming thread when their batch is asked for.
         window_samples: samples under way and ready ahead; by default follows the consumer.
         window_bytes: memory of those, in bytes or like ``"1GB"``.
         memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it. More than this

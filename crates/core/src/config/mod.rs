@@ -1,7 +1,7 @@
 //! What a dataset and a loader are made of, as serialisable structures.
 //!
 //! The same [`DatasetConfig`] (and [`LoaderConfig`]) is read from TOML (`headwater.toml`), from JSON (the Python front), or built in Rust. Unknown
-//! keys are refused. It is the only place that reads the environment, apart from the credential chains of the clouds.
+//! keys are refused. It is the only place that reads the environment, apart from `world` (launchers) and the credential chains of the clouds.
 
 mod cache;
 mod duration;
@@ -12,7 +12,6 @@ mod host;
 mod loader;
 mod on_error;
 mod prefetch;
-mod ranks;
 mod replicas;
 mod settings;
 mod share;
@@ -38,10 +37,9 @@ pub use host::memory_limit;
 pub use loader::LoaderConfig;
 pub use on_error::OnError;
 pub use prefetch::PrefetchConfig;
-pub use ranks::{Found, Ranks, Told};
 pub use replicas::Replicas;
 pub use settings::{Kind, Setting, Table, tables};
-pub use share::{MemoryShare, share_memory_among_ranks, share_memory_among_workers};
+pub use share::MemoryShare;
 pub use size::ByteSize;
 
 /// What to do when an object is no longer the version that the manifest lists.

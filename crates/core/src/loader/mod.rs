@@ -38,12 +38,13 @@ use std::time::Duration;
 use crate::sync::Mutex;
 
 use crate::buffer::PoolShare;
-use crate::config::{DatasetConfig, LoaderConfig, MemoryShare, Ranks};
+use crate::config::{DatasetConfig, LoaderConfig, MemoryShare};
 use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::Result;
 use crate::metrics::Snapshot;
 use crate::state::State;
+use crate::world::Ranks;
 
 pub use batch::{Batch, Content, HostValue};
 pub use batches::{Batches, Behind};
@@ -228,7 +229,7 @@ impl Inner {
         self.held.get_or_try_init(|| {
             let workers = match self.config.num_threads {
                 Some(threads) => Workers::start(threads)?,
-                None => engine.workers().clone(),
+                None => engine.workers()?.clone(),
             };
             let claim = Claim::new(&self.dataset.inner, self.budget.cache_bytes as usize)?;
             self.dataset.inner.kept()?.order_is_known();

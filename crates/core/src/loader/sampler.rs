@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 
 use crate::sync::Mutex;
 
-use crate::config::{LoaderConfig, OnChanged, OnError, Ranks};
+use crate::config::{LoaderConfig, OnChanged, OnError};
 use crate::dataset::{Dataset, Outcomes};
 use crate::engine::Interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Order, Partition, Sequential, Shuffled};
 use crate::state::{self, State};
+use crate::world::Ranks;
 
 /// Samples that are fetched ahead for a loader of somebody else's that has no worker processes: what keeps a remote source busy.
 const SAMPLES_AHEAD: usize = 64;
