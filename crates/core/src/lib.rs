@@ -43,6 +43,7 @@ pub mod source;
 pub mod state;
 mod sync;
 pub mod value;
+mod words;
 pub mod world;
 
 pub use error::{Error, ErrorKind, Result};

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::OnMissing;
 use crate::source::{self, SourceOptions, SourceSpec};
+use crate::words::{in_words, read_json};
 
 pub use cache::{CacheConfig, Compression};
 pub use duration::Span;
@@ -157,7 +158,7 @@ impl DatasetConfig {
     /// # Errors
     /// `Invalid`, naming the key and line.
     pub fn from_toml(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text).map_err(|cause| invalid("TOML", &cause.message()))?;
+        let config: Self = toml::from_str(text).map_err(|cause| invalid("TOML", &in_words(cause.message())))?;
         if let OnError::Ask(_) = config.on_error {
             return Err(invalid(
                 "TOML",
@@ -300,10 +301,7 @@ impl DatasetConfig {
 
 /// Reads JSON; an error names the setting by its path rather than by its column.
 fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(&mut json).map_err(|cause| {
-        let (path, words) = (cause.path().to_string(), cause.inner().to_string());
-        let words = words.rsplit_once(" at line ").map_or(&*words, |(words, _)| words);
+    read_json(text).map_err(|(path, words)| {
         let setting = if path == "." { "configuration" } else { &*path };
         Error::new(ErrorKind::Invalid, "use", setting).because(words)
     })
