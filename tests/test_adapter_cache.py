@@ -1,213 +1,28 @@
-"""The cache that trainers of the older loader use, by its names: what is put in comes back, within its budget."""
+"""The cache that trainers of the older loader use, by its names: counting, budget, age, policy, prefetch, settings."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forks import in_child
+from cached import MB, Thing, latents, sample
 from headwater.adapter import SmartLRUCache
 from headwater.errors import ConfigError
 from headwater.testing import ManualClock
 from same import assert_same
-
-MB = 1e-3
-DTYPES = [
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e4m3fnuz,
-    torch.float8_e5m2, torch.float8_e5m2fnuz, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16,
-    torch.uint32, torch.uint64, torch.bool, torch.complex64, torch.complex128, torch.complex32,
-]  # fmt: skip
-
-
-def latents(seed: int = 0, shape: tuple[int, ...] = (128, 5, 32, 32)) -> torch.Tensor:
-    """What a model computed in bfloat16 and stored as float32."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
-
-
-def sample(seed: int = 0) -> dict[str, Any]:
-    return {"latents": latents(seed), "num_frames": 5, "fps": 24.0, "name": f"clip {seed}"}
-
-
-def both(cache: SmartLRUCache, key: str, value: Any, compress: bool = True) -> Any:
-    """Puts a value in and gets it, in a coroutine; and checks that the blocking form says the same."""
-
-    async def work() -> Any:
-        assert await cache.put(key, value, compress=compress)
-        return await cache.get(key)
-
-    found = asyncio.run(work())
-    assert_same(cache.get_sync(key), found)
-    return found
-
-
-# ---- values
-
-
-@pytest.mark.parametrize("compress", [True, False])
-@pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_a_value_comes_back_as_it_was(compression: Any, compress: bool) -> None:
-    cache = SmartLRUCache(0.1, compression_type=compression)
-    value = {
-        "latents": latents(),
-        "embeds": {"prompt": torch.zeros(256, 4096).bfloat16(), "mask": torch.ones(256, dtype=torch.bool)},
-        "list": [1, -(2**80), 2.5, float("inf"), "ä", b"bytes", None, True, 1 + 2j],
-        "tuple": (torch.arange(3), ()),
-        3: OrderedDict(a=1),
-        "size": torch.Size([1, 2]),
-        "dtype": torch.bfloat16,
-    }
-    assert_same(both(cache, "k", value, compress), value)
-
-
-@pytest.mark.parametrize("compression", ["zstd", "none"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_tensors_of_every_dtype_come_back_bit_for_bit(dtype: torch.dtype, compression: Any) -> None:
-    cache = SmartLRUCache(0.1, compression_type=compression)
-    bits = torch.randint(0, 256, (64, 40, dtype.itemsize), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    bits[:, :, 0] &= 1
-    value = bits.view(torch.bool).view(64, 40) if dtype == torch.bool else bits.view(dtype).view(64, 40)
-    assert_same(both(cache, "k", [value, value[0, 0], value[:0]]), [value, value[0, 0], value[:0]])
-
-
-def test_strides_of_dense_tensors_and_zero_sizes_come_back() -> None:
-    cache = SmartLRUCache(0.2)
-    base = latents(shape=(6, 5, 320, 4))
-    dense = [
-        base.permute(3, 1, 0, 2), base.transpose(0, 1), base.to(memory_format=torch.channels_last), base[2:4], base[1],
-        torch.zeros(0), torch.zeros(3, 0, 5), torch.tensor(7), torch.ones(1).expand(4, 1000), base.permute(1, 0, 2, 3)[:, :0],
-    ]  # fmt: skip
-    for tensor in dense:
-        found = both(cache, "k", tensor)
-        assert_same(found, tensor)
-        assert found.stride() == tensor.stride()
-
-
-def test_tensors_that_skip_memory_come_back_equal_and_contiguous() -> None:
-    cache = SmartLRUCache(0.2)
-    base = latents(shape=(64, 64, 64))
-    for tensor in (base[:, ::2], base[::3, 1], base[5:, :, 7]):
-        found = both(cache, "k", tensor)
-        assert torch.equal(found, tensor)
-        assert found.is_contiguous()
-        assert cache.get_cache_stats()["current_size_gb"] * 1e9 < 2 * tensor.nbytes + 20_000, "what is skipped is not kept"
-
-
-def test_views_that_torch_resolves_lazily_and_tensors_that_need_gradients_are_kept_as_numbers() -> None:
-    cache = SmartLRUCache(0.1)
-    number = torch.tensor([1 + 2j, 3 - 4j])
-    parameter = torch.nn.Parameter(torch.arange(4.0))
-    found = both(cache, "k", [number.conj(), number.imag, number.conj().imag, parameter])
-    for ours, theirs in zip(found, [number.conj(), number.imag, number.conj().imag, parameter], strict=True):
-        assert torch.equal(ours, theirs)
-        assert not ours.requires_grad
-
-
-def test_no_two_callers_share_memory_with_each_other_or_the_cache() -> None:
-    for compression in ("zstd", "none"):
-        cache = SmartLRUCache(0.1, compression_type=compression)
-        mine = latents(shape=(16, 16))
-        cache.put_sync("k", {"x": mine, "y": [mine]})
-        mine.zero_()
-        first = cache.get_sync("k")
-        assert torch.equal(first["x"], latents(shape=(16, 16)))
-        first["x"].fill_(9)
-        first["y"].append("more")
-        second = asyncio.run(cache.get("k"))
-        assert torch.equal(second["x"], latents(shape=(16, 16)))
-        assert torch.equal(second["y"][0], latents(shape=(16, 16)))
-        assert len(second["y"]) == 1
-
-
-def test_values_outlive_the_cache() -> None:
-    cache = SmartLRUCache(0.1)
-    cache.put_sync("k", latents())
-    found = cache.get_sync("k")
-    cache.clear()
-    del cache
-    assert torch.equal(found, latents())
-
-
-class Thing:
-    pass
-
-
-def cyclic() -> list[Any]:
-    value: list[Any] = []
-    value.append(value)
-    return value
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (Thing(), "cannot keep a `Thing`"),
-        ({"a": [1, Thing()]}, "cannot keep a `Thing`"),
-        ({"a": lambda: None}, "cannot keep a `function`"),
-        (cyclic(), "nest too deep"),
-        (None, "cannot keep `None`"),
-        (torch.eye(3).to_sparse(), "layout torch.sparse_coo"),
-        (torch.zeros(3, device="meta"), "on meta: move it to the CPU first"),
-        ({"x": np.zeros(3)}, "cannot keep a `ndarray` of numpy"),
-    ],
-    ids=["object", "nested", "function", "cyclic", "none", "sparse", "meta", "numpy"],
-)
-def test_what_is_not_kept_is_a_type_error_and_changes_nothing(value: Any, words: str) -> None:
-    cache = SmartLRUCache(0.1)
-    cache.put_sync("k", {"before": 1})
-    before = cache.get_cache_stats()
-    with pytest.raises(TypeError, match=words):
-        asyncio.run(cache.put("k", value))
-    with pytest.raises(TypeError, match=words):
-        cache.put_sync("k", value)
-    assert cache.get_cache_stats() == before
-    assert cache.get_sync("k") == {"before": 1}
-
-
-def test_a_cache_of_numpy_keeps_arrays() -> None:
-    cache = SmartLRUCache(0.1, framework="numpy")
-    arrays = [
-        np.arange(12.0).reshape(3, 4).T,
-        np.zeros((0, 3), np.int16),
-        np.arange(9)[::-1],
-        np.arange(4, dtype=">i4"),
-        np.float32(3),
-    ]
-    cache.put_sync("k", arrays)
-    found = cache.get_sync("k")
-    for ours, theirs in zip(found, arrays, strict=True):
-        assert np.array_equal(ours, theirs)
-    with pytest.raises(TypeError, match="cannot keep a `Tensor` of torch"):
-        cache.put_sync("k", torch.zeros(3))
-    with pytest.raises(TypeError, match="cannot keep an array of object"):
-        cache.put_sync("k", np.array([Thing()]))
-
-
-def test_keys_are_strings_of_any_kind() -> None:
-    cache = SmartLRUCache(0.1)
-    keys = ["", "a/b/ü.pt", "x" * 10_000, "\0", "s3://bucket/key?x=1"]
-    for number, key in enumerate(keys):
-        cache.put_sync(key, number)
-    assert [cache.get_sync(key) for key in keys] == list(range(len(keys)))
-    with pytest.raises(TypeError):
-        cache.put_sync(3, 1)  # type: ignore[arg-type]
-
 
 # ---- counting
 
@@ -515,122 +330,6 @@ def test_prefetch_works_inside_a_running_loop_without_awaiting() -> None:
         return cache.prefetch_sync(["a", "b"], fetch)
 
     assert asyncio.run(work()) == {"a": True, "b": True}
-
-
-# ---- loops, threads, processes
-
-
-def test_one_cache_serves_many_loops_and_threads_at_once() -> None:
-    cache = SmartLRUCache(0.3)
-    values = {str(number): sample(number) for number in range(6)}
-
-    async def work(offset: int) -> None:
-        async def one(number: int) -> None:
-            key = str((number + offset) % 6)
-            await cache.put(key, values[key])
-            assert_latents(await cache.get(key), values[key])
-
-        await asyncio.gather(*(one(number) for number in range(12)))
-
-    def assert_latents(found: Any, value: Any) -> None:
-        assert torch.equal(found["latents"], value["latents"])
-        assert found["name"] == value["name"]
-
-    with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(asyncio.run, work(offset)) for offset in range(4)]:
-            future.result()
-    for key, value in values.items():
-        assert_latents(asyncio.run(cache.get(key)), value)
-
-
-def test_blocking_forms_work_inside_a_running_loop() -> None:
-    async def work() -> Any:
-        cache = SmartLRUCache(0.1)
-        cache.put_sync("k", sample())
-        return cache.get_sync("k"), await cache.get("k")
-
-    for found in asyncio.run(work()):
-        assert_same(found, sample())
-
-
-def test_the_loop_goes_on_while_a_large_value_is_put_and_got() -> None:
-    async def work() -> None:
-        cache = SmartLRUCache(1.0)
-        large = torch.zeros(30_000_000)
-        ticks = 0
-
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                await asyncio.sleep(0)
-                ticks += 1
-
-        ticking = asyncio.create_task(tick())
-        await cache.put("k", large)
-        assert ticks > 0
-        ticks = 0
-        assert (await cache.get("k")).numel() == 30_000_000
-        assert ticks > 0
-        ticking.cancel()
-
-    asyncio.run(work())
-
-
-def test_no_thread_is_left_behind_by_a_loop() -> None:
-    cache = SmartLRUCache(0.1)
-
-    async def work() -> None:
-        await cache.put("k", sample())
-        await cache.get("k")
-
-    asyncio.run(work())
-    before = threading.active_count()
-    asyncio.run(work())
-    assert threading.active_count() == before
-
-
-def test_a_forked_child_has_an_empty_cache_of_its_own() -> None:
-    # Small enough for torch to compute on one thread: its own do not survive a fork.
-    small, large = latents(3, (10, 10)), latents()
-    cache = SmartLRUCache(0.1)
-    cache.put_sync("k", sample())
-    stop = threading.Event()
-
-    def busy() -> None:
-        while not stop.is_set():
-            cache.put_sync("other", large)
-            cache.get_sync("other")
-
-    thread = threading.Thread(target=busy)
-    thread.start()
-
-    def work() -> None:
-        assert cache.get_sync("k") is None
-        cache.put_sync("k", small)
-        cache.put_sync("l", large)
-        assert_same(cache.get_sync("k"), small)
-        assert cache.get_sync("l").shape == large.shape
-        assert cache.get_cache_stats()["num_items"] == 2
-        assert cache.get_metrics().hits == 2
-
-    try:
-        for _ in range(10):
-            in_child(work)
-    finally:
-        stop.set()
-        thread.join()
-    assert_same(cache.get_sync("k"), sample())
-
-
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
-def test_a_pickled_cache_comes_up_empty_with_the_same_settings(duplicate: Callable[[SmartLRUCache], SmartLRUCache]) -> None:
-    cache = SmartLRUCache(0.05, 60.0, "none", 4, policy="keep")
-    cache.put_sync("k", 1)
-    other = duplicate(cache)
-    assert repr(other) == repr(cache)
-    assert other.get_cache_stats()["max_size_gb"] == 0.05
-    assert other.get_sync("k") is None
-    assert cache.get_sync("k") == 1
 
 
 # ---- settings

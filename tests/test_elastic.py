@@ -1,4 +1,4 @@
-"""A run under torchrun that is killed and goes on with fewer, as many or more ranks: one sequence."""
+"""A run under torchrun that is killed and goes on with fewer, as many or more ranks, or other batches: one sequence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clips import SAMPLES, loader, write_clips
+from clips import SAMPLES, indices, loader, write_clips
 
 pytestmark = pytest.mark.slow
 # Samples of a step, over all ranks.
@@ -59,11 +59,11 @@ while loader.state_dict()["epoch"] < 2:
 """
 
 
-def trained(folder: Path, run: Path, ranks: int, kill_at: int, name: str) -> int:
+def trained(folder: Path, run: Path, ranks: int, kill_at: int, name: str, step: int = STEP) -> int:
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--nnodes=1", f"--rdzv-id={name}"]
     command = [*torchrun, "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", str(run / "train.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HEADWATER_HOME": str(run / "home")}
-    arguments = [str(folder), str(run), str(kill_at), str(STEP)]
+    arguments = [str(folder), str(run), str(kill_at), str(step)]
     return subprocess.run([*command, *arguments], check=False, env=environment, capture_output=True, timeout=300).returncode
 
 
@@ -77,24 +77,27 @@ def steps_of(run: Path, name: str, ranks: int) -> dict[tuple[int, int], list[int
     return steps
 
 
-@pytest.mark.parametrize("ranks_after", [1, 2, 4])
-def test_killed_with_two_ranks_and_gone_on_with_others_it_is_one_sequence(tmp_path: Path, ranks_after: int) -> None:
+@pytest.mark.parametrize(("ranks_after", "step_after"), [(1, STEP), (2, STEP), (4, STEP), (2, 6), (4, 20)], ids=str)
+def test_killed_with_two_ranks_and_gone_on_with_others_it_is_one_sequence(
+    tmp_path: Path, ranks_after: int, step_after: int
+) -> None:
     (tmp_path / "set").mkdir()
     folder = write_clips(tmp_path / "set")
     (tmp_path / "train.py").write_text(SCRIPT)
-    reference = loader(folder, STEP)
-    whole = []
-    for epoch in range(2):
-        position = 0
-        for batch in reference:
-            indices = [i for i, pad in zip(batch["__index__"].tolist(), batch["__pad__"].tolist(), strict=True) if not pad]
-            whole.append(((epoch, position), indices))
-            position = min(position + STEP, SAMPLES)
+    reference = loader(folder, 1)
+    epochs = [[index for [index] in indices(reference)] for _ in range(2)]
     assert trained(folder, tmp_path, 2, 5, "first") != 0
     state = json.loads((tmp_path / "state.json").read_text())
-    assert (state["epoch"], state["position"]) == (0, 4 * STEP)
-    assert trained(folder, tmp_path, ranks_after, 0, "second") == 0
-    before, after = steps_of(tmp_path, "first", 2), steps_of(tmp_path, "second", ranks_after)
     stands = (state["epoch"], state["position"])
-    gone_on = [(place, indices) for place, indices in before.items() if place < stands]
-    assert sorted(gone_on + list(after.items())) == whole
+    assert stands == (0, 4 * STEP)
+    assert trained(folder, tmp_path, ranks_after, 0, "second", step_after) == 0
+    before, after = steps_of(tmp_path, "first", 2), steps_of(tmp_path, "second", ranks_after)
+    gone_on = {place: samples for place, samples in before.items() if place < stands} | after
+    seen: list[list[int]] = [[], []]
+    for (epoch, position), samples in sorted(gone_on.items()):
+        assert position == len(seen[epoch]), "a step begins where the one before it ended"
+        seen[epoch] += samples
+    assert seen == epochs
+    # What is full is of the size that was asked for.
+    sizes = [len(samples) for (_, position), samples in after.items() if position + step_after <= SAMPLES]
+    assert sizes == [step_after] * len(sizes) != []

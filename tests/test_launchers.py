@@ -206,3 +206,40 @@ print(sum(len(batch["__index__"]) for batch in DataLoader(dataset, batch_size=2,
     )
     assert done.stdout.split() == [str(SAMPLES)]
     assert "which 6 of this machine use" in done.stderr, done.stderr
+
+
+# Prints how many native threads read in this process, or in one of its workers, and how many would call a transform.
+THREADS = """
+import json, sys
+from pathlib import Path
+import headwater as hw
+from torch.utils.data import DataLoader
+
+def counted(_):
+    names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return sum(name.startswith("headwater-") and name[-1].isdigit() for name in names)
+
+dataset = hw.StreamingDataset(sys.argv[1], transform=counted)
+made = DataLoader(dataset, 3, num_workers=int(sys.argv[2]))
+print(json.dumps([max(int(batch.max()) for batch in made), hw.StreamingDataLoader(dataset)._native.transform_threads]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < (os.cpu_count() or 1), reason="cores that a process is bound to are not divided"
+)
+def test_ranks_of_a_machine_and_their_workers_share_its_cores(folder: Path) -> None:
+    def threads(local_world_size: int, workers: int = 0) -> list[int]:
+        ranks = {"RANK": "0", "WORLD_SIZE": str(local_world_size), "LOCAL_WORLD_SIZE": str(local_world_size)}
+        command = [sys.executable, "-c", THREADS, os.fspath(folder), str(workers)]
+        done = subprocess.run(command, env={**os.environ, **ranks}, capture_output=True, text=True, timeout=120, check=True)
+        made: list[int] = json.loads(done.stdout)
+        return made
+
+    alone, of_two, worker_of_two = threads(1), threads(2), threads(1, workers=2)
+    assert alone[0] >= 4
+    assert of_two[0] == -(-alone[0] // 2)
+    assert worker_of_two[0] == of_two[0], "a worker has half of what its rank has"
+    assert threads(2, workers=2)[0] == max(-(-alone[0] // 4), 2)
+    assert of_two[1] < alone[1] or alone[0] >= 8, "of functions there are four at most"

@@ -88,15 +88,45 @@ def raising(key: str, error: hw.HeadwaterError) -> Any:
     raise ValueError(f"no {key}")
 
 
+def repeating(key: str, error: hw.HeadwaterError) -> Any:
+    raise ValueError(f"no {key}: {error}") from error
+
+
+def raising_it(key: str, error: hw.HeadwaterError) -> Any:
+    raise error
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
-    [(raising, "it raised ValueError: no 00"), (lambda *_: "keep", "not 'keep'"), (lambda *_: "raise", "no tensor|not a")],
+    [
+        (raising, ": on_error: cannot call `the function on_error`: it raised ValueError: no 0001"),
+        (repeating, ": on_error: cannot call `the function on_error`: it raised ValueError: no 0001: this"),
+        (lambda *_: "keep", "not 'keep'"),
+        (lambda *_: "raise", ""),
+        (raising_it, ""),
+    ],
+    ids=["raises", "repeats", "answers wrong", "raise", "raises what it is given"],
 )
-def test_a_function_that_does_not_decide_raises_the_samples_error(folder: Path, function: Any, words: str) -> None:
-    with pytest.raises(hw.CorruptDataError, match=r"b/00\d\d\.pt") as raised:
-        list(loader(folder, function))
-    if words != "no tensor|not a":
-        assert words in str(raised.value)
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_function_that_does_not_decide_raises_the_samples_error_and_says_nothing_twice(
+    tmp_path: Path, function: Any, words: str, missing: bool
+) -> None:
+    folder = small(tmp_path / "set", 3, bad=(1,))
+
+    datasets = [opened(folder, on_error) for on_error in ("raise", function)]
+    if missing:
+        (folder / "a/0001.pt").unlink()
+
+    def message(dataset: hw.StreamingDataset) -> str:
+        kind = hw.NotFoundError if missing else hw.CorruptDataError
+        with pytest.raises(kind, match=r"a/0001\.pt") as raised:
+            list(hw.StreamingDataLoader(dataset, 3))
+        return str(raised.value)
+
+    plain, of_function = (message(dataset) for dataset in datasets)
+    assert of_function.startswith(plain)
+    rest = of_function.removeprefix(plain)
+    assert rest == words if words != "not 'keep'" else rest.endswith(words)
 
 
 def skip(key: str, _: hw.HeadwaterError) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -130,54 +129,3 @@ def test_what_cannot_be_tracked_is_refused_in_words(folder: Path) -> None:
         hw.Sampler(tracked.dataset, 0)
     with pytest.raises(hw.ConfigError, match="seed is 5 in the state and 6 here"):
         hw.Sampler(tracked.dataset, 4, shuffle=True, seed=6).load_state_dict(tracked.state_dict())
-
-
-# ---- assert_resumable
-
-
-@pytest.mark.parametrize("arguments", [{}, {"drop_last": True}, {"collate_fn": list}, {"shuffle": False}], ids=str)
-def test_our_loader_is_resumable_at_every_step(folder: Path, arguments: Any) -> None:
-    made = loader(folder, 8, **arguments)
-    before = made.state_dict()
-    assert_resumable(made)
-    assert made.state_dict() == before
-    assert_resumable(made, fresh=lambda: loader(folder, 8, **arguments), epochs=1)
-
-
-class Forgetful:
-    """Resumes at the beginning, or wherever `wrong` says."""
-
-    def __init__(self, folder: Path, wrong: Any) -> None:
-        self.made, self.wrong = loader(folder, 10), wrong
-        self.state_dict = self.made.state_dict
-
-    def __iter__(self) -> Any:
-        return iter(self.made)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.made.load_state_dict(self.wrong(state))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (lambda state: {**state, "position": 0}, "resumed after 1 steps, step 2 is the batch of samples"),
-        (lambda state: {**state, "position": max(state["position"] - 10, 0)}, "step 2 is"),
-        (lambda state: {**state, "position": min(state["position"] + 10, 50)}, "step 1 is"),
-        (lambda state: {**state, "epoch": 9}, "step 1 is"),
-        (lambda state: {**state, "position": 50}, "nothing came instead of"),
-    ],
-)
-def test_a_loader_that_resumes_elsewhere_is_found_out(folder: Path, wrong: Any, words: str) -> None:
-    with pytest.raises(AssertionError, match=words):
-        assert_resumable(Forgetful(folder, wrong))
-
-
-def test_a_batch_with_another_value_is_another(folder: Path) -> None:
-    calls = iter(range(1000))
-
-    def collate(samples: list[Any]) -> Any:
-        return {"x": torch.full((1,), float(next(calls)))}
-
-    with pytest.raises(AssertionError, match="step 1 is a batch instead of a batch"):
-        assert_resumable(loader(folder, 10, collate_fn=collate))

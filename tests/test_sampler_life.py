@@ -1,12 +1,12 @@
-"""`Sampler` where passes end, fail, are wrapped or not tracked; and `assert_resumable` of odd batches."""
+"""`Sampler` where passes end, fail, are wrapped or not tracked."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import multiprocessing
 import time
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 import headwater as hw
 from clips import THROTTLE, indices, loader, small, write_clips
-from headwater.testing import assert_resumable
+from waiting import until
 
 # torchdata calls what torch has since deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
@@ -299,44 +299,33 @@ def test_a_look_ahead_that_cannot_be_meant_is_refused_at_once(folder: Path, look
         sampler.track(dl, look_ahead=look_ahead)
 
 
-@dataclass
-class Batch:
-    x: torch.Tensor
+class PreemptedError(Exception):
+    pass
 
 
-class Wrong:
-    def __init__(self, folder: Path, make: Any) -> None:
-        self.made = loader(folder, 10)
-        self.make, self.first = make, True
-        self.state_dict, self.load_state_dict = self.made.state_dict, self.restore
+def test_what_a_handler_raises_as_a_step_is_drawn_costs_no_step(tmp_path: Path) -> None:
+    folder = small(tmp_path / "set", 400, bad=range(0, 400, 3))
+    expected = list(hw.Sampler(hw.StreamingDataset(folder), 3, shuffle=True))
 
-    def restore(self, state: Any) -> None:
-        self.first = False
-        self.made.load_state_dict(state)
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise PreemptedError
 
-    def __iter__(self) -> Any:
-        for batch in self.made:
-            x = torch.zeros(5000)
-            x[:10] = batch["__index__"][:1]
-            x[2500] = 0.0 if self.first else 1.0
-            yield self.make(x)
-
-
-def test_assert_resumable_sees_into_objects(folder: Path) -> None:
-    with pytest.raises(AssertionError):
-        assert_resumable(Wrong(folder, Batch))
-
-
-class Opaque:
-    def __init__(self, x: torch.Tensor) -> None:
-        self.x = x
-
-
-class Right(Wrong):
-    def __iter__(self) -> Any:
-        for batch in self.made:
-            yield Opaque(batch["b"])
-
-
-def test_assert_resumable_does_not_compare_addresses(folder: Path) -> None:
-    assert_resumable(Right(folder, None))
+    sampler = hw.Sampler(hw.StreamingDataset(folder), 3, shuffle=True)
+    drawn, seen, raised = iter(sampler), [], 0
+    # Has records of its own under way, which the log is told of whenever anything is asked of the core.
+    others = hw.StreamingDataLoader(hw.StreamingDataset(folder, on_error="skip"), 2, window_samples=400)
+    _batches, log, handler = iter(others), logging.getLogger("headwater"), Handler()
+    until(lambda: others.stats()["samples_skipped_total"] >= 128, "samples of the window are skipped")
+    log.addHandler(handler)
+    try:
+        while len(seen) < len(expected):
+            try:
+                seen.append(next(drawn))
+            except PreemptedError:
+                raised += 1
+    finally:
+        log.removeHandler(handler)
+    assert seen == expected
+    assert raised > 0
+    assert sampler.state_dict()["position"] == 400

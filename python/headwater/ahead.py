@@ -8,12 +8,13 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from headwater._headwater import Batches, Behind
+from headwater.passes import Pass
 
 if TYPE_CHECKING:
     from headwater.dataset import StreamingDataset
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from headwater.transforms import Finish
 
 
-class Ahead(Iterator[Any]):
+class Ahead(Pass):
     """Batches of one pass, placed ahead of the consumer: on its own thread, a little at every step.
 
     A batch counts as handed out when it is, and an error is raised where its batch would have come. Nothing is taken ahead that
@@ -32,9 +33,8 @@ class Ahead(Iterator[Any]):
     def __init__(
         self, batches: Batches, dataset: StreamingDataset, finish: Finish | None, placing: Placing, *, is_ours: bool
     ) -> None:
-        # Also so that the dataset's functions are there while batches are.
-        self._dataset = dataset
-        self._batches, self._finish, self._placing, self._is_ours = batches, finish, placing, is_ours
+        super().__init__(batches, dataset, finish)
+        self._placing, self._is_ours = placing, is_ours
         self._most_ahead = placing.ahead if finish is None else 0
         self._taken: collections.deque[_Taken] = collections.deque()
         self._lock = threading.RLock()
@@ -44,7 +44,7 @@ class Ahead(Iterator[Any]):
     @property
     def is_over(self) -> bool:
         """Whether nothing will come any more."""
-        return self._is_closed or (self._batches.is_over and not self._taken)
+        return self._is_closed or (super().is_over and not self._taken)
 
     def __next__(self) -> Any:
         if os.getpid() != self._owner:
@@ -84,13 +84,12 @@ class Ahead(Iterator[Any]):
         """Goes through other batches instead; nothing was taken yet."""
         with self._lock:
             self._taken.clear()
-            self._batches.close()
-            self._batches = batches
+            super().begin_anew(batches)
 
     def close(self) -> None:
         """Cancels what is under way."""
         self._is_closed = True
-        self._batches.close()
+        super().close()
         # Whoever is in a step meanwhile, be it the thread that a signal handler calls this on, sees to what was taken.
         if os.getpid() == self._owner and self._lock.acquire(blocking=False):
             try:

@@ -15,12 +15,12 @@ from headwater.dataset import StreamingDataset
 from headwater.distributed import Group, join, say_whose_ranks, told
 from headwater.errors import ConfigError
 from headwater.frameworks import FrameworkName, default_collate, framework_of
+from headwater.passes import Pass
 from headwater.transforms import Finish, Functions, start
 
 if TYPE_CHECKING:
     import torch
 
-    from headwater.ahead import Ahead
     from headwater.device import Placement
 
 Collate = Literal["stack", "list", "pad"]
@@ -49,10 +49,11 @@ class StreamingDataLoader:
         replication: so many consecutive ranks get the same batches: those that hold parts of one model.
         process_group: the ranks that get different batches: a ``ProcessGroup`` or ``DeviceMesh`` of torch, such as
             ``mesh["dp"]``. Instead of ``rank`` and ``world_size``.
-        num_threads: threads that decode and assemble; by default those that all loaders of the process share.
+        num_threads: threads that decode and assemble; by default those that all loaders of the process share: as many as its
+            share of the machine's cores.
         transform_threads: threads of Python's that call the dataset's ``transform`` and ``collate_fn`` ahead of the loop, in
-            the order of the samples; by default as many as there are cores, at most 4. With 1, one call comes after the other;
-            with 0, functions are called on the consuming thread when their batch is asked for.
+            the order of the samples; by default as many as this process's share of the cores, at most 4. With 1, one call comes
+            after the other; with 0, functions are called on the consuming thread when their batch is asked for.
         window_samples: samples under way and ready ahead; by default follows the consumer.
         window_bytes: memory of those, in bytes or like ``"1GB"``.
         memory_budget: memory of cache, window and idle buffers together; what the user holds is not in it. More than this
@@ -135,10 +136,10 @@ class StreamingDataLoader:
     ) -> None:
         self.dataset, self._native, self._sampler, self._ranks = dataset, native, native.sampler, ranks
         # A pass that has handed out nothing follows what is chosen after it.
-        self._last_pass: Callable[[], _Pass | Ahead | None] = lambda: None
+        self._last_pass: Callable[[], Pass | None] = lambda: None
         self._placement = _placement(dataset, json.loads(native.config))
         self._functions = _functions(dataset, collate_fn)
-        self._passes: weakref.WeakSet[_Pass | Ahead] = weakref.WeakSet()
+        self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, framework: FrameworkName | None = None) -> StreamingDataLoader:
@@ -178,9 +179,8 @@ class StreamingDataLoader:
 
         """
         self._ranks.check(told())
-        made: _Pass | Ahead
         if self._placement is None:
-            made = _Pass(self._batches(), self.dataset, self._finish())
+            made = Pass(self._batches(), self.dataset, self._finish())
         else:
             # Both import torch.
             from headwater.ahead import Ahead
@@ -299,39 +299,6 @@ class StreamingDataLoader:
 class _BatchSampler(NamedTuple):
     batch_size: int
     sampler: StreamingDataLoader
-
-
-class _Pass:
-    """One pass over an epoch."""
-
-    def __init__(self, batches: _headwater.Batches, dataset: StreamingDataset, finish: Finish | None) -> None:
-        # Also so that the dataset's functions are there while batches are.
-        self._dataset = dataset
-        self._batches, self._finish = batches, finish
-
-    @property
-    def is_over(self) -> bool:
-        return self._batches.is_over
-
-    def __iter__(self) -> _Pass:
-        return self
-
-    def __next__(self) -> Any:
-        if self._finish is None:
-            return next(self._batches)
-        taken = self._batches.take(True)
-        if taken is None:
-            raise StopIteration
-        samples, behind, _ = taken
-        behind.hand_out(0.0)
-        return self._finish(samples, self._batches)
-
-    def begin_anew(self, batches: _headwater.Batches) -> None:
-        self._batches.close()
-        self._batches = batches
-
-    def close(self) -> None:
-        self._batches.close()
 
 
 def _functions(dataset: StreamingDataset, collate_fn: Callable[[list[Any]], Any] | None) -> Functions | None:

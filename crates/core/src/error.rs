@@ -166,6 +166,17 @@ impl Error {
         &self.0.context[1..=self.0.subject_len]
     }
 
+    /// The same failure with more to say, after all that it says and its causes do.
+    #[must_use]
+    pub(crate) fn with_remark(mut self, remark: impl fmt::Display) -> Self {
+        let report = self.report();
+        let inner = Arc::make_mut(&mut self.0);
+        let said = &report[report.len().min("cannot  ".len() + inner.op.len())..];
+        inner.context = format!("{said}: {remark}");
+        inner.source = None;
+        self
+    }
+
     /// The same failure with another reason.
     #[must_use]
     pub(crate) fn without_reason(mut self, instead: &str) -> Self {
@@ -270,6 +281,16 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.to_string(), "cannot read `s3://b/x.pt`");
         assert_eq!(error.report(), "cannot read `s3://b/x.pt`: entity not found");
+    }
+
+    #[test]
+    fn a_remark_comes_after_the_causes_which_are_said_once() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = Error::io("read", "s3://b/x.pt", missing).with_remark("twice").with_remark("in a row");
+        assert_eq!(error.to_string(), "cannot read `s3://b/x.pt`: entity not found: twice: in a row");
+        assert_eq!((error.report(), error.subject()), (error.to_string(), "s3://b/x.pt"));
+        let cause = Error::new(ErrorKind::Corrupt, "decode", "x").because("short").caused_by("short");
+        assert_eq!(cause.with_remark("skipped").report(), "cannot decode `x`: short: skipped");
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub mod state;
 mod sync;
 pub mod value;
 pub mod verdict;
+mod words;
 pub mod world;
 
 pub use error::{Error, ErrorKind, Result};

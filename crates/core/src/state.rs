@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::words::read_json;
 
 /// The version written and the only one there is.
 pub const VERSION: u32 = 1;
@@ -43,17 +44,18 @@ impl State {
         struct Versioned {
             version: u32,
         }
-        let wrong = |cause: &serde_json::Error| {
+        let wrong = |(path, words): (String, String)| {
+            let of = if path == "." { String::new() } else { format!("`{path}`: ") };
             Error::new(ErrorKind::Invalid, "restore", "the loader's state")
-                .because(format_args!("it is not what state_dict() returns: {cause}"))
+                .because(format_args!("it is not what state_dict() returns: {of}{words}"))
         };
-        let Versioned { version } = serde_json::from_str(text).map_err(|cause| wrong(&cause))?;
+        let Versioned { version } = read_json(text).map_err(wrong)?;
         if version != VERSION {
             return Err(Error::new(ErrorKind::Unsupported, "restore", "the loader's state").because(format_args!(
                 "it is of version {version}, this Headwater knows version {VERSION}: use the one that wrote it, or a later one"
             )));
         }
-        serde_json::from_str(text).map_err(|cause| wrong(&cause))
+        read_json(text).map_err(wrong)
     }
 
     /// Writes JSON that [`State::from_json`] reads.
@@ -126,10 +128,14 @@ mod tests {
     #[test]
     fn what_is_no_state_is_refused_in_words() {
         for (text, words) in [
-            ("{}", "not what state_dict() returns: missing field `version`"),
+            ("{}", "not what state_dict() returns: missing setting `version`"),
             (r#"{"version":2,"anything":1}"#, "it is of version 2, this Headwater knows version 1"),
-            (r#"{"version":1,"epoch":0}"#, "missing field `position`"),
-            (&GOLDEN.replace("\"seed\"", "\"sead\""), "unknown field `sead`"),
+            (r#"{"version":1,"epoch":0}"#, "missing setting `position`"),
+            (&GOLDEN.replace("\"seed\"", "\"sead\""), "unknown setting `sead`"),
+            (
+                &GOLDEN.replace("48", "-48"),
+                "`position`: invalid value: whole number `-48`, expected a whole number, 0 or more",
+            ),
         ] {
             let error = State::from_json(text).expect_err("refused").to_string();
             assert!(error.contains(words), "{error}");

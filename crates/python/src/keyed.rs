@@ -52,8 +52,7 @@ impl KeyedCache {
     /// An empty cache, of a `CacheConfig` as JSON.
     #[new]
     fn new(py: Python<'_>, config: &str, framework: Py<Framework>, clock: Option<&ManualClock>) -> PyResult<Self> {
-        let config: CacheConfig =
-            serde_json::from_str(config).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let config = checked(py, CacheConfig::from_json(config))?;
         let clock = clock.map_or_else(Clock::default, |clock| clock.0.clone());
         let inner = detached(py, |_| Keyed::new(config, clock))?;
         Ok(Self { inner, framework })

@@ -1,6 +1,6 @@
 //! Which process of a run this is.
 
-use headwater::config::{Found, Ranks as Core, Told, share_memory_among_ranks, share_memory_among_workers};
+use headwater::world::{self, Found, Ranks as Core, Told};
 use pyo3::prelude::*;
 
 use crate::error::checked;
@@ -8,10 +8,10 @@ use crate::error::checked;
 /// What runs in this process and knows: rank, world size, processes of this machine, its accelerators.
 pub(crate) type ToldByPython = Option<(usize, usize, Option<usize>, usize)>;
 
-/// Takes what is given, else what is told, else the environment; memory is shared accordingly from now on.
+/// Takes what is given, else what is told, else the environment; memory and cores are shared accordingly from now on.
 pub(crate) fn find(rank: Option<usize>, world_size: Option<usize>, told: ToldByPython) -> headwater::Result<Core> {
     let ranks = Core::find(rank, world_size, told.map(to_told))?;
-    share_memory_among_ranks(ranks.local_world_size);
+    world::share_among_ranks(ranks.local_world_size);
     Ok(ranks)
 }
 
@@ -61,7 +61,7 @@ impl Ranks {
     }
 }
 
-/// Takes what is given, else what is told, else the environment; memory is shared accordingly from now on.
+/// Takes what is given, else what is told, else the environment; memory and cores are shared accordingly from now on.
 #[pyfunction]
 pub(crate) fn find_ranks(
     py: Python<'_>,
@@ -75,5 +75,5 @@ pub(crate) fn find_ranks(
 /// Says that this process is one of so many workers.
 #[pyfunction]
 pub(crate) fn share_among_workers(count: usize) {
-    share_memory_among_workers(count);
+    world::share_among_workers(count);
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use headwater::config::LoaderConfig;
-use headwater::loader::{Draw, Sampler as Core, Walk as CoreWalk};
+use headwater::loader::{Sampler as Core, Walk as CoreWalk};
 use headwater::{Error, ErrorKind};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -75,14 +75,11 @@ impl Sampler {
 
 #[pymethods]
 impl Walk {
-    /// Indices of the next step. When it is tracked, the dataset is asked to fetch the coming ones.
+    /// Indices of the next step. When it is tracked, the dataset is asked to fetch those after it.
     fn draw(&self, py: Python<'_>) -> PyResult<Option<Vec<usize>>> {
-        detached(py, |interrupt| {
-            let mut walk = self.walk();
-            let drawn = walk.next();
-            walk.look_ahead(interrupt)?;
-            Ok(drawn.map(|Draw { indices, .. }| indices))
-        })
+        // First, so that what a handler raises meanwhile costs no step.
+        detached(py, |interrupt| self.walk().look_ahead(interrupt))?;
+        Ok(detach(py, || self.walk().next()).map(|draw| draw.indices))
     }
 
     /// Has the dataset forget what it was asked to fetch ahead and was not drawn.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, Span};
 use crate::cache::Policy;
+use crate::error::Result;
 
 /// Default of a loader's cache at most: enough for many datasets, and no surprise on a large machine.
 const DEFAULT_MEMORY: u64 = 4_000_000_000;
@@ -50,6 +51,14 @@ pub enum Compression {
 }
 
 impl CacheConfig {
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the setting.
+    pub fn from_json(text: &str) -> Result<Self> {
+        super::from_json(text)
+    }
+
     /// What loaders of a machine use together when nothing else is said, given the memory that there is.
     pub fn default_memory(limit: u64) -> u64 {
         DEFAULT_MEMORY.min(limit / 4)

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{ByteSize, Span};
 use crate::collate::Collation;
 use crate::error::{Error, ErrorKind, Result};
+use crate::world;
 
 /// More threads than any machine has use for.
 const MAX_THREADS: usize = 1024;
@@ -28,7 +29,7 @@ pub struct LoaderConfig {
     /// Leave out the samples at the end of an epoch that do not make a full batch on every rank. Default: off; the last batch is
     /// then shorter, and padded where ranks would differ.
     pub drop_last: bool,
-    /// Number of this process among those of the run. Default, with `world_size`: found out, see [`Ranks`](super::Ranks).
+    /// Number of this process among those of the run. Default, with `world_size`: found out, see [`Ranks`](crate::world::Ranks).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
     /// How many there are. Give both or neither.
@@ -37,12 +38,12 @@ pub struct LoaderConfig {
     /// So many consecutive ranks read the same samples: those that hold parts of one model. Default: 1. The world size is a multiple
     /// of it.
     pub replication: usize,
-    /// Threads that decode and assemble. Default: as many as there are cores, shared by all loaders of the process. With a
+    /// Threads that decode and assemble. Default: as many as this process's share of the cores, shared by all of its loaders. With a
     /// number the loader has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_threads: Option<usize>,
-    /// Threads that call the dataset's `transform` and `collate_fn` ahead of the consumer. Default: as many as there are cores, at most
-    /// 4. 0 calls them on the consuming thread, when it asks for their batch; 1 calls them one after the other, in order. Only Python's
+    /// Threads that call the dataset's `transform` and `collate_fn` ahead of the consumer. Default: as many as this process's share of
+    /// the cores, at most 4. 0 calls them on the consuming thread, when it asks for their batch; 1 calls them one after the other, in order. Only Python's
     /// loader has such functions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transform_threads: Option<usize>,
@@ -104,8 +105,7 @@ impl LoaderConfig {
 
     /// Threads that call the user's functions.
     pub fn threads_for_transforms(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.transform_threads.unwrap_or_else(|| cores().min(MOST_TRANSFORM_THREADS))
+        self.transform_threads.unwrap_or_else(|| world::cores().min(MOST_TRANSFORM_THREADS))
     }
 }
 

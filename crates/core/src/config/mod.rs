@@ -1,7 +1,7 @@
 //! What a dataset and a loader are made of, as serialisable structures.
 //!
 //! The same [`DatasetConfig`] (and [`LoaderConfig`]) is read from TOML (`headwater.toml`), from JSON (the Python front), or built in Rust. Unknown
-//! keys are refused. It is the only place that reads the environment, apart from the credential chains of the clouds.
+//! keys are refused. It is the only place that reads the environment, apart from `world` (launchers) and the credential chains of the clouds.
 
 mod cache;
 mod duration;
@@ -12,7 +12,6 @@ mod host;
 mod loader;
 mod on_error;
 mod prefetch;
-mod ranks;
 mod replicas;
 mod settings;
 mod share;
@@ -28,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::OnMissing;
 use crate::source::{self, SourceOptions, SourceSpec};
+use crate::words::{in_words, read_json};
 
 pub use cache::{CacheConfig, Compression};
 pub use duration::Span;
@@ -38,10 +38,9 @@ pub use host::memory_limit;
 pub use loader::LoaderConfig;
 pub use on_error::OnError;
 pub use prefetch::PrefetchConfig;
-pub use ranks::{Found, Ranks, Told};
 pub use replicas::Replicas;
 pub use settings::{Kind, Setting, Table, tables};
-pub use share::{MemoryShare, share_memory_among_ranks, share_memory_among_workers};
+pub use share::MemoryShare;
 pub use size::ByteSize;
 
 /// What to do when an object is no longer the version that the manifest lists.
@@ -159,7 +158,7 @@ impl DatasetConfig {
     /// # Errors
     /// `Invalid`, naming the key and line.
     pub fn from_toml(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text).map_err(|cause| invalid("TOML", &cause.message()))?;
+        let config: Self = toml::from_str(text).map_err(|cause| invalid("TOML", &in_words(cause.message())))?;
         if let OnError::Ask(_) = config.on_error {
             return Err(invalid(
                 "TOML",
@@ -302,10 +301,7 @@ impl DatasetConfig {
 
 /// Reads JSON; an error names the setting by its path rather than by its column.
 fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(&mut json).map_err(|cause| {
-        let (path, words) = (cause.path().to_string(), cause.inner().to_string());
-        let words = words.rsplit_once(" at line ").map_or(&*words, |(words, _)| words);
+    read_json(text).map_err(|(path, words)| {
         let setting = if path == "." { "configuration" } else { &*path };
         Error::new(ErrorKind::Invalid, "use", setting).because(words)
     })

@@ -61,7 +61,7 @@ fn too_many(in_a_row: u64, error: &Error) -> Result<()> {
     if in_a_row < MOST_IN_A_ROW {
         return Ok(());
     }
-    Err(error.clone().because(format_args!("{in_a_row} samples in a row could not be read")))
+    Err(error.clone().with_remark(format_args!("{in_a_row} samples in a row could not be read")))
 }
 
 /// What is done about one.
@@ -87,7 +87,7 @@ impl Inner {
         }
         let may_pass = self.has_replicas.load(Ordering::Relaxed) && !error.is_of_content();
         may_pass.then(|| {
-            error.clone().because(
+            error.clone().with_remark(
                 "other ranks that read the same samples may have got it, so that on_error does not hold: with replication or \
                  process_group only objects that nobody can decode are left out or substituted",
             )
@@ -99,7 +99,7 @@ impl Inner {
         if let Some(raised) = self.raised(&error) {
             return raised;
         }
-        error.because(
+        error.with_remark(
             "it was asked for by index, for which on_error does not hold: it does for a loader, and for a DataLoader with a batch_size \
              around this dataset alone; a ConcatDataset needs a __getitems__ that asks each dataset for its part of a batch",
         )
@@ -145,7 +145,11 @@ impl Inner {
             OnError::Skip => Ok(Verdict::Skip),
             OnError::Substitute => Ok(Verdict::Substitute),
             OnError::Ask(name) => {
-                let wrong = |reason: &dyn std::fmt::Display| error.clone().because(format_args!("on_error: {reason}"));
+                let wrong = |reason: &str| {
+                    // A function may raise the error it is asked about, or what repeats it.
+                    let reason = reason.replace(&error.report(), "this");
+                    error.clone().with_remark(format_args!("on_error: {reason}"))
+                };
                 let about = serde_json::json!({
                     "key": self.manifest.key(sample).unwrap_or_default(),
                     "kind": format!("{:?}", error.kind()),
@@ -155,7 +159,7 @@ impl Inner {
                 let _turn = self.kept()?.asking.acquire().await;
                 let answer = Questions::current()?.ask(&format!("{name}\n{about}"), ASK_DEADLINE).await;
                 let answer = answer.map_err(|failed| wrong(&failed.report()))?;
-                serde_json::from_str(&answer).map_err(|_| wrong(&format_args!("its answer was {answer}")))
+                serde_json::from_str(&answer).map_err(|_| wrong(&format!("its answer was {answer}")))
             }
         }
     }

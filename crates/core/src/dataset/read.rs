@@ -188,7 +188,7 @@ async fn take(
     lease: Option<Lease>,
     stale: Option<Lease>,
 ) -> Result<Value> {
-    let workers = engine.workers();
+    let workers = engine.workers()?;
     if let Some(lease) = lease {
         return workers.run(move || Ok(Packed::new(lease.value().value(), engine.buffers())?.into_value())).await;
     }

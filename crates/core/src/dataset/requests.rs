@@ -386,6 +386,7 @@ impl Inner {
         if kept.cache.contains(unit) {
             return Ok(0);
         }
+        let workers = engine.workers()?;
         if sources.iter().all(|source| source.is_local()) {
             let inner = self.clone();
             // From the first on a worker: whoever follows waits on another one, and must not wait for what still needs one.
@@ -395,10 +396,10 @@ impl Inner {
                 let read = inner.read_now(kept, &sources, unit, engine.buffers());
                 inner.hold_and_land(kept, unit, run, leader, read)
             };
-            return engine.workers().run(fetch).await;
+            return workers.run(fetch).await;
         }
         let cache::Flight::Lead(leader) = kept.flights.join(unit) else { return Ok(0) };
-        let read = self.lead(kept, &sources, unit, None, engine.workers(), &mut |_| ()).await;
+        let read = self.lead(kept, &sources, unit, None, workers, &mut |_| ()).await;
         self.hold_and_land(kept, unit, run, leader, read)
     }
 

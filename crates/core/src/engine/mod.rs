@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
+use crate::world;
 
 pub use crate::per_process::PerProcess;
 pub use questions::Questions;
@@ -36,8 +37,11 @@ pub(crate) const INTERRUPT_POLL: Duration = Duration::from_millis(50);
 const KEEP_BUFFER_BYTES: usize = 512 << 20;
 /// Threads that serve sockets. They only copy into buffers, so two saturate more than a 25 Gb/s link.
 const IO_THREADS: usize = 2;
-/// A read from a local disk occupies its thread, so on small machines there are more threads than cores.
+/// A read from a local disk occupies its thread, so on small machines there are more threads than cores: so many for all that share
+/// the machine,
 const MIN_WORKERS: usize = 4;
+/// and so many for each of them, since one may be busy with what the consumer does not wait for.
+const MIN_WORKERS_OF_ONE: usize = 2;
 /// Threads that copy finished batches. So many come near what the memory of a large machine moves.
 const COPIERS: usize = 8;
 
@@ -45,7 +49,7 @@ const COPIERS: usize = 8;
 #[derive(Debug)]
 pub struct Engine {
     runtime: tokio::runtime::Runtime,
-    workers: Workers,
+    workers: PerProcess<Workers>,
     copiers: PerProcess<Workers>,
     packers: PerProcess<Workers>,
     buffers: BufferPool,
@@ -63,16 +67,14 @@ impl Engine {
     }
 
     fn start() -> Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(IO_THREADS.min(cores))
+            .worker_threads(IO_THREADS.min(world::cores()))
             .thread_name("headwater-io")
             .enable_io()
             .enable_time()
             .build()
             .map_err(|cause| Error::io("start", "the I/O threads", cause))?;
-        let workers = Workers::start(cores.max(MIN_WORKERS))?;
-        let (copiers, packers) = (PerProcess::new(), PerProcess::new());
+        let (workers, copiers, packers) = (PerProcess::new(), PerProcess::new(), PerProcess::new());
         Ok(Self { runtime, workers, copiers, packers, buffers: BufferPool::new(KEEP_BUFFER_BYTES) })
     }
 
@@ -81,9 +83,13 @@ impl Engine {
         &self.buffers
     }
 
-    /// The threads that decode and assemble.
-    pub fn workers(&self) -> &Workers {
-        &self.workers
+    /// The threads that decode and assemble, started on the first call: a worker of torch's `DataLoader` learns only after it has its
+    /// dataset how many there are.
+    ///
+    /// # Errors
+    /// `Io` when the operating system grants no threads.
+    pub fn workers(&self) -> Result<&Workers> {
+        self.workers.get_or_try_init(|| Workers::start(workers_for(world::cores(), world::sharers())))
     }
 
     /// Threads that copy finished batches, started on the first call. Apart from the workers, since a batch that the consumer waits for must
@@ -92,9 +98,7 @@ impl Engine {
     /// # Errors
     /// `Io` when the operating system grants no threads.
     pub fn copiers(&self) -> Result<&Workers> {
-        self.copiers.get_or_try_init(|| {
-            Workers::start(COPIERS.min(std::thread::available_parallelism().map_or(1, usize::from)))
-        })
+        self.copiers.get_or_try_init(|| Workers::start(COPIERS.min(world::cores())))
     }
 
     /// Threads that pack what was read, started on the first call. Apart from the workers, since what somebody waits for must not queue
@@ -103,9 +107,7 @@ impl Engine {
     /// # Errors
     /// `Io` when the operating system grants no threads.
     pub fn packers(&self) -> Result<&Workers> {
-        self.packers.get_or_try_init(|| {
-            Workers::start_behind((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1))
-        })
+        self.packers.get_or_try_init(|| Workers::start_behind((world::cores() / 2).max(1)))
     }
 
     /// Runs a future on the I/O threads; what is returned cancels it.
@@ -138,19 +140,21 @@ impl Engine {
     /// Runs `job(0)` to `job(count - 1)` on the workers and returns the results in order.
     ///
     /// # Errors
-    /// The first error in order of arrival, or what `interrupt` returned; jobs not yet begun are then left out.
+    /// The first error in order of arrival, or what `interrupt` returned; jobs not yet begun are then left out. `Io` when the operating
+    /// system grants no threads.
     pub fn run_all<T, J>(&self, what: &str, count: usize, job: J, interrupt: Interrupt<'_>) -> Result<Vec<T>>
     where
         T: Send + 'static,
         J: Fn(usize) -> Result<T> + Send + Sync + 'static,
     {
+        let workers = self.workers()?;
         let (sender, receiver) = sync_channel(count);
         let job = std::sync::Arc::new(job);
         // Workers hold this weakly: once the caller has left, jobs that have not begun find nothing to do.
         let alive = std::sync::Arc::new(());
         for index in 0..count {
             let (sender, job, alive) = (sender.clone(), job.clone(), std::sync::Arc::downgrade(&alive));
-            self.workers.spawn(move || {
+            workers.spawn(move || {
                 if alive.strong_count() > 0 {
                     let result =
                         catch_unwind(AssertUnwindSafe(|| job(index))).unwrap_or_else(|_| Err(panicked("a job")));
@@ -166,6 +170,11 @@ impl Engine {
         }
         Ok(results.into_iter().flatten().collect())
     }
+}
+
+/// Threads that decode and assemble of a process that has so many cores, and shares the machine with so many.
+fn workers_for(cores: usize, sharers: usize) -> usize {
+    cores.max(MIN_WORKERS.div_ceil(sharers)).max(MIN_WORKERS_OF_ONE)
 }
 
 /// Waits for a future on the calling thread, which may be of any runtime or none. For futures that others complete soon.
@@ -206,6 +215,14 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    #[test]
+    fn those_who_share_a_machine_have_fewer_threads_each() {
+        assert_eq!(
+            [(16, 1), (8, 2), (2, 1), (1, 2), (1, 4), (1, 64)].map(|(cores, sharers)| workers_for(cores, sharers)),
+            [16, 8, 4, 2, 2, 2]
+        );
+    }
 
     #[test]
     fn returns_results_in_order() {

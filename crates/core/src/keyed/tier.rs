@@ -195,6 +195,7 @@ impl Tier {
         waiting: Waiting,
         room: Waiting,
     ) -> Result<bool> {
+        let workers = engine.workers()?;
         let Some(charge) = self.table.admit_anew(&newcomer.key, 0) else { return Ok(false) };
         let copy = Packed::new(newcomer.value, engine.buffers())?;
         if !self.fill(&newcomer, charge, copy, Some(waiting)) {
@@ -202,7 +203,7 @@ impl Tier {
         }
         let job = Job { tier: Arc::downgrade(self), key: newcomer.key, origin: newcomer.origin };
         let begun = Packing::begin(&self.packing);
-        engine.workers().spawn(move || job.run(engine, (room, begun)));
+        workers.spawn(move || job.run(engine, (room, begun)));
         Ok(true)
     }
 

@@ -39,13 +39,14 @@ use std::time::Duration;
 use crate::sync::Mutex;
 
 use crate::buffer::PoolShare;
-use crate::config::{DatasetConfig, LoaderConfig, MemoryShare, Ranks};
+use crate::config::{DatasetConfig, LoaderConfig, MemoryShare};
 use crate::dataset::{Claim, Dataset};
 use crate::engine::{Engine, Interrupt, PerProcess, Workers};
 use crate::error::Result;
 use crate::metrics::{Metric, Snapshot};
 use crate::state::State;
 use crate::verdict::Verdict;
+use crate::world::Ranks;
 
 pub use batch::{Batch, Content, HostValue};
 pub use batches::{Batches, Behind};
@@ -239,7 +240,7 @@ impl Inner {
         self.held.get_or_try_init(|| {
             let (workers, packers) = match self.config.num_threads {
                 Some(threads) => (Workers::start(threads)?, Workers::start_behind(threads.div_ceil(2))?),
-                None => (engine.workers().clone(), engine.packers()?.clone()),
+                None => (engine.workers()?.clone(), engine.packers()?.clone()),
             };
             let claim = Claim::new(&self.dataset.inner, self.budget.cache_bytes as usize)?;
             self.dataset.inner.kept()?.order_is_known();

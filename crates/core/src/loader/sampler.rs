@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 
 use crate::sync::Mutex;
 
-use crate::config::{LoaderConfig, OnChanged, OnError, Ranks};
+use crate::config::{LoaderConfig, OnChanged, OnError};
 use crate::dataset::{Dataset, Outcomes};
 use crate::engine::Interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::{Order, Partition, Sequential, Shuffled};
 use crate::state::{self, State};
+use crate::world::Ranks;
 
 /// Samples that are fetched ahead for a loader of somebody else's that has no worker processes: what keeps a remote source busy.
 const SAMPLES_AHEAD: usize = 64;
@@ -318,20 +319,21 @@ impl Walk {
         })
     }
 
-    /// Has the dataset fetch the samples of the coming steps ([`Dataset::prefetch`]), as far as it has not been asked to: of as many
-    /// as [`Walk::track`] was told.
+    /// Has the dataset fetch the samples of the steps after the next one ([`Dataset::prefetch`]), as far as it has not been asked to: of
+    /// as many as [`Walk::track`] was told. To be called before that one is drawn, since it may wait and be interrupted.
     ///
     /// # Errors
     /// Those of connecting to the sources in this process.
     pub fn look_ahead(&mut self, interrupt: Interrupt<'_>) -> Result<()> {
-        let per_step = self.sampler.inner.partition.positions_per_step();
-        let until = self.from.saturating_add(per_step.saturating_mul(self.steps_ahead));
-        self.asked_until = self.asked_until.max(self.from);
+        let (partition, samples) = (self.sampler.inner.partition, self.sampler.inner.dataset.len());
+        let Some(next) = partition.step(samples, self.from).map(|step| step.next) else { return Ok(()) };
+        let until = next.saturating_add(partition.positions_per_step().saturating_mul(self.steps_ahead));
+        self.asked_until = self.asked_until.max(next);
         while self.asked_until < until
             && let Some(step) = self.step_from(self.asked_until)
         {
-            self.asked_until = step.next;
             self.sampler.inner.dataset.inner.prefetch(&step.indices().collect::<Vec<_>>(), false, interrupt)?;
+            self.asked_until = step.next;
         }
         Ok(())
     }

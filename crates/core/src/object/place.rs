@@ -186,7 +186,7 @@ impl Inner {
             other => other?,
         };
         let name = source.uri_of(&object.meta.key);
-        engine.workers().run(move || super::decode(&name, &object.bytes).map(in_dict)).await
+        engine.workers()?.run(move || super::decode(&name, &object.bytes).map(in_dict)).await
     }
 
     async fn prefetch(&self, names: Vec<String>) -> Result<Vec<bool>> {

@@ -16,7 +16,7 @@ const HANGS: usize = 99;
 
 impl Numbers {
     fn new() -> Arc<Self> {
-        let workers = Engine::current().expect("engine").workers().clone();
+        let workers = Engine::current().expect("engine").workers().expect("threads").clone();
         let zero = || AtomicUsize::new(0);
         Arc::new(Self { workers, begun: zero(), most_ahead: zero(), handed: zero() })
     }
@@ -127,7 +127,7 @@ fn leaving_cancels_what_is_under_way() {
             String::new()
         }
     }
-    let workers = Engine::current().expect("engine").workers().clone();
+    let workers = Engine::current().expect("engine").workers().expect("threads").clone();
     let preparation = Arc::new(Cancellable(AtomicUsize::new(0)));
     let limits = WindowLimits { step_samples: 1, samples: Some(5), first_samples: 0, bytes: 100 };
     let prefetcher = Prefetcher::new(preparation.clone(), 0..100, limits, workers);

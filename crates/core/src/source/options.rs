@@ -377,7 +377,7 @@ impl Visitor<'_> for ScalarVisitor {
     type Value = Scalar;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, boolean or number")
+        f.write_str("text, a truth value or a number")
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Layers from the bottom. Within a layer modules may use each other only where the flag says so.
 const LAYERS: &[(&[&str], bool)] = &[
-    (&["error", "value", "sample", "world", "clock", "metrics", "buffer", "per_process", "sync"], true),
+    (&["error", "value", "sample", "world", "clock", "metrics", "buffer", "per_process", "sync", "words"], true),
     (&["source", "codec", "engine", "export", "verdict"], false),
     (&["fetch", "format", "manifest", "cache", "order"], false),
     (&["prefetch", "collate", "state"], false),

@@ -1,10 +1,17 @@
-//! Where this code runs: which process, and which generation of it after forks.
+//! Where this code runs: which process, and which generation of it after forks; which rank of a run ([`Ranks`]), and what it shares its
+//! machine with.
 //!
 //! Native state (threads, locks, sockets) does not survive `fork`. Whoever owns some keeps the [`ProcessStamp`] it was
 //! made in and asks [`ProcessStamp::is_current`] before touching it. A pid alone would not do: it can be reused.
 
+mod ranks;
+mod sharing;
+
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+pub use ranks::{Found, Ranks, Told};
+pub use sharing::{cores, share_among_ranks, share_among_workers, sharers};
 
 static FORKS: AtomicU32 = AtomicU32::new(0);
 static HOOK: Once = Once::new();
