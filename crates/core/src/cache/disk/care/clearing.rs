@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Care, SetInfo, failed};
 use crate::cache::disk::layout::{self, footprint, set_folder};
@@ -22,8 +22,9 @@ pub struct Removed {
 }
 
 impl Care {
-    /// Removes what nobody needs: what killed processes left behind, what was put aside, and sets that nobody uses and nobody has
-    /// added to for `unused_for`; then, where the rest is more than `most` bytes, the least recently used records.
+    /// Removes what nobody needs: what killed processes left behind, what was put aside, and sets that no process uses and of which
+    /// none has used or added a record for `unused_for`; then, where the rest is more than `most` bytes, the least recently used
+    /// records.
     ///
     /// # Errors
     /// Those of [`Care::sets`], and what `seen` returned, which is told of what goes.
@@ -35,11 +36,12 @@ impl Care {
     ) -> Result<Removed> {
         self.page()?.take_back_all().map_err(|cause| failed(&self.opened.root, cause))?;
         let now = UNIX_EPOCH + Duration::from_secs(self.page()?.now());
+        let is_old = |used: SystemTime| now.duration_since(used).is_ok_and(|since| since > unused_for);
         let mut removed = Removed::default();
         let sets = self.sets()?;
         for set in sets.iter().filter(|set| !set.is_used) {
-            let is_old = now.duration_since(set.used).is_ok_and(|since| since > unused_for);
-            if set.is_quarantine || is_old {
+            let is_unused = || self.all_of(set, |meta| meta.accessed().is_ok_and(is_old));
+            if set.is_quarantine || set.records == 0 || is_old(set.used) && is_unused()? {
                 removed += self.clear_one(set, &mut seen)?;
             }
         }
@@ -53,6 +55,21 @@ impl Care {
             seen(gone.bytes)?;
         }
         Ok(removed)
+    }
+
+    /// Whether something is so of all files of a set. Readers note their use there, and nowhere else.
+    fn all_of(&self, set: &SetInfo, is_so: impl Fn(&fs::Metadata) -> bool) -> Result<bool> {
+        for shard in layout::shards(&self.folder_of(set)) {
+            let files = files_in(&shard).map_err(|cause| failed(&shard, cause))?;
+            if !files.iter().all(|(_, meta)| is_so(meta)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn folder_of(&self, set: &SetInfo) -> PathBuf {
+        set_folder(&self.opened.root, set.number())
     }
 
     fn shrink(&self, most: u64) -> Result<Removed> {
@@ -87,16 +104,22 @@ impl Care {
     }
 
     fn clear_one(&self, set: &SetInfo, seen: &mut impl FnMut(u64) -> Result<()>) -> Result<Removed> {
-        let id = u128::from_str_radix(&set.id, 16).unwrap_or_default();
         let mut removed = Removed::default();
-        for shard in layout::shards(&set_folder(&self.opened.root, id)) {
+        for shard in layout::shards(&self.folder_of(set)) {
             // A shard at a time, so that others wait for no more than that.
             let mut page = self.page()?;
-            let Some(row) = page.sets().find(|row| row.id == id) else { break };
+            let Some(row) = page.sets().find(|row| row.id == set.number()) else { return Ok(removed) };
             let gone = clear_shard(&mut page, &row, &shard).map_err(|cause| failed(&shard, cause))?;
             drop(page);
             removed += gone;
             seen(gone.bytes)?;
+        }
+        let mut page = self.page()?;
+        let row = page.sets().find(|row| row.id == set.number());
+        if let Some(row) = row.filter(|row| row.files == 0) {
+            let is_used = self.opened.is_used(&page, row.slot);
+            let done = is_used.and_then(|is_used| if is_used { Ok(()) } else { forget(&mut page, &row) });
+            done.map_err(|cause| failed(&self.opened.root, cause))?;
         }
         Ok(removed)
     }
@@ -109,14 +132,25 @@ impl std::ops::AddAssign for Removed {
     }
 }
 
-/// Removes every file of a set, which is then none any more.
-pub(in crate::cache::disk) fn clear_set(page: &mut Page<'_>, row: &SetRow) -> io::Result<()> {
-    let folder = set_folder(page.root(), row.id);
-    for shard in layout::shards(&folder) {
-        clear_shard(page, row, &shard)?;
+/// Removes files of a set that nobody uses, those of one shard, so that nobody waits for long; whether there are none any more, and
+/// its row is free.
+pub(in crate::cache::disk) fn give_up(page: &mut Page<'_>, row: &SetRow) -> io::Result<bool> {
+    for shard in layout::shards(&set_folder(page.root(), row.id)) {
+        if clear_shard(page, row, &shard)?.records > 0 {
+            return Ok(false);
+        }
     }
-    let _ = fs::remove_file(folder.join(layout::ABOUT));
-    let _ = fs::remove_dir(&folder);
+    forget(page, row).map(|()| true)
+}
+
+/// Removes an empty set: its row, and its folder unless somebody else has put something there.
+fn forget(page: &mut Page<'_>, row: &SetRow) -> io::Result<()> {
+    let folder = set_folder(page.root(), row.id);
+    let is_ours = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == layout::ABOUT);
+    if fs::read_dir(&folder).is_ok_and(|mut entries| entries.all(is_ours)) {
+        let _ = fs::remove_file(folder.join(layout::ABOUT));
+        let _ = fs::remove_dir(&folder);
+    }
     page.set_row(&SetRow::empty(row.slot, 0, 0))
 }
 

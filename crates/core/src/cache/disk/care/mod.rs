@@ -12,13 +12,13 @@ use super::layout::{self, QUARANTINE_ID, footprint, set_folder};
 use super::ledger::{Ledger, Page, files_in};
 use super::opened::Opened;
 use super::rows::SetRow;
-use super::{About, locks, reading};
+use super::{About, reading};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use checking::Checked;
 pub(super) use checking::set_aside;
 pub use clearing::Removed;
-pub(super) use clearing::clear_set;
+pub(super) use clearing::give_up;
 
 /// How long to wait for those who use the folder.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,13 +42,17 @@ pub struct SetInfo {
     pub bytes: u64,
     /// Records.
     pub records: u64,
-    /// When a record was last put in.
+    /// When a process last began to use it, or put a record in.
     pub used: SystemTime,
     /// Whether a process uses it at present.
     pub is_used: bool,
 }
 
 impl SetInfo {
+    fn number(&self) -> u128 {
+        u128::from_str_radix(&self.id, 16).unwrap_or_default()
+    }
+
     /// One with nothing in it, as far as is known.
     fn of(root: &Path, id: u128) -> Self {
         let about = reading::read_whole(&set_folder(root, id).join(layout::ABOUT)).ok();
@@ -70,9 +74,10 @@ impl Care {
     /// # Errors
     /// `NotFound`, `Invalid` or `Unsupported` when it is none, `Io`, `Denied`.
     pub fn of(root: &Path) -> Result<Self> {
-        if !root.join(layout::MARKER).exists() {
+        let is_there = |path: &Path| path.try_exists().map_err(|cause| failed(root, cause));
+        if !is_there(&root.join(layout::MARKER))? {
             let foreign = (ErrorKind::Invalid, "it is no cache of ours");
-            let (kind, why) = if root.exists() { foreign } else { (ErrorKind::NotFound, "there is nothing") };
+            let (kind, why) = if is_there(root)? { foreign } else { (ErrorKind::NotFound, "there is nothing") };
             return Err(Error::new(kind, "look after cache", root.display()).because(why));
         }
         let opened = Opened::at(root, false)?.map_err(|cause| failed(root, cause))?;
@@ -93,13 +98,11 @@ impl Care {
         let page = self.counted_page()?;
         let root = page.root();
         let info = |row: SetRow| {
-            let is_used = page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)?;
-            let is_own = self.opened.users.lock().get(&row.slot).is_some_and(|&users| users > 0);
             Ok(SetInfo {
                 bytes: row.bytes,
                 records: row.files,
                 used: UNIX_EPOCH + Duration::from_secs(row.used),
-                is_used: is_used || is_own,
+                is_used: self.opened.is_used(&page, row.slot)?,
                 ..SetInfo::of(root, row.id)
             })
         };
