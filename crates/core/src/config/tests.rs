@@ -36,7 +36,7 @@ fn paths_in_a_file_are_relative_to_its_folder() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("headwater.toml");
     let read = |text: &str| {
-        std::fs::write(&file, text).expect("written");
+        fs::write(&file, text).expect("written");
         DatasetConfig::from_toml_file(&file).expect("reads")
     };
     let config = read("source = \"data\"\nmanifest = \"of-run\"\n[cache]\ndisk = \"cache\"\n");
