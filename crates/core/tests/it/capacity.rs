@@ -112,7 +112,7 @@ fn a_ledger_that_is_lost_knows_again_what_a_process_has_taken_that_does_nothing(
     let set = Arc::new(Disk::open(&cache, Some(CAPACITY)).expect("opens")).set("s3://bucket/run", None, false);
     let edition = Edition { version: Version::ETag("1".into()), size: 60_000 };
     let records = (CAPACITY - bytes - taken) / 61_440;
-    let put = |number: u64| set.put(&number.to_string(), &edition, &[7; 60_000], Moment::now());
+    let put = |number: u64| set.put(&number.to_string(), &edition, &vec![7; 60_000], Moment::now());
     assert_eq!((0..records).filter(|&number| put(number)).count() as u64, records, "there is room beside it");
     assert!(!put(records), "and no more");
     end(idle);

@@ -101,9 +101,9 @@ fn record_of(tree: &[u8]) -> Bytes {
 #[test]
 fn lists_that_tell_of_more_than_there_is_take_little_memory() {
     // Lists in lists, each of as many nodes as there are bytes left or nearly so, and then no node.
-    let number = [0x80 | (99_000 & 0x7f) as u8, 0x80 | (99_000 >> 7 & 0x7f) as u8, (99_000 >> 14) as u8];
     for kind in [9, 10, 11, 12] {
-        let mut tree: Vec<u8> = (0..60).flat_map(|_| [kind, number[0], number[1], number[2]]).collect();
+        // 98,304, in seven bits per byte.
+        let mut tree: Vec<u8> = (0..60).flat_map(|_| [kind, 0x80, 0x80, 6]).collect();
         tree.resize(100_000, 0xff);
         let record = record_of(&tree);
         let (height, error) = height_of(|| open(&record).expect_err("no node"));

@@ -163,34 +163,7 @@ fn worker() {
             let start = chance.below(SAMPLES as u64) as usize;
             (0..SAMPLES).for_each(|index| drop(dataset.get((start + index) % SAMPLES, uninterrupted()).expect("read")));
         }
-        // As many records as it may.
-        "fill" => {
-            let folder = config.cache.disk.as_ref().expect("a folder");
-            let set = Arc::new(Disk::open(folder, Some(CAPACITY)).expect("opens")).set("s3://bucket/run", None, false);
-            let edition = Edition { version: Version::ETag("1".into()), size: 60_000 };
-            let put = |number: usize| {
-                let key = format!("{}-{number}", std::process::id());
-                set.put(&key, &edition, &vec![7; 60_000], Moment::now())
-            };
-            // Not while it is unknown what the others have taken.
-            let mut kept = vec![0];
-            kept.retain(|&number| put(number));
-            say_prepared_and_wait(folder.parent().expect("a folder"));
-            for number in 1..300 {
-                if put(number) {
-                    kept.push(number);
-                } else {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-            let (clock, buffers, wanted) =
-                (Clock::default(), BufferPool::new(0), Wanted { edition: &edition, or_since: None });
-            for number in kept {
-                let key = format!("{}-{number}", std::process::id());
-                let found = set.look(&key, wanted, &clock, &buffers).found().expect("nothing goes");
-                assert!(found.record.len() == 60_000 && found.record.iter().all(|&byte| byte == 7));
-            }
-        }
+        "fill" => fill(config.cache.disk.as_ref().expect("a folder")),
         // With what it took to write its only record, and more.
         "idle" => {
             let folder = config.cache.disk.as_ref().expect("a folder");
@@ -211,6 +184,33 @@ fn worker() {
             std::thread::sleep(Duration::from_hours(1));
         }
         other => panic!("{other}"),
+    }
+}
+
+/// Writes as many records as it may.
+fn fill(folder: &Path) {
+    let set = Arc::new(Disk::open(folder, Some(CAPACITY)).expect("opens")).set("s3://bucket/run", None, false);
+    let edition = Edition { version: Version::ETag("1".into()), size: 60_000 };
+    let put = |number: usize| {
+        let key = format!("{}-{number}", std::process::id());
+        set.put(&key, &edition, &vec![7; 60_000], Moment::now())
+    };
+    // Not while it is unknown what the others have taken.
+    let mut kept = vec![0];
+    kept.retain(|&number| put(number));
+    say_prepared_and_wait(folder.parent().expect("a folder"));
+    for number in 1..300 {
+        if put(number) {
+            kept.push(number);
+        } else {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let (clock, buffers, wanted) = (Clock::default(), BufferPool::new(0), Wanted { edition: &edition, or_since: None });
+    for number in kept {
+        let key = format!("{}-{number}", std::process::id());
+        let found = set.look(&key, wanted, &clock, &buffers).found().expect("nothing goes");
+        assert!(found.record.len() == 60_000 && found.record.iter().all(|&byte| byte == 7));
     }
 }
 
