@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,30 +17,13 @@ import torch
 from torch.utils.data import DataLoader
 
 import headwater as hw
+from numbered import SAMPLES, opened, read_all, served
 from servers import testkit
-
-SAMPLES = 24
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[testkit.Testkit]:
-    folder = tmp_path / "data" / "x"
-    folder.mkdir(parents=True)
-    for sample in range(SAMPLES):
-        torch.save({"value": torch.full((64, 64), float(sample)), "n": sample}, folder / f"{sample:02}.pt")
-    with testkit.serving(tmp_path / "data") as running:
-        yield running
-
-
-def opened(server: testkit.Testkit, folder: Path) -> hw.StreamingDataset:
-    config = hw.CacheConfig(memory=0, disk=folder, disk_capacity="1GB")
-    return hw.StreamingDataset({"x": server.source("s3", "x")}, cache=config)
-
-
-def read_all(dataset: hw.StreamingDataset) -> None:
-    for number, sample in enumerate(dataset):
-        assert torch.equal(sample["x"]["value"], torch.full((64, 64), float(number)))
-        assert sample["x"]["n"] == number
+def server(tmp_path: Path, fault_servers: Callable[[Path], testkit.Testkit]) -> testkit.Testkit:
+    return served(tmp_path / "data", fault_servers)
 
 
 def wait_for(dataset: hw.StreamingDataset, metric: str, least: int) -> None:
@@ -159,15 +142,15 @@ def test_what_was_replaced_in_the_same_second_is_not_served_as_it_was(
     put_in_the_same_second(served / "0.pt", 1.0, 100)
     place = {"memory": 0, "disk": tmp_path / "cache", "disk_capacity": "1GB"} if tier == "disk" else {"memory": "1MB"}
 
-    def opened() -> hw.StreamingDataset:
+    def reopened() -> hw.StreamingDataset:
         cache = hw.CacheConfig(ttl="1h" if tier == "disk" else "1ms", **place)  # type: ignore[arg-type]
         return hw.StreamingDataset(uri, cache=cache, on_changed="reload", manifest_max_age=0)
 
-    dataset = opened()
+    dataset = reopened()
     assert dataset[0]["data"].tolist() == [1.0] * 100
     wait_for(dataset, "cache_disk_insertions_total" if tier == "disk" else "cache_memory_entries", 1)
     put_in_the_same_second(served / "0.pt", 2.0, 200)
     if tier == "disk":
-        dataset = opened()
+        dataset = reopened()
     time.sleep(0.01)
     assert dataset[0]["data"].tolist() == [2.0] * 200

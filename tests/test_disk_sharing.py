@@ -8,17 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-import headwater as hw
+from numbered import SAMPLES, opened, read_all, served
 from servers import testkit
 from waiting import until
-
-SAMPLES = 24
 
 OPENED = """
 import os, sys, threading, time
@@ -44,18 +41,8 @@ time.sleep(3600)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[testkit.Testkit]:
-    folder = tmp_path / "data" / "x"
-    folder.mkdir(parents=True)
-    for sample in range(SAMPLES):
-        torch.save({"value": torch.full((64, 64), float(sample)), "n": sample}, folder / f"{sample:02}.pt")
-    with testkit.serving(tmp_path / "data") as running:
-        yield running
-
-
-def opened(server: testkit.Testkit, folder: Path) -> hw.StreamingDataset:
-    config = hw.CacheConfig(memory=0, disk=folder, disk_capacity="1GB")
-    return hw.StreamingDataset({"x": server.source("s3", "x")}, cache=config)
+def server(tmp_path: Path, fault_servers: Callable[[Path], testkit.Testkit]) -> testkit.Testkit:
+    return served(tmp_path / "data", fault_servers)
 
 
 @contextlib.contextmanager
@@ -101,8 +88,7 @@ def test_processes_go_on_without_one_that_is_stopped_and_what_it_leaves_when_it_
     assert f"{SAMPLES} records" in checked.stdout
     gets = server.stats()["get"]
     dataset = opened(server, cache)
-    for number, sample in enumerate(dataset):
-        assert torch.equal(sample["x"]["value"], torch.full((64, 64), float(number)))
+    read_all(dataset)
     assert server.stats()["get"] == gets
     assert dataset.stats()["cache_disk_waits_total"] == 0
 

@@ -28,7 +28,7 @@ class CacheConfig:
         policy: what a full tier gives up: ``"lru"``, ``"keep"`` (nothing: newcomers are declined), or ``"auto"``: keep once a
             loader walks epochs, lru before.
         compression: whether tensors are kept compressed, lossless: ``"auto"`` (also spelt ``"zstd"``), those that shrink by a
-            quarter at least, or ``"none"``.
+            quarter at least, or with a disk by a tenth, unless memory has room for all of the dataset as it is; or ``"none"``.
         ttl: how long a value is used without asking whether its object is still the same: ``"24h"``, or seconds. By default for
             ever, as always of a commit of the Hub.
 

@@ -8,13 +8,3 @@
 pub mod allocation;
 pub mod conformance;
 pub mod server;
-
-/// Whether SHA-256 is cheap on this processor: only then are objects checked whose place names no other checksum.
-pub fn has_sha_instructions() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("sha");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("sha2");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    false
-}

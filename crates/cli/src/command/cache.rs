@@ -53,7 +53,7 @@ struct Folder {
 struct Gc {
     #[command(flatten)]
     folder: Folder,
-    /// Sources that no process uses, and that nothing was added of for so long, go altogether
+    /// Sources that no process uses, and of which none has read or added anything for so long, go altogether
     #[arg(long, value_name = "TIME", default_value = "30d")]
     unused_for: Span,
     /// Then the least recently used records go until the rest takes no more than this
@@ -101,11 +101,16 @@ impl Folder {
     }
 
     fn path(&self, out: &mut impl Write) -> Result<(), Failure> {
-        let root = std::path::absolute(self.root()?)?;
+        let root = self.absolute()?;
         if self.json {
             return print(out, &json!({"path": root}));
         }
         Ok(writeln!(out, "{}", root.display())?)
+    }
+
+    fn absolute(&self) -> Result<PathBuf> {
+        let root = self.root()?;
+        std::path::absolute(&root).map_err(|cause| Error::io("use path", root.display(), cause))
     }
 
     fn ls(&self, out: &mut impl Write) -> Result<(), Failure> {
@@ -113,14 +118,15 @@ impl Folder {
         let (sets, bytes) = (care.sets()?, care.bytes()?);
         if self.json {
             let sets: Vec<_> = sets.iter().map(as_json).collect();
-            return print(out, &json!({"path": self.root()?, "bytes": bytes, "sets": sets}));
+            return print(out, &json!({"path": self.absolute()?, "bytes": bytes, "sets": sets}));
         }
         for set in &sets {
             let used = if set.is_used { "in use".to_owned() } else { ago(set.used) };
             writeln!(out, "{:>8}  {:>9} records  {used:<16}  {}", ByteSize(set.bytes), set.records, name(set))?;
         }
         let records: u64 = sets.iter().map(|set| set.records).sum();
-        Ok(writeln!(out, "{:>8}  {records:>9} records  of {} sources", ByteSize(bytes), sets.len())?)
+        let sources = if sets.len() == 1 { "source" } else { "sources" };
+        Ok(writeln!(out, "{:>8}  {records:>9} records  of {} {sources}", ByteSize(bytes), sets.len())?)
     }
 
     fn verify(&self, out: &mut impl Write) -> Result<(), Failure> {

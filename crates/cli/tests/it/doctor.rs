@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater::object;
+use headwater::source::is_sha256_checked;
 use headwater::value::{DType, Dict, Tensor, Value};
-use headwater_testkit::has_sha_instructions;
 use headwater_testkit::server::{DATASET, Fault, On, Rule, Server, Speed};
 use serde_json::Value as Json;
 use tempfile::TempDir;
@@ -95,7 +95,7 @@ fn healthy_places_of_every_kind_are_ok_in_every_step() {
             vec!["az://bucket", "--endpoint", &azure, "--account", "devstoreaccount1", "--option", "access_key=a2V5"],
             None,
         ),
-        (vec![&dataset, "--endpoint", &hub, "--anonymous"], has_sha_instructions().then_some("SHA-256")),
+        (vec![&dataset, "--endpoint", &hub, "--anonymous"], is_sha256_checked().then_some("SHA-256")),
         (vec![&http], None),
     ] {
         let (steps, code, document) = steps(&arguments);

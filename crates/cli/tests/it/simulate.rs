@@ -119,6 +119,13 @@ fn what_a_configuration_says_holds_unless_an_option_says_otherwise() {
     let options = ["--memory", "1MB", "--policy", "auto", "--batch-size", "8", "--seed", "1", "--sequential"];
     let otherwise = simulated(&[&[text(&toml)], &options[..]].concat());
     assert_eq!(all(&otherwise), r#"[1000000,"auto",8,1,false]"#);
+    // How much of a folder it may take by default, is for the machine to say that has it.
+    fs::write(&toml, configuration.replace("[cache]", "[cache]\ndisk = \"kept\"")).expect("written");
+    let unknown = headwater(&["simulate", text(&toml)]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(err(&unknown).contains("give --disk, or disk_capacity in the headwater.toml"), "{}", err(&unknown));
+    assert_eq!(simulated(&[text(&toml), "--disk", "200KB"])["disk_bytes"].as_u64(), Some(200_000));
+    assert!(!dir.path().join("kept").exists(), "nothing is kept for a simulation");
     let refused = headwater(&[&["simulate", text(&toml)], &PAIRS[..]].concat());
     assert_eq!(refused.status.code(), Some(2));
     assert!(err(&refused).contains("a headwater.toml says that itself"), "{}", err(&refused));

@@ -30,7 +30,8 @@ pub struct CacheConfig {
     /// What a full tier gives up. Default: `auto`, which keeps what is there when a loader walks epochs and gives up the least recently
     /// used before. Set `lru` when only few samples are used, again and again.
     pub policy: Policy,
-    /// Whether tensors are kept compressed. Default: `auto`, those that shrink by a quarter at least.
+    /// Whether tensors are kept compressed. Default: `auto`, those that shrink by a quarter at least, or with a disk by a tenth, unless
+    /// memory has room for all of the dataset as it is.
     pub compression: Compression,
     /// How long a value is used without asking whether its object is still the same. Default: for ever. Of a pinned source, such
     /// as a commit of the Hub, it is for ever in any case.

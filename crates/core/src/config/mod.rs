@@ -183,6 +183,9 @@ impl DatasetConfig {
                 spec.uri = folder.join(path).to_string_lossy().into_owned();
             }
         }
+        if let Some(place) = &mut config.cache.disk {
+            *place = folder.join(&*place);
+        }
         if let Some(place) = config.manifest.as_mut().filter(|place| *place != "published")
             && let Some(path) = source::local_path(place)?.filter(|path| path.is_relative())
         {
@@ -274,6 +277,9 @@ impl DatasetConfig {
         }
         if self.follow && self.manifest.is_none() {
             return wrong("follow", "say where the other process publishes its `manifest`");
+        }
+        if self.cache.disk.as_ref().is_some_and(|place| place.as_os_str().is_empty()) {
+            return wrong("cache.disk", "it is empty; give a folder");
         }
         if let Some(name) = self.fields.keys().find(|name| name.is_empty() || name.starts_with("__")) {
             return wrong(name, "a field needs a name that does not begin with two underscores");

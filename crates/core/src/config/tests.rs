@@ -32,6 +32,24 @@ fn reads_toml_and_keeps_the_order_of_fields() {
 }
 
 #[test]
+fn paths_in_a_file_are_relative_to_its_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("headwater.toml");
+    let read = |text: &str| {
+        fs::write(&file, text).expect("written");
+        DatasetConfig::from_toml_file(&file).expect("reads")
+    };
+    let config = read("source = \"data\"\nmanifest = \"of-run\"\n[cache]\ndisk = \"cache\"\n");
+    let below = |name: &str| folder.path().join(name);
+    assert_eq!(config.sources()[0].1[0].uri, below("data").to_string_lossy());
+    assert_eq!(config.manifest.as_deref().map(Path::new), Some(&*below("of-run")));
+    assert_eq!(config.cache.disk, Some(below("cache")));
+    let elsewhere = read("source = \"/data\"\n[cache]\ndisk = \"/nvme/headwater\"\n");
+    assert_eq!(elsewhere.sources()[0].1[0].uri, "/data");
+    assert_eq!(elsewhere.cache.disk.as_deref(), Some(Path::new("/nvme/headwater")));
+}
+
+#[test]
 fn a_fields_options_come_before_its_schemes() {
     let sources = DatasetConfig::from_toml(TOML).expect("reads").sources();
     assert_eq!(sources[0].1[0].options.get("region"), Some("us"));
@@ -64,6 +82,7 @@ fn wrong_configurations_say_what_is_wrong() {
         (r#"{"source": "/a", "manifest_max_age": "1 year"}"#, "10m"),
         (r#"{"source": "/a", "manifest_max_age": -1}"#, "negative"),
         (r#"{"source": "/a", "on_missing": "ignore"}"#, "skip"),
+        (r#"{"source": "/a", "cache": {"disk": ""}}"#, "`cache.disk`: it is empty"),
     ] {
         let error = DatasetConfig::from_json(json).expect_err(json);
         assert_eq!(error.kind(), ErrorKind::Invalid);

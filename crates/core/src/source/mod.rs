@@ -40,7 +40,7 @@ pub use options::{
     Credentials, CredentialsProvider, SourceOptions, SourceSpec, register_credentials, release_credentials,
 };
 pub use probe::{Probe, Server};
-pub use remote::Transport;
+pub use remote::{Transport, is_sha256_checked};
 
 /// What tells two contents of one key apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

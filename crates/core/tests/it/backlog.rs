@@ -14,8 +14,8 @@ use headwater::metrics::Metric;
 use headwater::object;
 use headwater::value::{DType, Tensor, Value};
 
-use crate::kills::wait_until;
 use crate::on_disk::{open, written};
+use crate::workers::wait_until;
 
 const SAMPLES: usize = 24;
 const ELEMENTS: usize = 25_000;

@@ -8,10 +8,9 @@ use bytes::Bytes;
 use headwater::config::{ByteSize, DatasetConfig, FetchConfig, Replicas, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
-use headwater::source::SourceSpec;
+use headwater::source::{SourceSpec, is_sha256_checked};
 use headwater::value::Value;
 use headwater::{Error, ErrorKind};
-use headwater_testkit::has_sha_instructions;
 use headwater_testkit::server::{Rule, Server, Speed};
 
 use crate::sources::specs_of;
@@ -53,7 +52,7 @@ const FAULTS: &[(&str, Option<&[ErrorKind]>)] = {
 fn has_checksum(kind: &str) -> bool {
     match kind {
         "Azure" | "HTTP" => false,
-        "HF" => has_sha_instructions(),
+        "HF" => is_sha256_checked(),
         _ => true,
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods)] // tests write files and read the environment
 
 mod backlog;
+mod capacity;
 mod decoders;
 mod expiry;
 mod failing;
@@ -17,6 +18,7 @@ mod manifests;
 mod mounts;
 mod mutations;
 mod on_disk;
+mod outdated;
 mod packing;
 mod places;
 mod pt;
@@ -24,9 +26,11 @@ mod ranks;
 mod secrets;
 mod sharing;
 mod simulate;
+mod single_flight;
 mod sources;
 mod transforms;
 mod under_load;
+mod workers;
 
 use headwater_testkit::allocation::Counting;
 

@@ -6,17 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater::ErrorKind;
-use headwater::cache::Policy;
 use headwater::cache::disk::care::Care;
-use headwater::clock::Clock;
-use headwater::config::{
-    ByteSize, CacheConfig, DatasetConfig, FetchConfig, LoaderConfig, OnChanged, Replicas, Secrets, Span,
-};
+use headwater::config::{ByteSize, CacheConfig, DatasetConfig, FetchConfig, LoaderConfig, Replicas, Secrets, Span};
 use headwater::dataset::Dataset;
 use headwater::engine::uninterrupted;
 use headwater::format::pt::write_pt;
 use headwater::loader::Loader;
-use headwater::metrics::{Metric, Snapshot};
+use headwater::metrics::Metric;
 use headwater::source::{self, SourceSpec};
 use headwater::value::{DType, Tensor, Value};
 use headwater_testkit::server::{Class, Server, Speed};
@@ -25,7 +21,6 @@ use crate::sources::specs_of;
 
 pub(crate) const SAMPLES: usize = 40;
 pub(crate) const BYTES: usize = 30_000;
-const HOUR: Duration = Duration::from_hours(1);
 
 pub(crate) fn content(seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -38,7 +33,7 @@ pub(crate) fn content(seed: u64) -> Vec<u8> {
     (0..BYTES).map(|_| next()).collect()
 }
 
-fn object(seed: u64) -> Bytes {
+pub(crate) fn object(seed: u64) -> Bytes {
     let tensor = Tensor::from_bytes(DType::U8, &[BYTES], content(seed).into()).expect("a tensor");
     write_pt(&Value::Tensor(tensor)).expect("written").into()
 }
@@ -49,7 +44,6 @@ pub(crate) fn serving() -> Server {
     server
 }
 
-/// Without second requests for what is slow: these tests count requests.
 pub(crate) fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
     let cache = CacheConfig {
         memory: Some(ByteSize(0)),
@@ -58,8 +52,9 @@ pub(crate) fn config(spec: SourceSpec, folder: &Path) -> DatasetConfig {
         ..CacheConfig::default()
     };
     let (source, manifest_max_age) = (Some(Replicas::from(spec)), Span(Duration::ZERO));
+    // Requests are counted, and one that is slow on a busy machine would be made twice.
     let fetch = FetchConfig { hedge: Some(0.0), ..FetchConfig::default() };
-    DatasetConfig { source, cache, manifest_max_age, fetch, ..DatasetConfig::default() }
+    DatasetConfig { source, cache, fetch, manifest_max_age, ..DatasetConfig::default() }
 }
 
 pub(crate) fn open(config: &DatasetConfig) -> Dataset {
@@ -87,7 +82,7 @@ pub(crate) fn written(dataset: &Dataset, metric: Metric, least: u64) {
     }
 }
 
-fn records(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn records(folder: &Path) -> Vec<PathBuf> {
     let files = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let shards = files(folder.join("sets")).flat_map(files);
     shards.flat_map(files).collect()
@@ -113,153 +108,6 @@ fn a_later_run_asks_the_source_for_nothing_it_has_on_disk() {
         assert_eq!(second.get_many(&several, uninterrupted()).expect(name).len(), SAMPLES);
         assert_eq!(server.requests_of(Class::Get) - gets, opening, "{name}");
     }
-}
-
-#[test]
-fn an_object_that_was_replaced_is_never_served_as_it_was() {
-    for kind in [0, 1, 2, 4] {
-        let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
-        let (name, spec) = specs_of(&server, "run").swap_remove(kind);
-        let config = config(spec, folder.path());
-        let first = open(&config);
-        read_all(&first);
-        written(&first, Metric::DiskInsertions, SAMPLES as u64);
-        server.put("run/03.pt", object(1003));
-        let second = open(&config);
-        assert!(value(&second, 3).expect(name) == content(1003), "{name}");
-        written(&second, Metric::DiskInsertions, 1);
-        assert_eq!(records(folder.path()).len(), SAMPLES, "{name}: it took the place of the other");
-        let third = open(&config);
-        let gets = server.requests_of(Class::Get);
-        assert!(value(&third, 3).expect(name) == content(1003), "{name}");
-        assert_eq!(server.requests_of(Class::Get), gets, "{name}");
-        // Who still has the old listing is not given the new object for the old one.
-        assert_eq!(value(&first, 3).map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::Changed), "{name}");
-    }
-}
-
-#[test]
-fn what_was_replaced_is_kept_anew_though_the_folder_is_full() {
-    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
-    let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
-    config.cache.disk_capacity = Some(ByteSize(8 * 4096 * SAMPLES as u64 / 2));
-    config.cache.policy = Policy::Keep;
-    let first = open(&config);
-    for index in 0..SAMPLES {
-        assert!(value(&first, index).expect("read") == content(index as u64));
-        // One after the other, so that those first read are those kept.
-        let done = |snapshot: &Snapshot| snapshot.raw(Metric::DiskInsertions) + snapshot.raw(Metric::DiskDeclined);
-        while index < SAMPLES / 4 && done(&first.snapshot()) <= index as u64 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-    server.put("run/03.pt", object(1003));
-    let second = open(&config);
-    for index in SAMPLES - 5..SAMPLES {
-        assert!(value(&second, index).expect("read") == content(index as u64));
-    }
-    written(&second, Metric::DiskDeclined, 1);
-    assert!(value(&second, 3).expect("read") == content(1003));
-    written(&second, Metric::DiskInsertions, 1);
-    let gets = server.requests_of(Class::Get);
-    assert!(value(&second, 3).expect("read") == content(1003));
-    assert_eq!(server.requests_of(Class::Get), gets, "it took the place of the other");
-}
-
-#[test]
-fn what_was_replaced_is_kept_anew_in_a_full_folder_by_whoever_had_it_in_memory_too() {
-    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
-    let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
-    config.cache.disk_capacity = Some(ByteSize(8 * 4096 * SAMPLES as u64 / 2));
-    config.cache.memory = Some(ByteSize(16 << 20));
-    config.cache.policy = Policy::Keep;
-    config.cache.ttl = Some(Span(HOUR));
-    config.on_changed = OnChanged::Reload;
-    let clock = Clock::manual();
-    let dataset = Dataset::open_by(&config, clock.clone(), uninterrupted()).expect("opens");
-    let done = || dataset.snapshot().raw(Metric::DiskInsertions) + dataset.snapshot().raw(Metric::DiskDeclined);
-    let few = SAMPLES - 5;
-    for index in 0..few {
-        assert!(value(&dataset, index).expect("read") == content(index as u64));
-        // Those first read are those kept.
-        while index < SAMPLES / 4 && done() <= index as u64 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-    written(&dataset, Metric::DiskDeclined, 1);
-    server.put("run/03.pt", object(1003));
-    clock.advance(HOUR);
-    for index in few..SAMPLES {
-        assert!(value(&dataset, index).expect("read") == content(index as u64));
-    }
-    let before = dataset.snapshot();
-    assert!(value(&dataset, 3).expect("as it is now") == content(1003));
-    written(&dataset, Metric::DiskInsertions, before.raw(Metric::DiskInsertions) + 1);
-}
-
-#[test]
-fn what_is_on_disk_expires_by_the_clock_on_the_wall_and_costs_one_question() {
-    for on_changed in [OnChanged::Error, OnChanged::Reload] {
-        let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
-        let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
-        config.cache.ttl = Some(Span(HOUR));
-        config.on_changed = on_changed;
-        let clock = Clock::manual();
-        let open = || Dataset::open_by(&config, clock.clone(), uninterrupted()).expect("opens");
-        let asked = || (server.requests_of(Class::Get), server.requests_of(Class::Head));
-        let first = open();
-        read_all(&first);
-        written(&first, Metric::DiskInsertions, SAMPLES as u64);
-        clock.advance(HOUR / 2);
-        let second = open();
-        let (gets, heads) = asked();
-        assert!(value(&second, 3).expect("read") == content(3));
-        assert_eq!(asked(), (gets, heads), "not yet");
-        clock.advance(HOUR / 2);
-        assert!(value(&second, 3).expect("read") == content(3));
-        assert_eq!(asked(), (gets, heads + 1), "the same, as one question told");
-        assert!(value(&open(), 3).expect("read") == content(3));
-        assert_eq!(asked(), (gets, heads + 1), "for everybody");
-        server.put("run/03.pt", object(2003));
-        clock.advance(HOUR);
-        let replaced = value(&second, 3);
-        match on_changed {
-            OnChanged::Error => assert_eq!(replaced.expect_err("replaced").kind(), ErrorKind::Changed),
-            OnChanged::Reload => {
-                assert!(replaced.expect("as it is now") == content(2003));
-                written(&second, Metric::DiskInsertions, 1);
-                let gets = server.requests_of(Class::Get);
-                assert!(value(&second, 3).expect("as it is now") == content(2003));
-                assert_eq!(server.requests_of(Class::Get), gets, "what was read since it was opened is good");
-            }
-        }
-    }
-}
-
-#[test]
-fn what_was_fetched_ahead_from_disk_grows_older_until_it_is_read() {
-    let (server, folder) = (serving(), tempfile::tempdir().expect("a folder"));
-    let mut config = config(specs_of(&server, "run").swap_remove(0).1, folder.path());
-    config.cache.ttl = Some(Span(HOUR));
-    config.cache.memory = Some(ByteSize(10 << 20));
-    config.on_changed = OnChanged::Reload;
-    let clock = Clock::manual();
-    let open = || Dataset::open_by(&config, clock.clone(), uninterrupted()).expect("opens");
-    let first = open();
-    read_all(&first);
-    written(&first, Metric::DiskInsertions, SAMPLES as u64);
-    clock.advance(HOUR / 2);
-    let second = open();
-    assert_eq!(second.prefetch(&[3, 4], uninterrupted()).expect("queued"), 2);
-    written(&second, Metric::PrefetchFetched, 2);
-    server.put("run/03.pt", object(2003));
-    clock.advance(HOUR / 4);
-    assert!(value(&second, 4).expect("read") == content(4), "young enough");
-    clock.advance(HOUR / 4);
-    assert!(value(&second, 3).expect("read") == content(2003), "too old to be used without asking");
-    // Nor did memory take it for younger than it was.
-    server.put("run/04.pt", object(2004));
-    assert!(value(&second, 4).expect("read") == content(2004));
 }
 
 #[test]

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use headwater::buffer::BufferPool;
 use headwater::cache::{Cache, Item, Memory, Policy, UnitId};
 use headwater::format::Limits;
-use headwater::format::record::{Compression, memory_for, pack};
+use headwater::format::record::{Compression, memory_for, open, pack};
 use headwater::source::{Edition, Version};
 use headwater::value::{DType, Tensor, Value};
+use headwater_testkit::allocation::{height_of, is_counted};
+use xxhash_rust::xxh3::Xxh3;
 
 const CAPACITY: usize = 100 << 20;
 const THREADS: usize = 16;
@@ -82,5 +84,30 @@ fn whatever_nests_no_deeper_than_is_read_can_be_packed() {
     for depth in 1..=Limits::default().max_depth {
         value = Value::List(vec![value]);
         pack(&value, Compression::None, &buffers).unwrap_or_else(|error| panic!("{depth}: {}", error.report()));
+    }
+}
+
+/// As `docs/formats.md` has it: a record of a tree, and nothing else.
+fn record_of(tree: &[u8]) -> Bytes {
+    let mut record = [&b"HWR\x01"[..], &(tree.len() as u32).to_le_bytes(), &[0; 24], tree].concat();
+    record.resize(record.len().next_multiple_of(64), 0);
+    let mut hash = Xxh3::new();
+    hash.update(&record[..24]);
+    hash.update(&record[32..]);
+    record[24..32].copy_from_slice(&hash.digest().to_le_bytes());
+    record.into()
+}
+
+#[test]
+fn lists_that_tell_of_more_than_there_is_take_little_memory() {
+    // Lists in lists, each of as many nodes as there are bytes left or nearly so, and then no node.
+    for kind in [9, 10, 11, 12] {
+        // 98,304, in seven bits per byte.
+        let mut tree: Vec<u8> = (0..60).flat_map(|_| [kind, 0x80, 0x80, 6]).collect();
+        tree.resize(100_000, 0xff);
+        let record = record_of(&tree);
+        let (height, error) = height_of(|| open(&record).expect_err("no node"));
+        assert!(error.report().contains("unknown kind 255"), "{}", error.report());
+        assert!(is_counted() && height < 2_000_000, "{height} bytes for lists of kind {kind}");
     }
 }

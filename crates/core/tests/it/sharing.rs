@@ -13,8 +13,8 @@ use headwater::metrics::Metric;
 use headwater_testkit::server::{Class, Server};
 use rustix::process::Signal;
 
-use crate::kills::{SAMPLES, WAITED, config, end, is_right, serving, signal, start, wait_until};
 use crate::sources::specs_of;
+use crate::workers::{SAMPLES, WAITED, config, end, is_right, serving, signal, start, wait_until};
 
 /// A server, and a folder with room for all of it.
 struct Place {

@@ -14,10 +14,10 @@ use headwater::engine::uninterrupted;
 use headwater::metrics::Metric;
 use headwater_testkit::server::{Class, Server};
 
-use crate::kills::{
+use crate::sources::specs_of;
+use crate::workers::{
     CAPACITY, Chance, PROCESSES, SAMPLES, bytes_in, config, end, is_right, ready, serving, start, wait_until,
 };
-use crate::sources::specs_of;
 
 struct Reading {
     server: Server,

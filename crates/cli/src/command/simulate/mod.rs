@@ -95,7 +95,7 @@ fn policy(text: &str) -> Result<Policy, String> {
 impl Simulate {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let config = self.config()?;
-        let plan = self.plan(config.as_ref());
+        let plan = self.plan(config.as_ref())?;
         let sizes = Arc::new(self.sizes(config.as_ref())?);
         let named = POLICIES.into_iter().filter(|(_, policy)| self.policy.is_none_or(|only| only == *policy));
         let (names, policies): (Vec<_>, Vec<_>) = named.unzip();
@@ -127,24 +127,28 @@ impl Simulate {
         }
     }
 
-    fn plan(&self, config: Option<&DatasetConfig>) -> Plan {
+    fn plan(&self, config: Option<&DatasetConfig>) -> Result<Plan> {
         let cache = config.map(|config| config.cache.clone()).unwrap_or_default();
         let loader = config.and_then(|config| config.loader.clone());
         let loader = loader.unwrap_or(LoaderConfig { shuffle: true, ..LoaderConfig::default() });
-        let memory = self.memory.or(cache.memory);
-        Plan {
+        let (memory, disk) = (self.memory.or(cache.memory), self.disk.or(cache.disk_capacity));
+        if let (Some(folder), None) = (&cache.disk, disk) {
+            return Err(Error::new(ErrorKind::Invalid, "simulate", folder.display())
+                .because("nobody knows what is free there: give --disk, or disk_capacity in the headwater.toml"));
+        }
+        Ok(Plan {
             nodes: self.nodes,
             ranks_per_node: self.ranks_per_node,
             memory_bytes: memory
                 .map_or(CacheConfig::default_memory(u64::MAX) / self.ranks_per_node.max(1) as u64, |memory| memory.0),
-            disk_bytes: self.disk.or(cache.disk_capacity).map_or(0, |disk| disk.0),
+            disk_bytes: disk.map_or(0, |disk| disk.0),
             ratio: self.ratio,
             policy: self.policy.unwrap_or(cache.policy),
             batch_size: self.batch_size.unwrap_or(loader.batch_size),
             shuffle: loader.shuffle && !self.sequential,
             seed: self.seed.unwrap_or(loader.seed),
             epochs: self.epochs,
-        }
+        })
     }
 
     fn sizes(&self, config: Option<&DatasetConfig>) -> Result<Sizes> {
@@ -155,7 +159,9 @@ impl Simulate {
                     bar.tick();
                     Ok(())
                 };
-                let dataset = Dataset::open(config, &shown);
+                // Nothing is kept for it, least of all on a disk that is yet to be bought.
+                let config = DatasetConfig { cache: CacheConfig::default(), ..config.clone() };
+                let dataset = Dataset::open(&config, &shown);
                 bar.finish_and_clear();
                 Sizes::of(dataset?.manifest())
             }

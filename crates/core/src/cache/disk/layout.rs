@@ -25,7 +25,7 @@ pub(super) const ABOUT: &str = "about.json";
 const SUFFIX: &str = ".hwc";
 
 /// What a file takes on a disk: whole blocks.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 /// How a file begins; the last byte is the version of the format.
 const MAGIC: [u8; 4] = *b"HWC\x03";
 const CHECKSUM_AT: usize = 32;
@@ -59,8 +59,9 @@ pub(super) fn sets(root: &Path) -> io::Result<Vec<u128>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         folders => folders?.flatten(),
     };
-    let ids = folders.filter_map(|folder| u128::from_str_radix(folder.file_name().to_str()?, 16).ok());
-    Ok(ids.filter(|&id| id != 0).collect())
+    // Other names are nobody's of ours, though they may be numbers.
+    let id = |name: &str| u128::from_str_radix(name, 16).ok().filter(|&id| id != 0 && name == format!("{id:032x}"));
+    Ok(folders.filter_map(|folder| id(folder.file_name().to_str()?)).collect())
 }
 
 pub(super) fn hash_of(key: &str) -> u128 {

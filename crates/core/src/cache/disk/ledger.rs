@@ -7,8 +7,8 @@
 //! Nothing it says is believed unless its [checksum](super::rows) is right, and nothing that was written before the machine was
 //! started: a power cut may have kept an earlier ledger and later files. What is not known is [counted](super::counting) from the
 //! files, beside everything else, and until that is done nobody takes more. So is a set whose files were being changed by a process
-//! that was killed at it, which the ledger says. Every process writes down again what it had taken before it takes or passes on any
-//! more; until then it is taken to have as much as any takes.
+//! that was killed at it, which the ledger says. What a process has taken is also told by a [lock](Locks::taken) of its, from which
+//! its row is written again.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,7 +21,7 @@ use crate::clock;
 use crate::sync::{Mutex, MutexGuard};
 
 use super::access::Access;
-use super::layout::{self, ARRIVING, LEDGER, LOCK};
+use super::layout::{self, ARRIVING, BLOCK, LEDGER, LOCK};
 use super::locks::{self, Kind, Locks};
 use super::rows::{Head, PROCESSES, Rows, SETS, SetRow};
 
@@ -215,9 +215,7 @@ impl Page<'_> {
             let is = match taken {
                 _ if is_own => ledger.taken.load(Ordering::Relaxed),
                 Some(taken) => taken,
-                // It writes down what it has as soon as it comes.
-                None if ledger.locks.is_held_elsewhere(locks::PROCESSES + process as u64)? => ALLOWANCE,
-                None => 0,
+                None => ledger.locks.taken(process)?.unwrap_or(0) * BLOCK,
             };
             if taken != Some(is) {
                 self.rows.write_taken(&file, process, is)?;
@@ -272,6 +270,7 @@ impl Page<'_> {
         for process in 0..PROCESSES {
             if self.locks().try_lock(locks::PROCESSES + process as u64, Kind::Exclusive)? {
                 self.take_back(process)?;
+                self.locks().say_taken(process, 0)?;
                 return Ok(process);
             }
         }
@@ -343,9 +342,16 @@ impl Page<'_> {
 
     pub(super) fn set_allowance(&mut self, bytes: u64) -> io::Result<()> {
         let ledger = self.held.ledger;
+        let Some(process) = ledger.process else { return Ok(()) };
+        // Others may take it to have more than it has, and never less.
+        let say = |bytes: u64| ledger.locks.say_taken(process, bytes.div_ceil(BLOCK));
+        if bytes > ledger.taken.load(Ordering::Relaxed) {
+            say(bytes)?;
+        }
         // Known only once it is written down: who cannot write it down takes nothing.
-        ledger.process.map_or(Ok(()), |process| self.rows.write_taken(&self.file, process, bytes))?;
+        self.rows.write_taken(&self.file, process, bytes)?;
         ledger.taken.store(bytes, Ordering::Relaxed);
+        let _ = say(bytes);
         Ok(())
     }
 

@@ -20,6 +20,10 @@ pub(super) const COUNTING: u64 = 1;
 pub(super) const PROCESSES: u64 = 1 << 12;
 /// A byte per set, shared by the processes that use it.
 pub(super) const SETS: u64 = 1 << 14;
+/// A place per process, by its row: how long its lock there is tells what it has taken, should the ledger lose that.
+const TAKEN: u64 = 1 << 50;
+/// Bytes between such places: more blocks than any disk has.
+const TAKEN_PLACE: u64 = 1 << 40;
 /// A place per object, by its hash: who holds it fetches the object. How long the lock is there tells which process that is.
 const FLIGHTS: u64 = 1 << 62;
 /// Bytes between such places: more than a lock is long, so that two never become one.
@@ -57,6 +61,20 @@ impl Locks {
             Kind::Exclusive => libc::F_WRLCK,
         };
         self.try_range(kind, at, 1)
+    }
+
+    /// Says to others how many blocks this process has taken.
+    pub(super) fn say_taken(&self, process: usize, blocks: u64) -> io::Result<()> {
+        let (at, len) = (TAKEN + process as u64 * TAKEN_PLACE, (blocks + 1).min(TAKEN_PLACE - 1));
+        self.try_range(libc::F_WRLCK, at, len)?;
+        self.control(libc::F_SETLK, libc::F_UNLCK, at + len, TAKEN_PLACE - len).map(drop)
+    }
+
+    /// How many blocks another process has taken, if it is there and says so.
+    pub(super) fn taken(&self, process: usize) -> io::Result<Option<u64>> {
+        let lock = self.control(libc::F_GETLK, libc::F_WRLCK, TAKEN + process as u64 * TAKEN_PLACE, 1)?;
+        let is_held = i32::from(lock.l_type) != libc::F_UNLCK;
+        Ok(lock.l_len.cast_unsigned().checked_sub(1).filter(|_| is_held))
     }
 
     /// Takes the place of an object for a process; `false` while another one has it.

@@ -16,7 +16,8 @@ use crate::sync::Mutex;
 use super::access::{Access, make_root};
 use super::flight::Flights;
 use super::layout;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Page};
+use super::locks;
 use super::reading::read_whole;
 use crate::engine::PerProcess;
 use crate::error::{Error, ErrorKind, Result};
@@ -185,6 +186,12 @@ impl Opened {
             }
         }
         Ok(Prepared::Ours)
+    }
+
+    /// Whether a set is in use, by this process or another one.
+    pub(super) fn is_used(&self, page: &Page<'_>, slot: usize) -> io::Result<bool> {
+        let is_own = self.users.lock().get(&slot).is_some_and(|&users| users > 0);
+        Ok(is_own || page.locks().is_held_elsewhere(locks::SETS + slot as u64)?)
     }
 
     /// Whether it is time to have a full set counted anew.

@@ -1,17 +1,18 @@
 //! What goes when a folder is full.
 //!
-//! First the record whose place the new one takes. Then what sets have that nobody uses. Then what a set in use has beyond its share of the capacity, for one that has less. Then
-//! what the policy says of the set itself: with `lru` those of a sample of its files that were used least recently, with `keep`
-//! only files that nobody has used for a week, since newcomers are declined.
+//! First the record whose place the new one takes. Then what was put aside, and what other sets have that nobody uses. Then what a
+//! set in use has beyond its share of the capacity, for one that has less. Then what the policy says of the set itself: with `lru`
+//! those of a sample of its files that were used least recently, with `keep` only files that nobody has used for a week, since
+//! newcomers are declined.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::layout::{footprint, set_folder, shards};
+use super::layout::{QUARANTINE_ID, footprint, set_folder, shards};
 use super::ledger::{Page, files_in};
-use super::locks;
+use super::opened::Opened;
 use super::rows::SetRow;
 
 /// Room is made for more than the one file that asks for it.
@@ -52,8 +53,8 @@ impl std::ops::AddAssign for Gone {
     }
 }
 
-/// Makes room, if there is or can be any; whether there is now, and what went for it. `is_own` says which sets this process uses itself.
-pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) -> bool) -> io::Result<(bool, Gone)> {
+/// Makes room, if there is or can be any; whether there is now, and what went for it.
+pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, opened: &Opened) -> io::Result<(bool, Gone)> {
     let mut gone = Gone::default();
     if wish.bytes > wish.capacity || !page.is_counted() {
         return Ok((false, gone));
@@ -68,7 +69,7 @@ pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) 
     let mut step = 0;
     while !fits(page) {
         let wanted = (page.bytes().saturating_add(wish.bytes) - wish.capacity).max(AT_LEAST.min(wish.capacity / 64));
-        let Some((set, which)) = victim(page, wish, is_own)? else { return Ok((false, gone)) };
+        let Some((set, which)) = victim(page, wish, opened)? else { return Ok((false, gone)) };
         let freed = free(page, set, which, wanted, wish.chance.wrapping_add(step))?;
         gone += freed;
         step += 1;
@@ -77,6 +78,11 @@ pub(super) fn make(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) 
         }
     }
     Ok((true, gone))
+}
+
+/// In which order sets go that nobody uses: what was put aside first.
+pub(super) fn in_turn(set: &SetRow) -> (bool, u64) {
+    (set.id != QUARANTINE_ID, set.used)
 }
 
 /// Which files of a set may go.
@@ -92,16 +98,15 @@ pub(super) fn free_some(page: &mut Page<'_>, set: SetRow, wanted: u64, chance: u
     free(page, set, Which::LeastRecent, wanted, chance)
 }
 
-fn victim(page: &mut Page<'_>, wish: &Wish<'_>, is_own: &dyn Fn(usize) -> bool) -> io::Result<Option<(SetRow, Which)>> {
+fn victim(page: &Page<'_>, wish: &Wish<'_>, opened: &Opened) -> io::Result<Option<(SetRow, Which)>> {
     let rows: Vec<_> = page.sets().collect();
     let mut used = Vec::new();
     let mut unused = Vec::new();
     for row in rows {
-        let is_used = is_own(row.slot) || page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)?;
-        if is_used { used.push(row) } else { unused.push(row) }
+        if opened.is_used(page, row.slot)? { used.push(row) } else { unused.push(row) }
     }
-    if let Some(row) = unused.iter().filter(|row| row.bytes > 0).min_by_key(|row| row.used) {
-        return Ok(Some((*row, Which::Any)));
+    if let Some(row) = unused.into_iter().filter(|row| row.bytes > 0).min_by_key(in_turn) {
+        return Ok(Some((row, Which::Any)));
     }
     let Some(own) = used.iter().find(|row| row.slot == wish.slot).copied() else { return Ok(None) };
     let share = wish.capacity / used.len().max(1) as u64;

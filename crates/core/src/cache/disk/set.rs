@@ -17,7 +17,7 @@ use super::opened::Opened;
 use super::pace::Pace;
 use super::rows::SetRow;
 use super::writing::{DECLINED_FOR, write_file};
-use super::{Disk, care};
+use super::{Disk, care, room};
 use crate::world::ProcessStamp;
 
 /// What looking at a set's row takes at most, but for whoever has to wait for another process.
@@ -137,15 +137,13 @@ impl Set {
         Ok(Some((opened, slot)))
     }
 
-    /// The row of the set that nobody has used for longest, whose files go.
+    /// The row of the set that nobody has used for longest, once its files are gone: some of them go each time.
     fn slot_of_another(opened: &Opened, page: &mut Page<'_>) -> io::Result<Option<usize>> {
         let mut rows: Vec<_> = page.sets().collect();
-        rows.sort_by_key(|row| row.used);
+        rows.sort_by_key(room::in_turn);
         for row in rows {
-            let is_own = opened.users.lock().get(&row.slot).is_some_and(|&users| users > 0);
-            if !is_own && !page.locks().is_held_elsewhere(locks::SETS + row.slot as u64)? {
-                care::clear_set(page, &row)?;
-                return Ok(Some(row.slot));
+            if !opened.is_used(page, row.slot)? {
+                return Ok(care::give_up(page, &row)?.then_some(row.slot));
             }
         }
         Ok(None)

@@ -128,8 +128,7 @@ impl Set {
             let replaces = self.replaces.load(Ordering::Relaxed);
             let chance = opened.number.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 32;
             let wish = Wish { slot, place, bytes: more, capacity, replaces, chance };
-            let is_own = |slot| opened.users.lock().get(&slot).is_some_and(|&users| users > 0);
-            let (fits, gone) = room::make(&mut page, &wish, &is_own)?;
+            let (fits, gone) = room::make(&mut page, &wish, opened)?;
             // Also what went for nothing.
             self.disk.counters.evictions.fetch_add(gone.files, Ordering::Relaxed);
             if !fits {

@@ -32,6 +32,9 @@ mod tag {
 /// Deeper trees are nobody's.
 const MAX_DEPTH: usize = 64;
 
+/// Nodes that room is made for before they are read: a tree may tell of as many as it has bytes, and each takes many times that.
+const ROOM_AT_FIRST: usize = 64;
+
 /// What the tree says of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Layout {
@@ -182,7 +185,7 @@ impl<'a> Reader<'a> {
             tag::SET => Value::Set(self.values(depth, tensor)?),
             tag @ (tag::DICT | tag::ORDERED_DICT) => {
                 let len = self.count()?;
-                let mut items = Vec::with_capacity(len);
+                let mut items = Vec::with_capacity(len.min(ROOM_AT_FIRST));
                 for _ in 0..len {
                     items.push((self.value(depth + 1, tensor)?, self.value(depth + 1, tensor)?));
                 }
@@ -204,7 +207,7 @@ impl<'a> Reader<'a> {
 
     fn values(&mut self, depth: usize, tensor: &mut impl FnMut(Layout) -> Result<Value>) -> Result<Vec<Value>> {
         let len = self.count()?;
-        let mut values = Vec::with_capacity(len);
+        let mut values = Vec::with_capacity(len.min(ROOM_AT_FIRST));
         for _ in 0..len {
             values.push(self.value(depth + 1, tensor)?);
         }

@@ -42,11 +42,12 @@ impl Algorithm {
     }
 
     fn is_cheap(self) -> bool {
-        self != Self::Sha256 || has_sha_instructions()
+        self != Self::Sha256 || is_sha256_checked()
     }
 }
 
-fn has_sha_instructions() -> bool {
+/// Whether objects are checked of whose checksums their place names a SHA-256 alone: only where the processor has instructions for it.
+pub fn is_sha256_checked() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("sha");
     #[cfg(target_arch = "aarch64")]

@@ -38,6 +38,7 @@ use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 
 use body::Body;
+pub use digest::is_sha256_checked;
 pub(super) use digest::{Algorithm, Digest};
 pub(super) use kept::Missing;
 pub(super) use protocol::{Answer, Asked, Parsed, Protocol};

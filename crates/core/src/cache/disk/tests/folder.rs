@@ -135,6 +135,30 @@ fn what_is_in_a_folder_that_can_only_be_read_is_listed_and_not_removed() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_looked_at_is_not_taken_for_nothing() {
+    let dir = folder();
+    let place = dir.path().join("cache");
+    std::os::unix::fs::symlink(&place, &place).expect("made");
+    let error = Care::of(&place).expect_err("it leads to itself");
+    assert_eq!(error.kind(), ErrorKind::Io, "{}", error.report());
+    assert!(error.report().contains("symbolic links"), "{}", error.report());
+    assert_eq!(Care::of(&dir.path().join("other")).expect_err("nothing").kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn names_that_are_none_of_ours_are_no_sets() {
+    let dir = folder();
+    let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);
+    assert!(put(&set, "a.pt", b"x"));
+    for name in ["7", "+7", "dead", "lost+found", &format!("{:032X}", 0xabc), &"0".repeat(32)] {
+        fs::create_dir(dir.path().join(layout::SETS).join(name)).expect("made");
+    }
+    fs::remove_file(dir.path().join(layout::LEDGER)).expect("removed");
+    let sets = Care::of(dir.path()).expect("ours").sets().expect("counted");
+    assert_eq!(sets.len(), 1, "{sets:?}");
+}
+
+#[test]
 fn what_cannot_be_put_aside_is_not_counted_there() {
     let dir = folder();
     let set = disk(dir.path(), 1 << 20).set("s3://bucket/run", None, false);

@@ -24,7 +24,7 @@ fn flip(root: &Path, bit: u64) {
 }
 
 /// Says what no checksum tells from the truth.
-fn rewrite(root: &Path, rewrite: impl FnOnce(&File, &mut Rows)) {
+pub(super) fn rewrite(root: &Path, rewrite: impl FnOnce(&File, &mut Rows)) {
     let file = ledger_file(root);
     rewrite(&file, &mut Rows::read(&file).expect("read"));
 }
