@@ -74,6 +74,7 @@ FOREIGN = re.compile(
 )
 
 
+@pytest.mark.filterwarnings("ignore:pin_memory=True does nothing here")
 @pytest.mark.parametrize("kind", CLASSES)
 def test_what_is_wrong_with_a_setting_is_said_in_words_of_pythons(folder: Path, kind: Any) -> None:
     settings = {name: parameter for name, parameter in inspect.signature(kind).parameters.items() if name not in NO_SCALARS}

@@ -43,8 +43,8 @@ pub struct LoaderConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_threads: Option<usize>,
     /// Threads that call the dataset's `transform` and `collate_fn` ahead of the consumer. Default: as many as this process's share of
-    /// the cores, at most 4. 0 calls them on the consuming thread, when it asks for their batch; 1 calls them one after the other, in order. Only Python's
-    /// loader has such functions.
+    /// the cores, at most 4. 0 calls them on the consuming thread, when it asks for their batch; 1 calls them one after the other, in
+    /// order. Only Python's loader has such functions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transform_threads: Option<usize>,
     /// Samples under way and ready ahead of the consumer, at least one batch. Default: follows the consumer, from four batches up to
