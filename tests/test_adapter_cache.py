@@ -1,215 +1,22 @@
-"""The cache that trainers of the older loader use, by its names: what is put in comes back, within its budget."""
+"""The cache that trainers of the older loader use, by its names: counting, prefetching, settings."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import os
-import pickle
 import subprocess
 import sys
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from forks import in_child
 from headwater.adapter import SmartLRUCache
 from headwater.errors import ConfigError
-from headwater.testing import ManualClock
+from latents import sample
 from same import assert_same
-
-MB = 1e-3
-DTYPES = [
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e4m3fnuz,
-    torch.float8_e5m2, torch.float8_e5m2fnuz, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16,
-    torch.uint32, torch.uint64, torch.bool, torch.complex64, torch.complex128, torch.complex32,
-]  # fmt: skip
-
-
-def latents(seed: int = 0, shape: tuple[int, ...] = (128, 5, 32, 32)) -> torch.Tensor:
-    """What a model computed in bfloat16 and stored as float32."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
-
-
-def sample(seed: int = 0) -> dict[str, Any]:
-    return {"latents": latents(seed), "num_frames": 5, "fps": 24.0, "name": f"clip {seed}"}
-
-
-def both(cache: SmartLRUCache, key: str, value: Any, compress: bool = True) -> Any:
-    """Puts a value in and gets it, in a coroutine; and checks that the blocking form says the same."""
-
-    async def work() -> Any:
-        assert await cache.put(key, value, compress=compress)
-        return await cache.get(key)
-
-    found = asyncio.run(work())
-    assert_same(cache.get_sync(key), found)
-    return found
-
-
-# ---- values
-
-
-@pytest.mark.parametrize("compress", [True, False])
-@pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_a_value_comes_back_as_it_was(compression: Any, compress: bool) -> None:
-    cache = SmartLRUCache(0.1, compression_type=compression)
-    value = {
-        "latents": latents(),
-        "embeds": {"prompt": torch.zeros(256, 4096).bfloat16(), "mask": torch.ones(256, dtype=torch.bool)},
-        "list": [1, -(2**80), 2.5, float("inf"), "ä", b"bytes", None, True, 1 + 2j],
-        "tuple": (torch.arange(3), ()),
-        3: OrderedDict(a=1),
-        "size": torch.Size([1, 2]),
-        "dtype": torch.bfloat16,
-    }
-    assert_same(both(cache, "k", value, compress), value)
-
-
-@pytest.mark.parametrize("compression", ["zstd", "none"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_tensors_of_every_dtype_come_back_bit_for_bit(dtype: torch.dtype, compression: Any) -> None:
-    cache = SmartLRUCache(0.1, compression_type=compression)
-    bits = torch.randint(0, 256, (64, 40, dtype.itemsize), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    bits[:, :, 0] &= 1
-    value = bits.view(torch.bool).view(64, 40) if dtype == torch.bool else bits.view(dtype).view(64, 40)
-    assert_same(both(cache, "k", [value, value[0, 0], value[:0]]), [value, value[0, 0], value[:0]])
-
-
-def test_strides_of_dense_tensors_and_zero_sizes_come_back() -> None:
-    cache = SmartLRUCache(0.2)
-    base = latents(shape=(6, 5, 320, 4))
-    dense = [
-        base.permute(3, 1, 0, 2), base.transpose(0, 1), base.to(memory_format=torch.channels_last), base[2:4], base[1],
-        torch.zeros(0), torch.zeros(3, 0, 5), torch.tensor(7), torch.ones(1).expand(4, 1000), base.permute(1, 0, 2, 3)[:, :0],
-    ]  # fmt: skip
-    for tensor in dense:
-        found = both(cache, "k", tensor)
-        assert_same(found, tensor)
-        assert found.stride() == tensor.stride()
-
-
-def test_tensors_that_skip_memory_come_back_equal_and_contiguous() -> None:
-    cache = SmartLRUCache(0.2)
-    base = latents(shape=(64, 64, 64))
-    for tensor in (base[:, ::2], base[::3, 1], base[5:, :, 7]):
-        found = both(cache, "k", tensor)
-        assert torch.equal(found, tensor)
-        assert found.is_contiguous()
-        assert cache.get_cache_stats()["current_size_gb"] * 1e9 < 2 * tensor.nbytes + 20_000, "what is skipped is not kept"
-
-
-def test_views_that_torch_resolves_lazily_and_tensors_that_need_gradients_are_kept_as_numbers() -> None:
-    cache = SmartLRUCache(0.1)
-    number = torch.tensor([1 + 2j, 3 - 4j])
-    parameter = torch.nn.Parameter(torch.arange(4.0))
-    found = both(cache, "k", [number.conj(), number.imag, number.conj().imag, parameter])
-    for ours, theirs in zip(found, [number.conj(), number.imag, number.conj().imag, parameter], strict=True):
-        assert torch.equal(ours, theirs)
-        assert not ours.requires_grad
-
-
-def test_no_two_callers_share_memory_with_each_other_or_the_cache() -> None:
-    for compression in ("zstd", "none"):
-        cache = SmartLRUCache(0.1, compression_type=compression)
-        mine = latents(shape=(16, 16))
-        cache.put_sync("k", {"x": mine, "y": [mine]})
-        mine.zero_()
-        first = cache.get_sync("k")
-        assert torch.equal(first["x"], latents(shape=(16, 16)))
-        first["x"].fill_(9)
-        first["y"].append("more")
-        second = asyncio.run(cache.get("k"))
-        assert torch.equal(second["x"], latents(shape=(16, 16)))
-        assert torch.equal(second["y"][0], latents(shape=(16, 16)))
-        assert len(second["y"]) == 1
-
-
-def test_values_outlive_the_cache() -> None:
-    cache = SmartLRUCache(0.1)
-    cache.put_sync("k", latents())
-    found = cache.get_sync("k")
-    cache.clear()
-    del cache
-    assert torch.equal(found, latents())
-
-
-class Thing:
-    pass
-
-
-def cyclic() -> list[Any]:
-    value: list[Any] = []
-    value.append(value)
-    return value
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (Thing(), "cannot keep a `Thing`"),
-        ({"a": [1, Thing()]}, "cannot keep a `Thing`"),
-        ({"a": lambda: None}, "cannot keep a `function`"),
-        (cyclic(), "nest too deep"),
-        (None, "cannot keep `None`"),
-        (torch.eye(3).to_sparse(), "layout torch.sparse_coo"),
-        (torch.zeros(3, device="meta"), "on meta: move it to the CPU first"),
-        ({"x": np.zeros(3)}, "cannot keep a `ndarray` of numpy"),
-    ],
-    ids=["object", "nested", "function", "cyclic", "none", "sparse", "meta", "numpy"],
-)
-def test_what_is_not_kept_is_a_type_error_and_changes_nothing(value: Any, words: str) -> None:
-    cache = SmartLRUCache(0.1)
-    cache.put_sync("k", {"before": 1})
-    before = cache.get_cache_stats()
-    with pytest.raises(TypeError, match=words):
-        asyncio.run(cache.put("k", value))
-    with pytest.raises(TypeError, match=words):
-        cache.put_sync("k", value)
-    assert cache.get_cache_stats() == before
-    assert cache.get_sync("k") == {"before": 1}
-
-
-def test_a_cache_of_numpy_keeps_arrays() -> None:
-    cache = SmartLRUCache(0.1, framework="numpy")
-    arrays = [
-        np.arange(12.0).reshape(3, 4).T,
-        np.zeros((0, 3), np.int16),
-        np.arange(9)[::-1],
-        np.arange(4, dtype=">i4"),
-        np.float32(3),
-    ]
-    cache.put_sync("k", arrays)
-    found = cache.get_sync("k")
-    for ours, theirs in zip(found, arrays, strict=True):
-        assert np.array_equal(ours, theirs)
-    with pytest.raises(TypeError, match="cannot keep a `Tensor` of torch"):
-        cache.put_sync("k", torch.zeros(3))
-    with pytest.raises(TypeError, match="cannot keep an array of object"):
-        cache.put_sync("k", np.array([Thing()]))
-
-
-def test_keys_are_strings_of_any_kind() -> None:
-    cache = SmartLRUCache(0.1)
-    keys = ["", "a/b/ü.pt", "x" * 10_000, "\0", "s3://bucket/key?x=1"]
-    for number, key in enumerate(keys):
-        cache.put_sync(key, number)
-    assert [cache.get_sync(key) for key in keys] == list(range(len(keys)))
-    with pytest.raises(TypeError):
-        cache.put_sync(3, 1)  # type: ignore[arg-type]
-
-
-# ---- counting
 
 
 def test_stats_have_the_names_that_trainers_read_and_metrics_the_same_numbers() -> None:
@@ -275,182 +82,6 @@ def test_code_that_awaits_what_is_no_coroutine_works_too() -> None:
     asyncio.run(work())
 
 
-# ---- budget, compression
-
-
-def test_compressed_entries_are_what_is_held() -> None:
-    raw, packed = SmartLRUCache(0.1, compression_type="none"), SmartLRUCache(0.1, compression_type="zstd")
-    for cache in (raw, packed):
-        for number in range(8):
-            cache.put_sync(str(number), latents(number))
-    plain, held = raw.get_cache_stats(), packed.get_cache_stats()
-    bytes_of_all = 8 * latents().nbytes
-    assert bytes_of_all <= plain["current_size_gb"] * 1e9 < 1.1 * bytes_of_all
-    assert held["current_size_gb"] * 1e9 < bytes_of_all / 2.3
-    assert held["compression_savings_gb"] == pytest.approx(plain["current_size_gb"] - held["current_size_gb"], rel=0.01)
-    assert plain["compression_savings_gb"] == 0
-    packed.put_sync("0", latents(0), compress=False)
-    assert packed.get_cache_stats()["current_size_gb"] > held["current_size_gb"] + 0.5 * latents().nbytes / 1e9
-
-
-def test_more_fits_when_it_is_compressed() -> None:
-    kept = {}
-    for compression in ("none", "zstd"):
-        cache = SmartLRUCache(10 * latents().nbytes / 1e9, compression_type=compression)
-        for number in range(40):
-            cache.put_sync(str(number), latents(number))
-        kept[compression] = len(cache)
-    assert kept["zstd"] > 2 * kept["none"], kept
-
-
-@pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_memory_stays_below_the_budget_at_any_time_under_threads(compression: Any) -> None:
-    budget = 8 * latents().nbytes
-    cache = SmartLRUCache(budget / 1e9, compression_type=compression)
-    values = [latents(seed, (16 + 28 * seed, 5, 32, 32)) for seed in range(5)]
-    done, most = threading.Event(), 0
-
-    def watch() -> None:
-        nonlocal most
-        while not done.is_set():
-            most = max(most, cache.get_cache_stats()["current_size_gb"] * 1e9)
-
-    def work(thread: int) -> None:
-        for round_ in range(40):
-            number = (round_ * 3 + thread) % 15
-            if round_ % 2:
-                asyncio.run(cache.put(str(number), values[number % 5]))
-            else:
-                cache.put_sync(str(number), values[number % 5])
-            found = cache.get_sync(str((number + 1) % 15))
-            assert found is None or torch.equal(found, values[(number + 1) % 15 % 5])
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(work, range(6)))
-    done.set()
-    watcher.join()
-    assert 0 < most <= budget
-    cache.clear()
-    assert cache.get_cache_stats()["current_size_gb"] == 0
-
-
-def test_a_value_larger_than_the_budget_is_declined_and_nothing_else_gives_way() -> None:
-    cache = SmartLRUCache(1 * MB, compression_type="none")
-    assert cache.put_sync("small", 1)
-    assert not cache.put_sync("large", torch.zeros(1_000_000))
-    assert cache.get_sync("large") is None
-    assert cache.get_sync("small") == 1
-    assert cache.get_metrics().declined == 1
-
-
-def test_an_empty_budget_keeps_nothing() -> None:
-    cache = SmartLRUCache(0)
-    assert not cache.put_sync("a", 1)
-    assert cache.get_cache_stats()["num_items"] == 0
-
-
-def test_a_budget_beyond_the_memory_there_is_is_clamped_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "headwater"):
-        caches = [SmartLRUCache(max_size_gb=987_654.0) for _ in range(3)]
-    warnings = [record.getMessage() for record in caplog.records if "cache size" in record.getMessage()]
-    assert len(warnings) == 1, warnings
-    assert "988 TB" in warnings[0]
-    assert all(cache.get_cache_stats()["max_size_gb"] < 987_654 / 2 for cache in caches)
-
-
-# ---- age
-
-
-def test_a_value_is_used_until_its_time_is_over_and_no_longer() -> None:
-    clock = ManualClock()
-    cache = SmartLRUCache(0.1, max_ttl_seconds=10.0, clock=clock)
-    cache.put_sync("a", 1)
-    clock.advance(9.999)
-    assert cache.get_sync("a") == 1, "being asked for does not renew it"
-    cache.put_sync("b", 2)
-    clock.advance(0.001)
-    assert cache.get_sync("a") is None
-    assert "b" in cache
-    assert cache.get_metrics().expirations == 1
-    cache.put_sync("a", 3)
-    clock.advance(9.999)
-    assert cache.get_sync("a") == 3, "put anew, it lives anew"
-    stats = cache.get_cache_stats()
-    assert stats["num_items"] == 1, "what is too old is not held"
-    assert stats["total_evictions"] == 0
-
-
-def test_without_a_time_nothing_gets_too_old() -> None:
-    for forever in (None, float("inf")):
-        clock = ManualClock()
-        cache = SmartLRUCache(0.1, max_ttl_seconds=forever, clock=clock)
-        cache.put_sync("a", 1)
-        clock.advance(1e9)
-        assert cache.get_sync("a") == 1
-
-
-# ---- policy
-
-_PAGES = st.integers(1, 3)
-_OPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.integers(0, 9), _PAGES),
-        st.tuples(st.just("get"), st.integers(0, 9), _PAGES),
-        st.tuples(st.just("remove"), st.integers(0, 9), _PAGES),
-        st.tuples(st.just("clear"), st.integers(0, 9), _PAGES),
-    ),
-    max_size=60,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(_OPS)
-def test_the_least_recently_used_gives_way_as_in_a_reference_model(ops: list[tuple[str, int, int]]) -> None:
-    # Values of one to three pages of memory: a page, and what the tree beside it takes.
-    page, tree = 4096, 96
-    capacity = 10 * page + 1000
-    cache = SmartLRUCache(capacity / 1e9, compression_type="none")
-    model: OrderedDict[int, int] = OrderedDict()
-    evictions = 0
-    for op, key, pages in ops:
-        if op == "put":
-            cache.put_sync(str(key), torch.zeros(pages * page, dtype=torch.uint8))
-            model.pop(key, None)
-            while sum(model.values()) + pages * page + tree > capacity:
-                model.popitem(last=False)
-                evictions += 1
-            model[key] = pages * page + tree
-        elif op == "get":
-            found = cache.get_sync(str(key))
-            assert (found is not None) == (key in model)
-            if key in model:
-                model.move_to_end(key)
-                assert found.numel() == model[key] - tree
-        elif op == "remove":
-            assert cache.remove(str(key)) == (model.pop(key, None) is not None)
-        elif key == 0:
-            cache.clear()
-            model.clear()
-        assert {key for key in range(10) if str(key) in cache} == set(model)
-    stats = cache.get_cache_stats()
-    assert stats["total_evictions"] == evictions
-    assert round(stats["current_size_gb"] * 1e9) == sum(model.values())
-
-
-def test_keep_declines_newcomers() -> None:
-    cache = SmartLRUCache(2 * 4200 / 1e9, compression_type="none", policy="keep")
-    assert cache.put_sync("a", torch.zeros(1000))
-    assert cache.put_sync("b", torch.zeros(1000))
-    assert not cache.put_sync("c", torch.zeros(1000))
-    assert "a" in cache
-    assert cache.put_sync("a", torch.ones(1000)), "what is there may be replaced"
-
-
-# ---- prefetch
-
-
 def test_prefetch_fetches_what_is_not_there_up_to_its_limit() -> None:
     cache = SmartLRUCache(0.1, prefetch_ahead=3)
     cache.put_sync("b", "old")
@@ -493,15 +124,55 @@ def test_a_fetch_that_fails_stops_no_other(caplog: pytest.LogCaptureFixture) -> 
     async def fetch(key: str) -> Any:
         if key == "bad":
             raise OSError("gone")
-        return Thing() if key == "odd" else key
+        return object() if key == "odd" else key
 
     with caplog.at_level(logging.WARNING, "headwater"):
         results = asyncio.run(cache.prefetch(["a", "bad", "odd", "b"], fetch))
     assert results == {"a": True, "bad": False, "odd": False, "b": True}
     assert sorted(record.getMessage() for record in caplog.records) == [
         "cannot prefetch `bad`: OSError: gone",
-        "cannot prefetch `odd`: TypeError: cannot keep a `Thing`",
+        "cannot prefetch `odd`: TypeError: cannot keep a `object`",
     ]
+
+
+def test_a_cancellation_that_nobody_wished_is_a_failure_as_others_are() -> None:
+    async def fetch(key: str) -> str:
+        if key == "bad":
+            raise asyncio.CancelledError
+        return key
+
+    cache = SmartLRUCache(0.1)
+    assert cache.prefetch_sync(["a", "bad", "b"], fetch) == {"a": True, "bad": False, "b": True}
+
+
+def test_a_prefetch_that_is_cancelled_ends() -> None:
+    async def work() -> None:
+        cache, began, ended = SmartLRUCache(0.1), asyncio.Event(), asyncio.Event()
+
+        async def fetch(_: str) -> str:
+            began.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                ended.set()
+            return ""
+
+        waiting = asyncio.create_task(cache.prefetch(["a"], fetch))
+        await began.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert ended.is_set()
+        assert "a" not in cache
+
+    asyncio.run(work())
+
+
+def test_a_single_key_is_no_list_of_keys() -> None:
+    asked: list[str] = []
+    with pytest.raises(TypeError, match="a list of keys"):
+        SmartLRUCache(0.1).prefetch_sync("abc", asked.append)
+    assert not asked
 
 
 def test_prefetch_works_inside_a_running_loop_without_awaiting() -> None:
@@ -515,125 +186,6 @@ def test_prefetch_works_inside_a_running_loop_without_awaiting() -> None:
         return cache.prefetch_sync(["a", "b"], fetch)
 
     assert asyncio.run(work()) == {"a": True, "b": True}
-
-
-# ---- loops, threads, processes
-
-
-def test_one_cache_serves_many_loops_and_threads_at_once() -> None:
-    cache = SmartLRUCache(0.3)
-    values = {str(number): sample(number) for number in range(6)}
-
-    async def work(offset: int) -> None:
-        async def one(number: int) -> None:
-            key = str((number + offset) % 6)
-            await cache.put(key, values[key])
-            assert_latents(await cache.get(key), values[key])
-
-        await asyncio.gather(*(one(number) for number in range(12)))
-
-    def assert_latents(found: Any, value: Any) -> None:
-        assert torch.equal(found["latents"], value["latents"])
-        assert found["name"] == value["name"]
-
-    with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(asyncio.run, work(offset)) for offset in range(4)]:
-            future.result()
-    for key, value in values.items():
-        assert_latents(asyncio.run(cache.get(key)), value)
-
-
-def test_blocking_forms_work_inside_a_running_loop() -> None:
-    async def work() -> Any:
-        cache = SmartLRUCache(0.1)
-        cache.put_sync("k", sample())
-        return cache.get_sync("k"), await cache.get("k")
-
-    for found in asyncio.run(work()):
-        assert_same(found, sample())
-
-
-def test_the_loop_goes_on_while_a_large_value_is_put_and_got() -> None:
-    async def work() -> None:
-        cache = SmartLRUCache(1.0)
-        large = torch.zeros(30_000_000)
-        ticks = 0
-
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                await asyncio.sleep(0)
-                ticks += 1
-
-        ticking = asyncio.create_task(tick())
-        await cache.put("k", large)
-        assert ticks > 0
-        ticks = 0
-        assert (await cache.get("k")).numel() == 30_000_000
-        assert ticks > 0
-        ticking.cancel()
-
-    asyncio.run(work())
-
-
-def test_no_thread_is_left_behind_by_a_loop() -> None:
-    cache = SmartLRUCache(0.1)
-
-    async def work() -> None:
-        await cache.put("k", sample())
-        await cache.get("k")
-
-    asyncio.run(work())
-    before = threading.active_count()
-    asyncio.run(work())
-    assert threading.active_count() == before
-
-
-def test_a_forked_child_has_an_empty_cache_of_its_own() -> None:
-    # Small enough for torch to compute on one thread: its own do not survive a fork.
-    small, large = latents(3, (10, 10)), latents()
-    cache = SmartLRUCache(0.1)
-    cache.put_sync("k", sample())
-    stop = threading.Event()
-
-    def busy() -> None:
-        while not stop.is_set():
-            cache.put_sync("other", large)
-            cache.get_sync("other")
-
-    thread = threading.Thread(target=busy)
-    thread.start()
-
-    def work() -> None:
-        assert cache.get_sync("k") is None
-        cache.put_sync("k", small)
-        cache.put_sync("l", large)
-        assert_same(cache.get_sync("k"), small)
-        assert cache.get_sync("l").shape == large.shape
-        assert cache.get_cache_stats()["num_items"] == 2
-        assert cache.get_metrics().hits == 2
-
-    try:
-        for _ in range(10):
-            in_child(work)
-    finally:
-        stop.set()
-        thread.join()
-    assert_same(cache.get_sync("k"), sample())
-
-
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
-def test_a_pickled_cache_comes_up_empty_with_the_same_settings(duplicate: Callable[[SmartLRUCache], SmartLRUCache]) -> None:
-    cache = SmartLRUCache(0.05, 60.0, "none", 4, policy="keep")
-    cache.put_sync("k", 1)
-    other = duplicate(cache)
-    assert repr(other) == repr(cache)
-    assert other.get_cache_stats()["max_size_gb"] == 0.05
-    assert other.get_sync("k") is None
-    assert cache.get_sync("k") == 1
-
-
-# ---- settings
 
 
 def test_the_defaults_are_those_of_the_older_loader() -> None:
@@ -654,6 +206,8 @@ def test_the_defaults_are_those_of_the_older_loader() -> None:
         ("max_size_gb", "8GB", "max_size_gb"),
         ("max_ttl_seconds", -1, "max_ttl_seconds"),
         ("prefetch_ahead", -1, "prefetch_ahead"),
+        ("prefetch_ahead", 2.5, "prefetch_ahead"),
+        ("max_size_gb", True, "max_size_gb"),
         ("framework", "jax", "'torch' and 'numpy'"),
     ],
 )
