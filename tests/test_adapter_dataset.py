@@ -1,4 +1,4 @@
-"""`StreamingDatasetAdapter`: what existing trainers do with it, and where the design that it replaces failed."""
+"""`StreamingDatasetAdapter`: its samples, in loops, threads, workers and loaders; and where the older design failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,77 +18,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import headwater as hw
-from headwater.adapter import DataSourceConfig, StreamingDatasetAdapter, create_streaming_dataset_from_config
+from adapted import SAMPLES, Servers, adapter, condition, expected, latent, local, remote, write
+from headwater.adapter import DataSourceConfig, StreamingDatasetAdapter
 from same import assert_same
-from servers.testkit import Testkit
-from waiting import until
-
-SAMPLES = 24
-STATS = {
-    "num_items",
-    "current_size_gb",
-    "max_size_gb",
-    "hit_rate",
-    "total_hits",
-    "total_misses",
-    "total_evictions",
-    "prefetch_hits",
-    "compression_savings_gb",
-}
-Servers = Callable[[Path], Testkit]
-
-
-def latent(number: int) -> dict[str, Any]:
-    # Like latents: what bf16 holds, kept in fp32.
-    generator = torch.Generator().manual_seed(number)
-    return {"latents": torch.randn(16, 2, 8, 8, generator=generator).bfloat16().float(), "fps": 24.0}
-
-
-def condition(number: int) -> dict[str, Any]:
-    return {"prompt_embeds": torch.full((8, 64), float(number)), "prompt": f"clip {number}"}
-
-
-def expected(number: int) -> dict[str, Any]:
-    return {"latent_conditions": latent(number), "text_conditions": condition(number), "idx": number}
-
-
-def write(root: Path, samples: int = SAMPLES) -> Path:
-    for name in ("latents", "conditions"):
-        (root / name).mkdir(parents=True)
-    for number in range(samples):
-        torch.save(latent(number), root / f"latents/latent_{number:04}.pt")
-        torch.save(condition(number), root / f"conditions/condition_{number:04}.pt")
-    return root
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write(tmp_path / "set")
-
-
-def local(folder: Path) -> list[DataSourceConfig]:
-    return [DataSourceConfig(name, "local", str(folder / name)) for name in ("latents", "conditions")]
-
-
-def remote(server: Testkit, name: str, folder: str = "", **other: Any) -> DataSourceConfig:
-    credentials = {
-        "aws_access_key_id": "any",
-        "aws_secret_access_key": "any",
-        "endpoint_url": server.endpoint,
-        "region_name": server.region,
-    }
-    return DataSourceConfig(name, "s3", f"{server.bucket}/{folder or name}", credentials, **other)
-
-
-def adapter(sources: list[DataSourceConfig], **arguments: Any) -> StreamingDatasetAdapter:
-    # Without second requests for what takes long: some tests count.
-    fetch = hw.FetchConfig(hedge=0)
-    return StreamingDatasetAdapter(sources, **{"cache_size_gb": 0.5, "fetch": fetch, **arguments})
-
-
-def packed_room(folder: Path) -> float:
-    """A cache that has no room for all as it is, but for all compressed."""
-    return 0.75 * sum(path.stat().st_size for path in folder.glob("*/*.pt")) / 1e9
 
 
 def test_sources_are_fields_of_one_sample_under_the_usual_keys(folder: Path) -> None:
@@ -164,16 +100,42 @@ def test_a_file_that_is_gone_later_is_an_error_of_its_sample_alone(folder: Path)
     [
         ({"cache_size_gb": -1}, "cache_size_gb"),
         ({"cache_size_gb": float("nan")}, "cache_size_gb"),
+        ({"cache_size_gb": "4"}, "cache_size_gb"),
         ({"prefetch_ahead": -1}, "prefetch_ahead"),
+        ({"prefetch_ahead": 2.5}, "prefetch_ahead"),
         ({"max_ttl_seconds": -1}, "ttl"),
         ({"compression_type": "lz4"}, "lz4"),
         ({"data_mapping": {"depth": "d"}}, "depth"),
         ({"data_mapping": {"latents": "idx"}}, "idx"),
+        ({"data_mapping": {"latents": "x", "conditions": "x"}}, "`x`: two fields"),
+        ({"data_mapping": {"latents": "conditions"}}, "`conditions`: two fields"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused(folder: Path, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         adapter(local(folder), **arguments)
+
+
+def test_names_may_be_exchanged(folder: Path) -> None:
+    swapped = adapter(local(folder), data_mapping={"latents": "conditions", "conditions": "latents"})[3]
+    assert_same(swapped, {"latents": condition(3), "conditions": latent(3), "idx": 3})
+
+
+@pytest.mark.parametrize("endless", [float("inf"), 1e300])
+def test_endless_sizes_and_times_are_as_much_as_there_is(folder: Path, endless: float) -> None:
+    dataset = adapter(local(folder), cache_size_gb=endless, max_ttl_seconds=endless)
+    assert_same(dataset[3], expected(3))
+    assert 0 < dataset.get_cache_stats()["max_size_gb"] < 1e9
+
+
+def test_latents_stay_as_they_are_stored_where_that_is_wished(folder: Path) -> None:
+    # Sizes of the video, not of its latents.
+    rows = {"latents": torch.zeros(6, 16), "num_frames": 81, "height": 480, "width": 832}
+    for path in (folder / "latents").iterdir():
+        torch.save(rows, path)
+    with pytest.raises(hw.CorruptDataError, match="6 rows of 16 for 81 frames"):
+        adapter(local(folder))[0]
+    assert_same(adapter(local(folder), restore_latents=False)[0]["latent_conditions"], rows)
 
 
 def test_without_sources_there_is_no_dataset() -> None:
@@ -237,196 +199,6 @@ def test_several_threads_with_loops_of_their_own_share_one_dataset(folder: Path)
     assert not failed
 
 
-def test_a_replica_of_the_same_name_or_named_so_is_read_when_the_first_one_is_dead(
-    folder: Path, fault_servers: Servers
-) -> None:
-    for behind in ({"name": "latents"}, {"name": "spare", "replicas_of": "latents"}):
-        server = fault_servers(folder)
-        first = remote(server, "latents")
-        second = DataSourceConfig(source_type="local", path_or_uri=str(folder / "latents"), **behind)
-        dataset = adapter([first, second, local(folder)[1]], cache_size_gb=0.0, prefetch_ahead=0)
-        assert list(dataset[0]) == ["latent_conditions", "text_conditions", "idx"]
-        asked = server.stats()["get"]
-        assert asked > 0
-        server.kill()
-        for number in range(SAMPLES):
-            assert_same(dataset[number], expected(number))
-        stats = dataset.stats()
-        assert stats["replica_failovers_total"] > 0
-        assert stats["sample_errors_total"] == 0
-
-
-def test_a_replica_may_be_the_only_one_that_is_there_when_the_dataset_is_made(folder: Path, fault_servers: Servers) -> None:
-    server = fault_servers(folder)
-    server.kill()
-    second = DataSourceConfig("spare", "local", str(folder / "latents"), replicas_of="latents")
-    dataset = adapter([remote(server, "latents"), local(folder)[1], second], cache_size_gb=0.0)
-    assert_same(dataset[4], expected(4))
-
-
-def test_a_replica_of_no_source_is_refused(folder: Path) -> None:
-    lost = DataSourceConfig("spare", "local", str(folder / "latents"), replicas_of="latent")
-    with pytest.raises(ValueError, match="`latent`, which is no source"):
-        adapter([*local(folder), lost])
-
-
-def test_a_source_is_listed_once_and_each_object_asked_for_once(folder: Path, fault_servers: Servers) -> None:
-    server = fault_servers(folder)
-    dataset = adapter([remote(server, "latents"), remote(server, "conditions")])
-    listed = server.stats()["list"]
-    for _ in range(2):
-        for number in range(SAMPLES):
-            assert_same(dataset[number], expected(number))
-    stats = server.stats()
-    assert stats["list"] == listed <= 4
-    assert stats["get"] == 2 * SAMPLES
-    assert stats["head"] == 0
-
-
-def hit_rate(dataset: StreamingDatasetAdapter, order: list[int], batch: int, *, prefetch: bool) -> float:
-    """That of one epoch of a loop that says what comes, as the trainers' examples do."""
-    dataset.reset_metrics()
-    for begin in range(0, len(order), batch):
-        if prefetch:
-            coming = order[begin + batch : begin + 2 * batch]
-            dataset.prefetch_batch(coming)
-        for number in order[begin : begin + batch]:
-            assert_same(dataset[number], expected(number))
-        if prefetch:
-            until(lambda: not dataset.stats()["prefetch_waiting"] and arrived(dataset), "what was queued arrives")
-    return float(dataset.get_cache_stats()["hit_rate"])
-
-
-def arrived(dataset: StreamingDatasetAdapter) -> bool:
-    stats = dataset.stats()
-    return stats["prefetch_fetched_total"] >= 2 * stats["prefetch_queued_total"]
-
-
-def test_the_first_epoch_hits_what_was_queued_and_later_ones_hit_the_cache(folder: Path, fault_servers: Servers) -> None:
-    server = fault_servers(folder)
-    dataset = adapter([remote(server, "latents"), remote(server, "conditions")], prefetch_ahead=0)
-    orders = [torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(epoch)).tolist() for epoch in range(3)]
-    first = hit_rate(dataset, orders[0], 4, prefetch=True)
-    assert first > 0.8, "all but the first batch were queued"
-    assert dataset.get_cache_stats()["prefetch_hits"] == round(first * 2 * SAMPLES)
-    for order in orders[1:]:
-        assert hit_rate(dataset, order, 4, prefetch=False) == 1.0
-    assert server.stats()["get"] == 2 * SAMPLES
-
-
-def test_reading_in_order_fetches_ahead_by_itself(folder: Path, fault_servers: Servers) -> None:
-    server = fault_servers(folder)
-    dataset = adapter([remote(server, "latents"), remote(server, "conditions")], prefetch_ahead=10)
-    for number in range(SAMPLES):
-        assert_same(dataset[number], expected(number))
-        until(lambda: not dataset.stats()["prefetch_waiting"] and arrived(dataset), "what was queued arrives")
-    stats = dataset.get_cache_stats()
-    assert stats["prefetch_hits"] == 2 * (SAMPLES - 2), "all but the two that tell the order"
-    assert stats["hit_rate"] > 0.85
-    assert server.stats()["get"] == 2 * SAMPLES
-
-
-def test_nothing_is_fetched_ahead_while_the_worker_is_stopped(folder: Path, fault_servers: Servers) -> None:
-    server = fault_servers(folder)
-    dataset = adapter([remote(server, "latents"), remote(server, "conditions")], enable_prefetch=False)
-    assert dataset.prefetch_batch([0, 1]) == 0
-    for number in range(4):
-        dataset[number]
-    assert server.stats()["get"] == 8
-    for _ in range(2):
-        dataset.start_prefetch_worker()
-    assert dataset.prefetch_batch([10, 11]) == 2
-    until(lambda: server.stats()["get"] == 12, "the queue is fetched")
-    for _ in range(2):
-        dataset.stop_prefetch_worker()
-    assert dataset.stats()["prefetch_bytes"] == 0
-    assert dataset.prefetch_batch([12]) == 0
-
-
-def test_no_thread_of_pythons_is_left_by_starting_and_stopping(folder: Path) -> None:
-    before = set(threading.enumerate())
-    dataset = adapter(local(folder))
-    for _ in range(10):
-        dataset.start_prefetch_worker()
-        dataset.prefetch_batch(range(SAMPLES))
-        dataset[0]
-        dataset.stop_prefetch_worker()
-    assert set(threading.enumerate()) == before
-
-
-def test_what_is_kept_is_compressed_within_the_size_that_was_given(folder: Path) -> None:
-    size = packed_room(folder)
-    dataset = adapter(local(folder), cache_size_gb=size, prefetch_ahead=0)
-    over: list[float] = []
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            if (held := dataset.get_cache_stats()["current_size_gb"]) > size:
-                over.append(held)
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    for _ in range(3):
-        for number in range(SAMPLES):
-            assert_same(dataset[number], expected(number))
-    # What is read faster than it is packed is not kept, and has its next chance when it is read again.
-    everything = list(range(SAMPLES))
-    until(lambda: dataset[everything] and dataset.get_cache_stats()["num_items"] == 2 * SAMPLES, "all is packed")
-    done.set()
-    watching.join()
-    stats = dataset.get_cache_stats()
-    assert set(stats) == STATS
-    assert not over
-    assert stats["max_size_gb"] == pytest.approx(size, rel=1e-6)
-    stored = sum(path.stat().st_size for path in folder.glob("*/*.pt")) / 1e9
-    assert stats["current_size_gb"] < 0.75 * stored
-    assert stats["compression_savings_gb"] > 0.25 * stored
-
-
-def test_uncompressed_entries_are_as_large_as_what_they_hold(folder: Path) -> None:
-    dataset = adapter(local(folder), compression_type="none", prefetch_ahead=0)
-    for number in range(SAMPLES):
-        dataset[number]
-    tensors = SAMPLES * 4 * (16 * 2 * 8 * 8 + 8 * 64) / 1e9
-    stats = dataset.get_cache_stats()
-    assert stats["current_size_gb"] >= tensors
-    assert stats["compression_savings_gb"] == 0
-
-
-def test_metrics_begin_anew_and_what_is_kept_stays_until_it_is_cleared(folder: Path) -> None:
-    dataset = adapter(local(folder), prefetch_ahead=0)
-    for _ in range(2):
-        for number in range(4):
-            dataset[number]
-    stats = dataset.get_cache_stats()
-    assert (stats["num_items"], stats["total_hits"], stats["total_misses"]) == (8, 8, 8)
-    assert stats["hit_rate"] == 0.5
-    dataset.reset_metrics()
-    stats = dataset.get_cache_stats()
-    assert (stats["num_items"], stats["total_hits"], stats["total_misses"], stats["hit_rate"]) == (8, 0, 0, 0.0)
-    dataset.clear_cache()
-    assert dataset.get_cache_stats()["num_items"] == 0
-    dataset[0]
-    assert dataset.get_cache_stats()["total_misses"] == 2
-
-
-def test_what_is_too_old_is_asked_for_again_and_counts_as_a_miss_when_it_was_replaced(
-    folder: Path, fault_servers: Servers
-) -> None:
-    server = fault_servers(folder)
-    sources = [remote(server, "latents"), remote(server, "conditions")]
-    dataset = adapter(sources, max_ttl_seconds=0.0, on_changed="reload", prefetch_ahead=0)
-    dataset[0]
-    until(lambda: dataset.get_cache_stats()["num_items"] == 2, "both are kept")
-    dataset.reset_metrics()
-    torch.save(latent(100), folder / "new.pt")
-    server.put("latents/latent_0000.pt", (folder / "new.pt").read_bytes())
-    assert_same(dataset[0]["latent_conditions"], latent(100))
-    stats = dataset.get_cache_stats()
-    assert (stats["total_hits"], stats["total_misses"]) == (1, 1)
-
-
 @pytest.mark.parametrize(("workers", "start"), [(0, None), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)])
 def test_every_sample_of_every_epoch_comes_out_of_a_loader(folder: Path, workers: int, start: str | None) -> None:
     dataset = adapter(local(folder))
@@ -471,71 +243,6 @@ def test_it_is_pickled_as_what_it_is(folder: Path) -> None:
     assert again.prefetch_batch([0]) == 0
     again.start_prefetch_worker()
     assert again.prefetch_batch([0]) == 1
-
-
-def test_explicit_credentials_are_neither_pickled_nor_shown(
-    folder: Path, fault_servers: Servers, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = fault_servers(folder)
-    secret = "a-very-secret-key"
-    credentials = {
-        "aws_access_key_id": secret,
-        "aws_secret_access_key": secret,
-        "endpoint_url": server.endpoint,
-        "region_name": server.region,
-    }
-    config = DataSourceConfig("latents", "s3", f"{server.bucket}/latents", credentials)
-    with caplog.at_level(logging.DEBUG):
-        dataset = adapter([config])
-        dataset[0]
-    assert secret not in repr(config) + repr(dataset) + str(dataset.stats()) + caplog.text
-    for value in (config, dataset):
-        with pytest.raises(ValueError, match="credentials") as error:
-            pickle.dumps(value)
-        assert secret not in str(error.value)
-    wrong = DataSourceConfig("latents", "s3", f"{server.bucket}/latents", {**credentials, "pass_phrase": secret})
-    with pytest.raises(ValueError, match="pass_phrase") as error:
-        adapter([wrong])
-    assert secret not in str(error.value)
-
-
-def test_a_dict_describes_a_dataset(folder: Path, fault_servers: Servers) -> None:
-    server = fault_servers(folder)
-    s3 = remote(server, "latents")
-    dataset = create_streaming_dataset_from_config(
-        {
-            "sources": [
-                {"name": "latents", "type": "s3", "path": s3.path_or_uri, "credentials": s3.credentials},
-                {"name": "conditions", "type": "local", "path": str(folder / "conditions")},
-                {"name": "spare", "type": "local", "path": folder / "latents", "replicas_of": "latents"},
-            ],
-            "data_mapping": {"latents": "x", "conditions": "y"},
-            "cache_size_gb": 0.25,
-            "max_ttl_seconds": 60,
-            "prefetch_ahead": 4,
-            "enable_prefetch": True,
-            "compression_type": "none",
-        }
-    )
-    server.kill()
-    assert_same(dataset[1], {"x": latent(1), "y": condition(1), "idx": 1})
-    assert dataset.get_cache_stats()["max_size_gb"] == 0.25
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({}, "sources"),
-        ({"sources": [{"name": "x", "type": "local"}]}, "path"),
-        ({"sources": [{"type": "local", "path": "/"}]}, "name"),
-        ({"sources": [{"name": "x", "type": "ftp", "path": "/"}]}, "ftp.*local, huggingface, s3, gcs, azure, http"),
-        ({"sources": [{"name": "x", "type": "local", "path": "/", "colour": "red"}]}, "colour"),
-        ({"sources": [], "cache_size": 3}, "cache_size"),
-    ],
-)
-def test_a_dict_that_cannot_be_meant_is_refused(config: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        create_streaming_dataset_from_config(config)
 
 
 @pytest.mark.slow
