@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import headwater as hw
+from headwater import adapter
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs/configuration.md").read_text()
@@ -42,6 +43,21 @@ def test_every_argument_is_in_the_reference(kind: type, title: str) -> None:
     tables = {"cache", "fetch", "prefetch", "throttle"}
     missing = taken - NOT_SETTINGS - tables - settings(title) - settings("In Python alone")
     assert not missing
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [adapter.DataSourceConfig, adapter.StreamingDatasetAdapter, adapter.PrecomputedDataset, adapter.SmartLRUCache,
+     adapter.AsyncPrefetcher],
+)  # fmt: skip
+def test_every_argument_of_the_adapter_is_in_the_reference_with_its_default(kind: type) -> None:
+    rows = re.findall(rf"^\| `(\w+)` \| `{kind.__name__}` \| (.*?) \|", REFERENCE, re.MULTILINE)
+    taken = {
+        name: "–" if parameter.default is inspect.Parameter.empty else f"`{parameter.default!r}`"
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    assert dict(rows) == taken
 
 
 def test_every_variable_that_is_read_is_in_the_reference() -> None:
