@@ -1,4 +1,4 @@
-"""Sets of the older loader's layout, and the adapter's dataset over them."""
+"""A small set of samples, and datasets of the adapter over it."""
 
 from __future__ import annotations
 
@@ -57,8 +57,3 @@ def adapter(sources: list[DataSourceConfig], **arguments: Any) -> StreamingDatas
     # Without second requests for what takes long: some tests count.
     fetch = hw.FetchConfig(hedge=0)
     return StreamingDatasetAdapter(sources, **{"cache_size_gb": 0.5, "fetch": fetch, **arguments})
-
-
-def packed_room(folder: Path) -> float:
-    """A cache that has no room for all as it is, but for all compressed."""
-    return 0.75 * sum(path.stat().st_size for path in folder.glob("*/*.pt")) / 1e9

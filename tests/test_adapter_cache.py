@@ -1,4 +1,4 @@
-"""The cache that trainers of the older loader use, by its names: counting, budget, age, policy, prefetch, settings."""
+"""The cache that trainers of the older loader use, by its names: counting, prefetching, settings."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ import logging
 import os
 import subprocess
 import sys
-import threading
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from cached import MB, Thing, latents, sample
 from headwater.adapter import SmartLRUCache
 from headwater.errors import ConfigError
-from headwater.testing import ManualClock
+from latents import sample
 from same import assert_same
-
-# ---- counting
 
 
 def test_stats_have_the_names_that_trainers_read_and_metrics_the_same_numbers() -> None:
@@ -90,182 +82,6 @@ def test_code_that_awaits_what_is_no_coroutine_works_too() -> None:
     asyncio.run(work())
 
 
-# ---- budget, compression
-
-
-def test_compressed_entries_are_what_is_held() -> None:
-    raw, packed = SmartLRUCache(0.1, compression_type="none"), SmartLRUCache(0.1, compression_type="zstd")
-    for cache in (raw, packed):
-        for number in range(8):
-            cache.put_sync(str(number), latents(number))
-    plain, held = raw.get_cache_stats(), packed.get_cache_stats()
-    bytes_of_all = 8 * latents().nbytes
-    assert bytes_of_all <= plain["current_size_gb"] * 1e9 < 1.1 * bytes_of_all
-    assert held["current_size_gb"] * 1e9 < bytes_of_all / 2.3
-    assert held["compression_savings_gb"] == pytest.approx(plain["current_size_gb"] - held["current_size_gb"], rel=0.01)
-    assert plain["compression_savings_gb"] == 0
-    packed.put_sync("0", latents(0), compress=False)
-    assert packed.get_cache_stats()["current_size_gb"] > held["current_size_gb"] + 0.5 * latents().nbytes / 1e9
-
-
-def test_more_fits_when_it_is_compressed() -> None:
-    kept = {}
-    for compression in ("none", "zstd"):
-        cache = SmartLRUCache(10 * latents().nbytes / 1e9, compression_type=compression)
-        for number in range(40):
-            cache.put_sync(str(number), latents(number))
-        kept[compression] = len(cache)
-    assert kept["zstd"] > 2 * kept["none"], kept
-
-
-@pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_memory_stays_below_the_budget_at_any_time_under_threads(compression: Any) -> None:
-    budget = 8 * latents().nbytes
-    cache = SmartLRUCache(budget / 1e9, compression_type=compression)
-    values = [latents(seed, (16 + 28 * seed, 5, 32, 32)) for seed in range(5)]
-    done, most = threading.Event(), 0
-
-    def watch() -> None:
-        nonlocal most
-        while not done.is_set():
-            most = max(most, cache.get_cache_stats()["current_size_gb"] * 1e9)
-
-    def work(thread: int) -> None:
-        for round_ in range(40):
-            number = (round_ * 3 + thread) % 15
-            if round_ % 2:
-                asyncio.run(cache.put(str(number), values[number % 5]))
-            else:
-                cache.put_sync(str(number), values[number % 5])
-            found = cache.get_sync(str((number + 1) % 15))
-            assert found is None or torch.equal(found, values[(number + 1) % 15 % 5])
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(work, range(6)))
-    done.set()
-    watcher.join()
-    assert 0 < most <= budget
-    cache.clear()
-    assert cache.get_cache_stats()["current_size_gb"] == 0
-
-
-def test_a_value_larger_than_the_budget_is_declined_and_nothing_else_gives_way() -> None:
-    cache = SmartLRUCache(1 * MB, compression_type="none")
-    assert cache.put_sync("small", 1)
-    assert not cache.put_sync("large", torch.zeros(1_000_000))
-    assert cache.get_sync("large") is None
-    assert cache.get_sync("small") == 1
-    assert cache.get_metrics().declined == 1
-
-
-def test_an_empty_budget_keeps_nothing() -> None:
-    cache = SmartLRUCache(0)
-    assert not cache.put_sync("a", 1)
-    assert cache.get_cache_stats()["num_items"] == 0
-
-
-def test_a_budget_beyond_the_memory_there_is_is_clamped_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "headwater"):
-        caches = [SmartLRUCache(max_size_gb=987_654.0) for _ in range(3)]
-    warnings = [record.getMessage() for record in caplog.records if "cache size" in record.getMessage()]
-    assert len(warnings) == 1, warnings
-    assert "988 TB" in warnings[0]
-    assert all(cache.get_cache_stats()["max_size_gb"] < 987_654 / 2 for cache in caches)
-
-
-# ---- age
-
-
-def test_a_value_is_used_until_its_time_is_over_and_no_longer() -> None:
-    clock = ManualClock()
-    cache = SmartLRUCache(0.1, max_ttl_seconds=10.0, clock=clock)
-    cache.put_sync("a", 1)
-    clock.advance(9.999)
-    assert cache.get_sync("a") == 1, "being asked for does not renew it"
-    cache.put_sync("b", 2)
-    clock.advance(0.001)
-    assert cache.get_sync("a") is None
-    assert "b" in cache
-    assert cache.get_metrics().expirations == 1
-    cache.put_sync("a", 3)
-    clock.advance(9.999)
-    assert cache.get_sync("a") == 3, "put anew, it lives anew"
-    stats = cache.get_cache_stats()
-    assert stats["num_items"] == 1, "what is too old is not held"
-    assert stats["total_evictions"] == 0
-
-
-def test_without_a_time_nothing_gets_too_old() -> None:
-    for forever in (None, float("inf")):
-        clock = ManualClock()
-        cache = SmartLRUCache(0.1, max_ttl_seconds=forever, clock=clock)
-        cache.put_sync("a", 1)
-        clock.advance(1e9)
-        assert cache.get_sync("a") == 1
-
-
-# ---- policy
-
-_PAGES = st.integers(1, 3)
-_OPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.integers(0, 9), _PAGES),
-        st.tuples(st.just("get"), st.integers(0, 9), _PAGES),
-        st.tuples(st.just("remove"), st.integers(0, 9), _PAGES),
-        st.tuples(st.just("clear"), st.integers(0, 9), _PAGES),
-    ),
-    max_size=60,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(_OPS)
-def test_the_least_recently_used_gives_way_as_in_a_reference_model(ops: list[tuple[str, int, int]]) -> None:
-    # Values of one to three pages of memory: a page, and what the tree beside it takes.
-    page, tree = 4096, 96
-    capacity = 10 * page + 1000
-    cache = SmartLRUCache(capacity / 1e9, compression_type="none")
-    model: OrderedDict[int, int] = OrderedDict()
-    evictions = 0
-    for op, key, pages in ops:
-        if op == "put":
-            cache.put_sync(str(key), torch.zeros(pages * page, dtype=torch.uint8))
-            model.pop(key, None)
-            while sum(model.values()) + pages * page + tree > capacity:
-                model.popitem(last=False)
-                evictions += 1
-            model[key] = pages * page + tree
-        elif op == "get":
-            found = cache.get_sync(str(key))
-            assert (found is not None) == (key in model)
-            if key in model:
-                model.move_to_end(key)
-                assert found.numel() == model[key] - tree
-        elif op == "remove":
-            assert cache.remove(str(key)) == (model.pop(key, None) is not None)
-        elif key == 0:
-            cache.clear()
-            model.clear()
-        assert {key for key in range(10) if str(key) in cache} == set(model)
-    stats = cache.get_cache_stats()
-    assert stats["total_evictions"] == evictions
-    assert round(stats["current_size_gb"] * 1e9) == sum(model.values())
-
-
-def test_keep_declines_newcomers() -> None:
-    cache = SmartLRUCache(2 * 4200 / 1e9, compression_type="none", policy="keep")
-    assert cache.put_sync("a", torch.zeros(1000))
-    assert cache.put_sync("b", torch.zeros(1000))
-    assert not cache.put_sync("c", torch.zeros(1000))
-    assert "a" in cache
-    assert cache.put_sync("a", torch.ones(1000)), "what is there may be replaced"
-
-
-# ---- prefetch
-
-
 def test_prefetch_fetches_what_is_not_there_up_to_its_limit() -> None:
     cache = SmartLRUCache(0.1, prefetch_ahead=3)
     cache.put_sync("b", "old")
@@ -308,15 +124,55 @@ def test_a_fetch_that_fails_stops_no_other(caplog: pytest.LogCaptureFixture) -> 
     async def fetch(key: str) -> Any:
         if key == "bad":
             raise OSError("gone")
-        return Thing() if key == "odd" else key
+        return object() if key == "odd" else key
 
     with caplog.at_level(logging.WARNING, "headwater"):
         results = asyncio.run(cache.prefetch(["a", "bad", "odd", "b"], fetch))
     assert results == {"a": True, "bad": False, "odd": False, "b": True}
     assert sorted(record.getMessage() for record in caplog.records) == [
         "cannot prefetch `bad`: OSError: gone",
-        "cannot prefetch `odd`: TypeError: cannot keep a `Thing`",
+        "cannot prefetch `odd`: TypeError: cannot keep a `object`",
     ]
+
+
+def test_a_cancellation_that_nobody_wished_is_a_failure_as_others_are() -> None:
+    async def fetch(key: str) -> str:
+        if key == "bad":
+            raise asyncio.CancelledError
+        return key
+
+    cache = SmartLRUCache(0.1)
+    assert cache.prefetch_sync(["a", "bad", "b"], fetch) == {"a": True, "bad": False, "b": True}
+
+
+def test_a_prefetch_that_is_cancelled_ends() -> None:
+    async def work() -> None:
+        cache, began, ended = SmartLRUCache(0.1), asyncio.Event(), asyncio.Event()
+
+        async def fetch(_: str) -> str:
+            began.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                ended.set()
+            return ""
+
+        waiting = asyncio.create_task(cache.prefetch(["a"], fetch))
+        await began.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert ended.is_set()
+        assert "a" not in cache
+
+    asyncio.run(work())
+
+
+def test_a_single_key_is_no_list_of_keys() -> None:
+    asked: list[str] = []
+    with pytest.raises(TypeError, match="a list of keys"):
+        SmartLRUCache(0.1).prefetch_sync("abc", asked.append)
+    assert not asked
 
 
 def test_prefetch_works_inside_a_running_loop_without_awaiting() -> None:
@@ -330,9 +186,6 @@ def test_prefetch_works_inside_a_running_loop_without_awaiting() -> None:
         return cache.prefetch_sync(["a", "b"], fetch)
 
     assert asyncio.run(work()) == {"a": True, "b": True}
-
-
-# ---- settings
 
 
 def test_the_defaults_are_those_of_the_older_loader() -> None:
@@ -353,6 +206,8 @@ def test_the_defaults_are_those_of_the_older_loader() -> None:
         ("max_size_gb", "8GB", "max_size_gb"),
         ("max_ttl_seconds", -1, "max_ttl_seconds"),
         ("prefetch_ahead", -1, "prefetch_ahead"),
+        ("prefetch_ahead", 2.5, "prefetch_ahead"),
+        ("max_size_gb", True, "max_size_gb"),
         ("framework", "jax", "'torch' and 'numpy'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The cache of trainers of the older loader under loops, threads, forks and pickles."""
+"""The cache of the older loader in several event loops, threads and processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from cached import latents, sample
 from forks import in_child
 from headwater.adapter import SmartLRUCache
+from latents import latents, sample
 from same import assert_same
 
 

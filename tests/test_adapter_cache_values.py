@@ -1,4 +1,4 @@
-"""What the cache of trainers of the older loader is given comes back, bit for bit, and nobody else's."""
+"""What the cache of the older loader takes and gives: equal, to the bit, and the caller's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cached import Thing, both, latents
 from headwater.adapter import SmartLRUCache
+from latents import latents
 from same import assert_same
 
 DTYPES = [
@@ -19,6 +19,18 @@ DTYPES = [
     torch.float8_e5m2, torch.float8_e5m2fnuz, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16,
     torch.uint32, torch.uint64, torch.bool, torch.complex64, torch.complex128, torch.complex32,
 ]  # fmt: skip
+
+
+def both(cache: SmartLRUCache, key: str, value: Any, compress: bool = True) -> Any:
+    """Puts a value in and gets it, in a coroutine; and checks that the blocking form says the same."""
+
+    async def work() -> Any:
+        assert await cache.put(key, value, compress=compress)
+        return await cache.get(key)
+
+    found = asyncio.run(work())
+    assert_same(cache.get_sync(key), found)
+    return found
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -105,6 +117,10 @@ def test_values_outlive_the_cache() -> None:
     assert torch.equal(found, latents())
 
 
+class Thing:
+    pass
+
+
 def cyclic() -> list[Any]:
     value: list[Any] = []
     value.append(value)
@@ -164,3 +180,19 @@ def test_keys_are_strings_of_any_kind() -> None:
     assert [cache.get_sync(key) for key in keys] == list(range(len(keys)))
     with pytest.raises(TypeError):
         cache.put_sync(3, 1)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_kept_as_the_numbers_that_they_are() -> None:
+    cache = SmartLRUCache(0.1)
+    value = {
+        "fps": np.float64(24.0),
+        "scale": np.float32(0.1),
+        "frames": np.int64(5),
+        "keep": np.bool_(True),
+        "name": np.str_("a"),
+    }
+    found = both(cache, "k", value)
+    assert found == value
+    assert {type(one) for one in found.values()} == {float, int, bool, str}
+    with pytest.raises(TypeError, match="cannot keep a `datetime`"):
+        cache.put_sync("k", np.datetime64("2026-01-01T00:00:00", "s"))

@@ -1,4 +1,4 @@
-"""`StreamingDatasetAdapter`: what existing trainers do with it, and where the design that it replaces failed."""
+"""`StreamingDatasetAdapter`: its samples, in loops, threads, workers and loaders; and where the older design failed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import headwater as hw
 from adapted import SAMPLES, Servers, adapter, condition, expected, latent, local, remote, write
-from headwater.adapter import DataSourceConfig, StreamingDatasetAdapter, create_streaming_dataset_from_config
+from headwater.adapter import DataSourceConfig, StreamingDatasetAdapter
 from same import assert_same
 
 
@@ -100,16 +100,42 @@ def test_a_file_that_is_gone_later_is_an_error_of_its_sample_alone(folder: Path)
     [
         ({"cache_size_gb": -1}, "cache_size_gb"),
         ({"cache_size_gb": float("nan")}, "cache_size_gb"),
+        ({"cache_size_gb": "4"}, "cache_size_gb"),
         ({"prefetch_ahead": -1}, "prefetch_ahead"),
+        ({"prefetch_ahead": 2.5}, "prefetch_ahead"),
         ({"max_ttl_seconds": -1}, "ttl"),
         ({"compression_type": "lz4"}, "lz4"),
         ({"data_mapping": {"depth": "d"}}, "depth"),
         ({"data_mapping": {"latents": "idx"}}, "idx"),
+        ({"data_mapping": {"latents": "x", "conditions": "x"}}, "`x`: two fields"),
+        ({"data_mapping": {"latents": "conditions"}}, "`conditions`: two fields"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused(folder: Path, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         adapter(local(folder), **arguments)
+
+
+def test_names_may_be_exchanged(folder: Path) -> None:
+    swapped = adapter(local(folder), data_mapping={"latents": "conditions", "conditions": "latents"})[3]
+    assert_same(swapped, {"latents": condition(3), "conditions": latent(3), "idx": 3})
+
+
+@pytest.mark.parametrize("endless", [float("inf"), 1e300])
+def test_endless_sizes_and_times_are_as_much_as_there_is(folder: Path, endless: float) -> None:
+    dataset = adapter(local(folder), cache_size_gb=endless, max_ttl_seconds=endless)
+    assert_same(dataset[3], expected(3))
+    assert 0 < dataset.get_cache_stats()["max_size_gb"] < 1e9
+
+
+def test_latents_stay_as_they_are_stored_where_that_is_wished(folder: Path) -> None:
+    # Sizes of the video, not of its latents.
+    rows = {"latents": torch.zeros(6, 16), "num_frames": 81, "height": 480, "width": 832}
+    for path in (folder / "latents").iterdir():
+        torch.save(rows, path)
+    with pytest.raises(hw.CorruptDataError, match="6 rows of 16 for 81 frames"):
+        adapter(local(folder))[0]
+    assert_same(adapter(local(folder), restore_latents=False)[0]["latent_conditions"], rows)
 
 
 def test_without_sources_there_is_no_dataset() -> None:
@@ -173,39 +199,6 @@ def test_several_threads_with_loops_of_their_own_share_one_dataset(folder: Path)
     assert not failed
 
 
-def test_a_replica_of_the_same_name_or_named_so_is_read_when_the_first_one_is_dead(
-    folder: Path, fault_servers: Servers
-) -> None:
-    for behind in ({"name": "latents"}, {"name": "spare", "replicas_of": "latents"}):
-        server = fault_servers(folder)
-        first = remote(server, "latents")
-        second = DataSourceConfig(source_type="local", path_or_uri=str(folder / "latents"), **behind)
-        dataset = adapter([first, second, local(folder)[1]], cache_size_gb=0.0, prefetch_ahead=0)
-        assert list(dataset[0]) == ["latent_conditions", "text_conditions", "idx"]
-        asked = server.stats()["get"]
-        assert asked > 0
-        server.kill()
-        for number in range(SAMPLES):
-            assert_same(dataset[number], expected(number))
-        stats = dataset.stats()
-        assert stats["replica_failovers_total"] > 0
-        assert stats["sample_errors_total"] == 0
-
-
-def test_a_replica_may_be_the_only_one_that_is_there_when_the_dataset_is_made(folder: Path, fault_servers: Servers) -> None:
-    server = fault_servers(folder)
-    server.kill()
-    second = DataSourceConfig("spare", "local", str(folder / "latents"), replicas_of="latents")
-    dataset = adapter([remote(server, "latents"), local(folder)[1], second], cache_size_gb=0.0)
-    assert_same(dataset[4], expected(4))
-
-
-def test_a_replica_of_no_source_is_refused(folder: Path) -> None:
-    lost = DataSourceConfig("spare", "local", str(folder / "latents"), replicas_of="latent")
-    with pytest.raises(ValueError, match="`latent`, which is no source"):
-        adapter([*local(folder), lost])
-
-
 @pytest.mark.parametrize(("workers", "start"), [(0, None), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)])
 def test_every_sample_of_every_epoch_comes_out_of_a_loader(folder: Path, workers: int, start: str | None) -> None:
     dataset = adapter(local(folder))
@@ -250,71 +243,6 @@ def test_it_is_pickled_as_what_it_is(folder: Path) -> None:
     assert again.prefetch_batch([0]) == 0
     again.start_prefetch_worker()
     assert again.prefetch_batch([0]) == 1
-
-
-def test_explicit_credentials_are_neither_pickled_nor_shown(
-    folder: Path, fault_servers: Servers, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = fault_servers(folder)
-    secret = "a-very-secret-key"
-    credentials = {
-        "aws_access_key_id": secret,
-        "aws_secret_access_key": secret,
-        "endpoint_url": server.endpoint,
-        "region_name": server.region,
-    }
-    config = DataSourceConfig("latents", "s3", f"{server.bucket}/latents", credentials)
-    with caplog.at_level(logging.DEBUG):
-        dataset = adapter([config])
-        dataset[0]
-    assert secret not in repr(config) + repr(dataset) + str(dataset.stats()) + caplog.text
-    for value in (config, dataset):
-        with pytest.raises(ValueError, match="credentials") as error:
-            pickle.dumps(value)
-        assert secret not in str(error.value)
-    wrong = DataSourceConfig("latents", "s3", f"{server.bucket}/latents", {**credentials, "pass_phrase": secret})
-    with pytest.raises(ValueError, match="pass_phrase") as error:
-        adapter([wrong])
-    assert secret not in str(error.value)
-
-
-def test_a_dict_describes_a_dataset(folder: Path, fault_servers: Servers) -> None:
-    server = fault_servers(folder)
-    s3 = remote(server, "latents")
-    dataset = create_streaming_dataset_from_config(
-        {
-            "sources": [
-                {"name": "latents", "type": "s3", "path": s3.path_or_uri, "credentials": s3.credentials},
-                {"name": "conditions", "type": "local", "path": str(folder / "conditions")},
-                {"name": "spare", "type": "local", "path": folder / "latents", "replicas_of": "latents"},
-            ],
-            "data_mapping": {"latents": "x", "conditions": "y"},
-            "cache_size_gb": 0.25,
-            "max_ttl_seconds": 60,
-            "prefetch_ahead": 4,
-            "enable_prefetch": True,
-            "compression_type": "none",
-        }
-    )
-    server.kill()
-    assert_same(dataset[1], {"x": latent(1), "y": condition(1), "idx": 1})
-    assert dataset.get_cache_stats()["max_size_gb"] == 0.25
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({}, "sources"),
-        ({"sources": [{"name": "x", "type": "local"}]}, "path"),
-        ({"sources": [{"type": "local", "path": "/"}]}, "name"),
-        ({"sources": [{"name": "x", "type": "ftp", "path": "/"}]}, "ftp.*local, huggingface, s3, gcs, azure, http"),
-        ({"sources": [{"name": "x", "type": "local", "path": "/", "colour": "red"}]}, "colour"),
-        ({"sources": [], "cache_size": 3}, "cache_size"),
-    ],
-)
-def test_a_dict_that_cannot_be_meant_is_refused(config: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        create_streaming_dataset_from_config(config)
 
 
 @pytest.mark.slow

@@ -136,6 +136,8 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         PrecomputedDataset(tmp_path / "file")
     with pytest.raises(TypeError, match="int"):
         PrecomputedDataset(tmp_path, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`x`: two fields"):
+        PrecomputedDataset(tmp_path, {"latents": "x", "conditions": "x"})
     with pytest.raises(ValueError, match="`idx`"):
         PrecomputedDataset(tmp_path, {"latents": "idx"})
     dataset = PrecomputedDataset(tmp_path)

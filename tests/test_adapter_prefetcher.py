@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import pickle
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
+from fetching import Source, settled
 from forks import in_child
 from headwater.adapter import AsyncPrefetcher, SmartLRUCache
 from headwater.errors import ConfigError
 from waiting import until
-
-
-class Source:
-    """Values by key, fetched by a coroutine that tells what it was asked; those named in `held` wait until they are let go."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.held = threading.Event()
-        self.held.set()
-        self.under_way = 0
-
-    async def __call__(self, key: str) -> Any:
-        self.asked.append(key)
-        self.under_way += 1
-        try:
-            await asyncio.sleep(0)
-            while not self.held.is_set():
-                await asyncio.sleep(0.002)
-            if key.startswith("bad"):
-                raise OSError(f"{key} is gone")
-            return object() if key.startswith("odd") else {"key": key, "x": torch.full((1000,), len(self.asked))}
-        finally:
-            self.under_way -= 1
 
 
 @pytest.fixture
@@ -63,11 +38,6 @@ def prefetcher(cache: SmartLRUCache, source: Source) -> Iterator[AsyncPrefetcher
 
 def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("headwater-prefetcher")}
-
-
-def settled(prefetcher: AsyncPrefetcher) -> bool:
-    metrics = prefetcher.get_metrics()
-    return metrics.waiting == 0 and metrics.in_flight == 0
 
 
 def test_what_is_queued_is_in_the_cache_when_asked_for(
@@ -204,147 +174,6 @@ def test_code_that_awaits_start_and_stop_works_too(cache: SmartLRUCache, source:
     assert asyncio.run(work()) == "a"
 
 
-def test_a_failing_fetch_is_counted_logged_once_raised_where_it_is_asked_for_and_stops_no_other(
-    prefetcher: AsyncPrefetcher, cache: SmartLRUCache, source: Source, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, "headwater"):
-        prefetcher.start()
-        for _ in range(2):
-            for key in ("bad 1", "odd", "good"):
-                prefetcher.queue_item(key)
-            until(lambda: settled(prefetcher), "the queue")
-    assert sorted(record.getMessage() for record in caplog.records) == [
-        "cannot prefetch `bad 1`: OSError: bad 1 is gone",
-        "cannot prefetch `odd`: TypeError: cannot keep a `object`",
-    ]
-    assert prefetcher.get_metrics().failed == 4
-    assert "good" in cache
-    assert prefetcher.is_running
-    asked = len(source.asked)
-    with pytest.raises(OSError, match="bad 1 is gone"):
-        asyncio.run(prefetcher.get("bad 1"))
-    with pytest.raises(TypeError, match="cannot keep"):
-        prefetcher.get_sync("odd")
-    assert len(source.asked) == asked, "what it failed with was known"
-    with pytest.raises(OSError, match="bad 1 is gone"):
-        prefetcher.get_sync("bad 1")
-    assert len(source.asked) == asked + 1, "the next call tries again"
-
-
-def test_a_fetch_that_recovers_is_used(cache: SmartLRUCache) -> None:
-    fails = True
-
-    def fetch(key: str) -> str:
-        if fails:
-            raise OSError("for now")
-        return key
-
-    prefetcher = AsyncPrefetcher(cache, fetch)
-    with pytest.raises(OSError, match="for now"):
-        prefetcher.get_sync("a")
-    fails = False
-    assert prefetcher.get_sync("a") == "a"
-
-
-def test_many_that_ask_for_one_key_at_once_cost_one_fetch_and_get_a_value_each(
-    prefetcher: AsyncPrefetcher, source: Source
-) -> None:
-    source.held.clear()
-    prefetcher.start()
-
-    async def some() -> list[Any]:
-        return await asyncio.gather(*(prefetcher.get("a") for _ in range(5)))
-
-    with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(asyncio.run, some()) for _ in range(4)]
-        until(lambda: source.under_way, "the fetch")
-        time.sleep(0.05)
-        source.held.set()
-        values = [value for future in futures for value in future.result()]
-    assert source.asked == ["a"]
-    assert len(values) == 20
-    for value in values:
-        assert value["x"][0] == 1
-        value["x"].fill_(9)
-
-
-def test_who_asks_for_what_is_being_fetched_ahead_waits_for_that(prefetcher: AsyncPrefetcher, source: Source) -> None:
-    source.held.clear()
-    prefetcher.start()
-    prefetcher.queue_item("a")
-    until(lambda: source.under_way, "the fetch")
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(prefetcher.get_sync, "a")
-        time.sleep(0.02)
-        assert not future.done()
-        source.held.set()
-        assert future.result(30)["key"] == "a"
-    assert source.asked == ["a"]
-
-
-def test_who_asks_for_what_is_still_queued_does_not_wait_for_its_turn(prefetcher: AsyncPrefetcher, source: Source) -> None:
-    for key in "abc":
-        prefetcher.queue_item(key)
-    assert prefetcher.get_sync("c")["key"] == "c"
-    assert source.asked == ["c"]
-    prefetcher.start()
-    until(lambda: settled(prefetcher), "the queue")
-    assert source.asked == ["c", "a", "b"]
-
-
-def test_who_leaves_does_not_cancel_it_for_the_others(prefetcher: AsyncPrefetcher, source: Source) -> None:
-    async def work() -> Any:
-        source.held.clear()
-        first = asyncio.create_task(prefetcher.get("a"))
-        await asyncio.sleep(0.01)
-        others = [asyncio.create_task(prefetcher.get("a")) for _ in range(3)]
-        await asyncio.sleep(0.01)
-        others[0].cancel()
-        first.cancel()
-        await asyncio.sleep(0.01)
-        source.held.set()
-        return await asyncio.gather(*others, return_exceptions=True)
-
-    left, *values = asyncio.run(work())
-    assert isinstance(left, asyncio.CancelledError)
-    assert [value["key"] for value in values] == ["a", "a"]
-    assert source.asked == ["a", "a"], "the first one left, another one fetched"
-
-
-def test_it_goes_on_when_the_loop_it_was_started_in_is_gone(
-    prefetcher: AsyncPrefetcher, cache: SmartLRUCache, source: Source
-) -> None:
-    async def start() -> None:
-        prefetcher.start()
-        prefetcher.queue_item("a")
-
-    asyncio.run(start())
-    until(lambda: "a" in cache, "a")
-    prefetcher.queue_item("b")
-    until(lambda: "b" in cache, "b")
-
-    async def use() -> list[Any]:
-        return [await prefetcher.get("a"), await prefetcher.get("c"), prefetcher.get_sync("d")]
-
-    assert [value["key"] for value in asyncio.run(use())] == ["a", "c", "d"]
-
-
-def test_it_fetches_while_the_training_loop_blocks_its_event_loop(prefetcher: AsyncPrefetcher, cache: SmartLRUCache) -> None:
-    async def train() -> None:
-        prefetcher.start()
-        prefetcher.queue_item("a")
-        until(lambda: "a" in cache, "a")
-
-    asyncio.run(train())
-
-
-def test_values_of_a_declining_cache_are_still_the_callers_own(source: Source) -> None:
-    prefetcher = AsyncPrefetcher(SmartLRUCache(0), source)
-    assert prefetcher.get_sync("a")["key"] == "a"
-    assert asyncio.run(prefetcher.get("a"))["key"] == "a"
-    assert source.asked == ["a", "a"]
-
-
 def test_a_prefetcher_that_is_let_go_ends_its_thread(cache: SmartLRUCache, source: Source) -> None:
     prefetcher = AsyncPrefetcher(cache, source)
     prefetcher.start()
@@ -407,3 +236,17 @@ def test_metrics_are_reset(prefetcher: AsyncPrefetcher) -> None:
 def test_a_wrong_setting_is_an_error_that_names_it(cache: SmartLRUCache, source: Source, setting: str) -> None:
     with pytest.raises(ConfigError, match=setting):
         AsyncPrefetcher(cache, source, **{setting: 0})
+
+
+@pytest.mark.parametrize("key", [3, None, b"a"])
+def test_what_is_no_key_is_refused_at_once(prefetcher: AsyncPrefetcher, key: Any) -> None:
+    with pytest.raises(TypeError, match="keys are strings"):
+        prefetcher.queue_item(key)
+    assert prefetcher.get_metrics().queued == 0
+
+
+def test_what_it_cannot_work_with_is_refused_at_once(cache: SmartLRUCache, source: Source) -> None:
+    with pytest.raises(TypeError, match="a SmartLRUCache"):
+        AsyncPrefetcher(None, source)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a function"):
+        AsyncPrefetcher(cache, None)  # type: ignore[arg-type]

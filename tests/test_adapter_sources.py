@@ -302,6 +302,28 @@ def test_what_was_fetched_ahead_is_not_asked_for_again(folder: Path, fault_serve
     assert server.stats()["get"] == asked + 1
 
 
+@pytest.mark.parametrize("kind", ["s3", "http"])
+def test_a_place_is_listed_when_that_is_asked_for_and_for_no_item(folder: Path, fault_servers: Servers, kind: str) -> None:
+    server = fault_servers(folder)
+    for number in range(20):
+        torch.save(value(number), folder / f"more/latent_{number:04}.pt")
+    credentials = {"access_key_id": "any", "secret_access_key": "any", "endpoint": server.endpoint, "region": server.region}
+    place = DataSourceConfig("x", kind, server.uri(kind, ""), credentials if kind == "s3" else None)
+    source = create_data_source(place)
+    listed = server.stats()["list"]
+    names = source.list_files("more")
+    once = server.stats()["list"] - listed
+    assert len(names) > 20
+    assert once == 1
+    source.prefetch_files_sync(names[:8])
+    for name in names:
+        source.fetch_file_sync(name)
+        asyncio.run(source.fetch_file(name))
+    assert server.stats()["list"] - listed == once, "items are asked for by their names"
+    assert source.list_files("more") == names
+    assert server.stats()["list"] - listed == 2 * once, "a listing is what there is now"
+
+
 def test_the_loop_goes_on_while_a_coroutine_waits(folder: Path, fault_servers: Servers) -> None:
     async def work() -> int:
         source = slow(fault_servers(folder), 0.5)

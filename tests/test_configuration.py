@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import headwater as hw
+from headwater import adapter
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs/configuration.md").read_text()
@@ -76,7 +77,11 @@ FOREIGN = re.compile(
 
 @pytest.mark.filterwarnings("ignore:pin_memory=True does nothing here")
 @pytest.mark.parametrize("kind", CLASSES)
-def test_what_is_wrong_with_a_setting_is_said_in_words_of_pythons(folder: Path, kind: Any) -> None:
+def test_what_is_wrong_with_a_setting_is_said_in_words_of_pythons(
+    folder: Path, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Paths are some of what is given.
+    monkeypatch.chdir(tmp_path)
     settings = {name: parameter for name, parameter in inspect.signature(kind).parameters.items() if name not in NO_SCALARS}
     refused = 0
     for name in settings:
@@ -89,6 +94,21 @@ def test_what_is_wrong_with_a_setting_is_said_in_words_of_pythons(folder: Path, 
                 assert not FOREIGN.search(words), f"{name}={wrong!r}: {words}"
                 assert not words.endswith(("expected", ":")), f"{name}={wrong!r}: {words}"
     assert refused >= len(settings), "each is refused something"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [adapter.DataSourceConfig, adapter.StreamingDatasetAdapter, adapter.PrecomputedDataset, adapter.SmartLRUCache,
+     adapter.AsyncPrefetcher],
+)  # fmt: skip
+def test_every_argument_of_the_adapter_is_in_the_reference_with_its_default(kind: type) -> None:
+    rows = re.findall(rf"^\| `(\w+)` \| `{kind.__name__}` \| (.*?) \|", REFERENCE, re.MULTILINE)
+    taken = {
+        name: "–" if parameter.default is inspect.Parameter.empty else f"`{parameter.default!r}`"
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    assert dict(rows) == taken
 
 
 def test_every_variable_that_is_read_is_in_the_reference() -> None:

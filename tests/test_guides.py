@@ -63,6 +63,10 @@ def test_samples_of_another_loader_are_written_out_as_the_guide_says(root: Path)
     assert names["dataset"][3]["conditions"]["prompt"] == "clip 3"
 
 
+def test_the_answers_to_questions_run(root: Path) -> None:
+    assert len(run("faq.md", {})["dataset"]) == len(list((root / "set/latents").iterdir()))
+
+
 async def read(key: str) -> dict[str, Any]:
     return {"key": key}
 

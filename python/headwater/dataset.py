@@ -234,19 +234,19 @@ class StreamingDataset(_MapStyle):
         """What was counted so far in this process of each source by itself.
 
         Returns:
-            Name of the source → metric name → number, durations in seconds; and under ``"errors"`` how many there were of
-            each kind. Of a field with replicas, requests and bytes are under the preferred one, and each replica has its answers
-            and errors. Names and kinds are those of ``docs/metrics.md``. A source's name is its URI without
-            credentials, with its server where an endpoint was given: ``"s3://bucket/run at https://host"``.
+            Name of the source → metric name → number, durations in seconds; and under ``"errors"`` how many there were of each
+            kind. A name is the URI without credentials, with the server where an endpoint was given:
+            ``"s3://bucket/run at https://host"``. Of a field with replicas, requests and bytes are under the preferred one, and
+            each has its own answers and errors. Metrics and kinds are those of ``docs/metrics.md``.
 
         """
         return self._native.source_stats()
 
     def openmetrics(self) -> str:
-        """What was counted so far in this process, of the dataset and its loaders, as text that Prometheus reads (OpenMetrics 1.0).
+        """What was counted so far in this process, as text that Prometheus reads (OpenMetrics 1.0).
 
-        Of each source by itself, and of times their histograms, by the names and labels of ``docs/metrics.md``: for an endpoint of
-        your own, or a file that node_exporter's ``textfile`` collector picks up.
+        Of the dataset and its loaders, of each source by itself, and of times their histograms, by the names and labels of
+        ``docs/metrics.md``: for an endpoint of your own, or a file for the ``textfile`` collector of node_exporter.
         """
         return self._native.openmetrics()
 

@@ -50,6 +50,12 @@ def describe(value: object) -> tuple[str, Any] | None:
     return None
 
 
+def _scalar(value: object) -> tuple[str, Any] | None:
+    from headwater import numpy as numpy_module
+
+    return numpy_module.describe_scalar(value)
+
+
 def describe_view(framework: FrameworkName) -> Callable[[object], tuple[str, Any] | None]:
     """What takes apart a framework's objects over their own memory, and refuses those of another one."""
 
@@ -59,6 +65,9 @@ def describe_view(framework: FrameworkName) -> Callable[[object], tuple[str, Any
         if kind not in ("torch", "numpy"):
             return None
         if kind != framework:
+            # A number is one whoever made it; an array would come back as something else.
+            if kind == "numpy" and (scalar := _scalar(value)) is not None:
+                return scalar
             raise TypeError(f"cannot keep a `{type(value).__name__}` of {kind}: this cache is one of {framework} values")
         if framework == "torch":
             from headwater import torch as module

@@ -92,6 +92,8 @@ class _Threads:
         self._lock = threading.Lock()
         self._listening: set[threading.Thread] = set()
         self._in_functions = 0
+        # Not the main thread's end: other threads of the user's may go on for long after that.
+        self._is_ending = False
 
     def begin(self) -> None:
         """Makes sure that somebody listens."""
@@ -104,6 +106,7 @@ class _Threads:
 
     def stop(self) -> None:
         """Has nobody listen any more. A function that does not return is not waited for."""
+        self._is_ending = True
         _headwater.close_questions()
         ends = time.monotonic() + 2 * _PATIENCE_SECONDS
         for thread in list(self._listening):
@@ -111,7 +114,7 @@ class _Threads:
 
     def _serve(self) -> None:
         this = threading.current_thread()
-        while threading.main_thread().is_alive():
+        while not self._is_ending:
             question = _headwater.next_question(_PATIENCE_SECONDS)
             with self._lock:
                 if question is None and len(self._listening) == 1:

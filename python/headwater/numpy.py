@@ -47,6 +47,11 @@ def describe(value: object) -> tuple[str, Any] | None:
     return None
 
 
+def describe_scalar(value: object) -> tuple[str, Any] | None:
+    """Takes numpy scalars for the numbers and strings that they are."""
+    return ("scalar", value.item()) if isinstance(value, np.generic) else None
+
+
 def describe_view(value: object) -> tuple[str, Any] | None:
     """Takes arrays apart over their own memory, for keeping a copy; those that only the interpreter can read are refused."""
     if not isinstance(value, np.ndarray | np.generic):

@@ -35,7 +35,7 @@ impl fmt::Display for Verb {
 }
 
 /// Converts an object. `describe` is asked about everything that is no plain Python object: it answers `None`, or a pair
-/// of a kind (`"tensor"`, `"view"`, `"size"`, `"dtype"`, `"device"`) and what that kind needs.
+/// of a kind (`"tensor"`, `"view"`, `"size"`, `"dtype"`, `"device"`, `"scalar"`) and what that kind needs.
 pub(crate) fn to_value(object: &Bound<'_, PyAny>, describe: &Bound<'_, PyAny>, verb: Verb) -> PyResult<Value> {
     Reading { describe, verb }.value(object, 0)
 }
@@ -99,6 +99,7 @@ impl<'py> Reading<'_, 'py> {
             "size" => detail.extract().map(Value::Size),
             "dtype" => dtype(&detail.extract::<String>()?).map(Value::DType),
             "device" => detail.extract().map(Value::Device),
+            "scalar" => scalar(detail)?.map_or_else(|| Err(self.refused(&detail.get_type().name()?.to_string())), Ok),
             other => Err(self.refused(other)),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headwater::clock::Clock;
 use headwater::config::CacheConfig;
-use headwater::keyed::{self, Keyed, Lease, PutOptions};
+use headwater::keyed::{self, Keyed, KeyedStats, Lease, PutOptions};
 use headwater::value::Value;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -63,9 +63,9 @@ impl KeyedCache {
         self.found(py, detach(py, || self.inner.get(key, was_prefetched)))
     }
 
-    /// A value if there is one. Counts as no use.
-    fn peek(&self, py: Python<'_>, key: &str) -> PyResult<Option<FoundValue>> {
-        self.found(py, detach(py, || self.inner.peek(key)))
+    /// A value for whoever waited for it.
+    fn get_awaited(&self, py: Python<'_>, key: &str) -> PyResult<Option<FoundValue>> {
+        self.found(py, detach(py, || self.inner.get_awaited(key)))
     }
 
     /// Puts a copy of a value in; whether it was let in.
@@ -102,31 +102,46 @@ impl KeyedCache {
         checked(py, self.inner.capacity())
     }
 
-    /// What it holds and what happened, by name.
-    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = detached(py, |interrupt| self.inner.stats(interrupt))?;
-        let dict = PyDict::new(py);
-        for (name, number) in [
-            ("entries", stats.entries),
-            ("bytes", stats.bytes),
-            ("capacity", stats.capacity),
-            ("hits", stats.hits),
-            ("misses", stats.misses),
-            ("evictions", stats.evictions),
-            ("declined", stats.declined),
-            ("expired", stats.expired),
-            ("prefetch_hits", stats.prefetch_hits),
-            ("saved_bytes", stats.saved_bytes),
-        ] {
-            dict.set_item(name, number)?;
-        }
-        Ok(dict)
+    /// What it holds and what happened, by name; with `is_settled` once what is being packed is.
+    fn stats<'py>(&self, py: Python<'py>, is_settled: bool) -> PyResult<Bound<'py, PyDict>> {
+        let stats = detached(py, |interrupt| {
+            if is_settled {
+                self.inner.settle(interrupt)?;
+            }
+            self.inner.stats()
+        })?;
+        let held = [("entries", stats.entries), ("bytes", stats.bytes), ("capacity", stats.capacity)];
+        let more = [("expired", stats.expired), ("saved_bytes", stats.saved_bytes)];
+        named(py, held.into_iter().chain(counts(&stats)).chain(more))
+    }
+
+    /// What happened, by name, without a look at what it holds.
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        named(py, counts(&checked(py, self.inner.counters())?))
     }
 
     /// Begins to count anew.
     fn reset_counters(&self, py: Python<'_>) -> PyResult<()> {
         checked(py, self.inner.reset_counters())
     }
+}
+
+fn counts(stats: &KeyedStats) -> [(&'static str, u64); 5] {
+    [
+        ("hits", stats.hits),
+        ("misses", stats.misses),
+        ("evictions", stats.evictions),
+        ("declined", stats.declined),
+        ("prefetch_hits", stats.prefetch_hits),
+    ]
+}
+
+fn named<'py>(py: Python<'py>, numbers: impl IntoIterator<Item = (&'static str, u64)>) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, number) in numbers {
+        dict.set_item(name, number)?;
+    }
+    Ok(dict)
 }
 
 impl KeyedCache {

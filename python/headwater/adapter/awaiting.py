@@ -17,7 +17,7 @@ from typing import Any
 
 from headwater import _headwater
 
-# How often the thread looks whether it is still wanted.
+# How often the thread looks whether it is still wanted, and how long the end of the process waits for it.
 _PATIENCE_SECONDS = 1.0
 
 _Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
@@ -31,6 +31,8 @@ class _Waker:
         self._waiting: dict[int, _Waiting] = {}
         self._numbers = itertools.count(1)
         self._thread: threading.Thread | None = None
+        # Not the main thread's end: other threads of the user's may go on for long after that.
+        self._is_ending = False
 
     def enter(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> int:
         """A number under which the loop is woken."""
@@ -49,12 +51,13 @@ class _Waker:
 
     def stop(self) -> None:
         """Has the thread end."""
+        self._is_ending = True
         _headwater.close_done()
         if self._thread is not None:
             self._thread.join(2 * _PATIENCE_SECONDS)
 
     def _serve(self) -> None:
-        while threading.main_thread().is_alive():
+        while not self._is_ending:
             done = _headwater.next_done(_PATIENCE_SECONDS)
             with self._lock:
                 woken = [self._waiting.pop(number) for number in done if number in self._waiting]

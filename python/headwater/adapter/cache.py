@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 from headwater._headwater import Candidate, KeyedCache, ManualClock
+from headwater.adapter.config import GB, memory_of, ttl_of, whole
 from headwater.adapter.loops import Done, FetchFunction, fetched, off_loop, run_sync
 from headwater.config import as_json
 from headwater.errors import ConfigError
@@ -20,7 +20,6 @@ logger = logging.getLogger("headwater")
 CompressionType: TypeAlias = Literal["zstd", "auto", "none"]
 Policy: TypeAlias = Literal["lru", "keep", "auto"]
 
-_GB = 1e9
 # Less is copied faster than another thread is woken.
 _AT_ONCE_BYTES = 256 << 10
 # Values that `prefetch` fetches at the same time.
@@ -36,49 +35,49 @@ class CacheMetrics:
     @property
     def hits(self) -> int:
         """Values that were there when asked for."""
-        return self._core.stats()["hits"]
+        return self._core.counters()["hits"]
 
     @property
     def misses(self) -> int:
         """Those that were not, or were too old."""
-        return self._core.stats()["misses"]
+        return self._core.counters()["misses"]
 
     @property
     def evictions(self) -> int:
         """Values given up for others."""
-        return self._core.stats()["evictions"]
+        return self._core.counters()["evictions"]
 
     @property
     def declined(self) -> int:
         """Values that were not let in."""
-        return self._core.stats()["declined"]
+        return self._core.counters()["declined"]
 
     @property
     def expirations(self) -> int:
         """Values that were there for too long."""
-        return self._core.stats()["expired"]
+        return self._core.stats(False)["expired"]
 
     @property
     def prefetch_hits(self) -> int:
         """Hits on what was fetched ahead of its use."""
-        return self._core.stats()["prefetch_hits"]
+        return self._core.counters()["prefetch_hits"]
 
     @property
     def total_bytes_saved(self) -> int:
         """Bytes by which compression made values smaller."""
-        return self._core.stats()["saved_bytes"]
+        return self._core.stats(True)["saved_bytes"]
 
     @property
     def hit_rate(self) -> float:
         """Hits of all that was asked for; 0 when nothing was."""
-        return _hit_rate(self._core.stats())
+        return _hit_rate(self._core.counters())
 
     def reset(self) -> None:
         """Sets all of them to zero."""
         self._core.reset_counters()
 
     def __repr__(self) -> str:
-        return f"CacheMetrics({', '.join(f'{name}={number}' for name, number in self._core.stats().items())})"
+        return f"CacheMetrics({', '.join(f'{name}={number}' for name, number in self._core.counters().items())})"
 
 
 class SmartLRUCache:
@@ -120,23 +119,22 @@ class SmartLRUCache:
         clock: ManualClock | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
-            "max_size_gb": _number("max_size_gb", max_size_gb),
-            "max_ttl_seconds": None if max_ttl_seconds in (None, math.inf) else _number("max_ttl_seconds", max_ttl_seconds),
+            "max_size_gb": max_size_gb,
+            "max_ttl_seconds": ttl_of("max_ttl_seconds", max_ttl_seconds),
             "compression_type": _one_of("compression_type", compression_type, ("zstd", "auto", "none")),
-            "prefetch_ahead": int(_number("prefetch_ahead", prefetch_ahead)),
+            "prefetch_ahead": whole("prefetch_ahead", prefetch_ahead),
             "policy": _one_of("policy", policy, ("lru", "keep", "auto")),
             "framework": framework,
         }
         name, objects = framework_of(framework)
         config = {
-            "memory": int(max_size_gb * _GB),
+            "memory": memory_of("max_size_gb", max_size_gb),
             "compression": compression_type,
             "policy": policy,
             "ttl": self._settings["max_ttl_seconds"],
         }
         self._core = KeyedCache(as_json({name: value for name, value in config.items() if value is not None}), objects, clock)
         self._describe = describe_view(name)
-        self._prefetch_ahead = int(prefetch_ahead)
 
     async def get(self, key: str, was_prefetched: bool = False) -> Any:
         """The value of a key, which is the caller's own; ``None`` when there is none or it is too old.
@@ -149,8 +147,9 @@ class SmartLRUCache:
             return None
         return found.value() if found.tensor_bytes <= _AT_ONCE_BYTES else await off_loop(found.value)
 
-    async def _get_uncounted(self, key: str) -> Any:
-        found = self._core.peek(key)
+    async def _get_awaited(self, key: str) -> Any:
+        """The value for whoever waited for it: the miss was counted, and it was not there ahead of its use."""
+        found = self._core.get_awaited(key)
         return None if found is None else await off_loop(found.value)
 
     def get_sync(self, key: str, was_prefetched: bool = False) -> Any:
@@ -190,8 +189,13 @@ class SmartLRUCache:
         Returns:
             For each key that was to be fetched, whether its value is there now.
 
+        Raises:
+            TypeError: a key is no string, or they are no list of keys.
+
         """
-        wanted = [key for key in dict.fromkeys(keys) if not self._core.contains(key)][: self._prefetch_ahead]
+        if isinstance(keys, str | bytes):
+            raise TypeError("cannot prefetch a single key: give a list of keys")
+        wanted = [key for key in dict.fromkeys(keys) if not self._core.contains(key)][: self._settings["prefetch_ahead"]]
         return await _Prefetch(self, fetch_fn, wanted).run()
 
     def prefetch_sync(self, keys: Iterable[str], fetch_fn: FetchFunction) -> dict[str, bool]:
@@ -222,24 +226,24 @@ class SmartLRUCache:
         ``max_size_gb``, the budget that was granted. What has just been put in is compressed first, for which this waits a
         moment. ``compression_savings_gb`` is by how much compression made values smaller since counters were reset.
         """
-        stats = self._core.stats()
+        stats = self._core.stats(True)
         return {
             "num_items": stats["entries"],
-            "current_size_gb": stats["bytes"] / _GB,
-            "max_size_gb": stats["capacity"] / _GB,
+            "current_size_gb": stats["bytes"] / GB,
+            "max_size_gb": stats["capacity"] / GB,
             "hit_rate": _hit_rate(stats),
             "total_hits": stats["hits"],
             "total_misses": stats["misses"],
             "total_evictions": stats["evictions"],
             "prefetch_hits": stats["prefetch_hits"],
-            "compression_savings_gb": stats["saved_bytes"] / _GB,
+            "compression_savings_gb": stats["saved_bytes"] / GB,
         }
 
     def __contains__(self, key: str) -> bool:
         return self._core.contains(key)
 
     def __len__(self) -> int:
-        return self._core.stats()["entries"]
+        return self._core.stats(False)["entries"]
 
     def __repr__(self) -> str:
         return f"SmartLRUCache({', '.join(f'{name}={value!r}' for name, value in self._settings.items())})"
@@ -289,13 +293,6 @@ class _Prefetch:
 
 def _hit_rate(stats: dict[str, int]) -> float:
     return stats["hits"] / max(stats["hits"] + stats["misses"], 1)
-
-
-def _number(name: str, value: Any) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
-        raise ConfigError(f"cannot use `{name}`: {value!r} is no size; give a number that is not negative")
-    return float(value)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:

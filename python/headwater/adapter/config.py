@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +16,11 @@ from headwater.source import Source
 
 Credentials: TypeAlias = Mapping[str, Any] | CredentialsFunction
 
+# Sizes are in GB of so many bytes.
+GB = 1_000_000_000
+# No memory is larger, and no process lives longer.
+_MOST_BYTES = 2**62
+_MOST_SECONDS = 2.0**40
 
 # What is put before a place without a scheme, by type, and the schemes that places of the type have.
 KINDS: dict[str, tuple[str, frozenset[str]]] = {
@@ -61,6 +69,16 @@ class DataSourceConfig:
             self.source().__reduce__()
         return DataSourceConfig, (self.name, self.source_type, self.path_or_uri, self.credentials, self.replicas_of)
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.source_type, self.path_or_uri, self.replicas_of))
+
+    # A copy is itself, as nothing of it changes; pickling is what its credentials are kept from.
+    def __copy__(self) -> DataSourceConfig:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DataSourceConfig:
+        return self
+
     def source(self) -> Source:
         """The place as the rest of Headwater names it.
 
@@ -87,7 +105,55 @@ def source_of(source_type: str, place: str, credentials: Credentials | None) -> 
         raise ConfigError(f"cannot use `{scheme}://…` as a source of type `{source_type}`: expected {expected}")
     if scheme == "gcs":
         place = f"gs://{rest}"
-    uri = place if separator or not prefix or not place else f"{prefix}{place.lstrip('/').removeprefix('datasets/')}"
+    # With or without what every place of the type begins with: "datasets/org/name".
+    within = place.lstrip("/").removeprefix(prefix.partition("://")[2])
+    uri = place if separator or not prefix or not place else f"{prefix}{within}"
     if credentials is None or not isinstance(credentials, Mapping):
         return Source(uri, credentials=credentials)
+    if wrong := [name for name in credentials if not isinstance(name, str) or name == "uri"]:
+        raise ConfigError(f"cannot use {wrong[0]!r} in credentials: give names of options, such as 'token'")
     return Source(uri, **credentials)
+
+
+def memory_of(name: str, size_gb: float) -> int:
+    """Bytes of a size in GB, endless ones included.
+
+    Raises:
+        ConfigError: it is no size; the message names the argument.
+
+    """
+    return int(min(_number(name, size_gb) * GB, _MOST_BYTES))
+
+
+def ttl_of(name: str, seconds: float | None) -> float | None:
+    """A time to live in seconds; ``None`` for ever.
+
+    Raises:
+        ConfigError: it is no time; the message names the argument.
+
+    """
+    if seconds is None or (given := _number(name, seconds)) > _MOST_SECONDS:
+        return None
+    return given
+
+
+def whole(name: str, number: int, least: int = 0) -> int:
+    """A whole number.
+
+    Raises:
+        ConfigError: it is none, or less than what makes sense; the message names the argument.
+
+    """
+    try:
+        given = least - 1 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        given = least - 1
+    if given < least:
+        raise ConfigError(f"cannot use {name} = {number!r}: give a whole number, {least} or more")
+    return given
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or math.isnan(value) or value < 0:
+        raise ConfigError(f"cannot use {name} = {value!r}: give a number that is not negative")
+    return float(value)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
-from headwater.adapter.config import DataSourceConfig
+from headwater.adapter.config import GB, DataSourceConfig, memory_of, ttl_of, whole
 from headwater.adapter.loops import Done
 from headwater.config import CacheConfig, FetchConfig, PrefetchConfig, Size
 from headwater.dataset import StreamingDataset
@@ -27,7 +27,6 @@ else:
         __class_getitem__ = classmethod(lambda cls, _: cls)
 
 
-GB = 1_000_000_000
 DEFAULT_MAPPING: Mapping[str, str] = {"latents": "latent_conditions", "conditions": "text_conditions"}
 
 
@@ -78,6 +77,8 @@ class StreamingDatasetAdapter(IndexedDataset):
             of them as they are and they shrink by a quarter at least; ``"none"``.
         policy: what a full cache gives up: nothing (``"keep"``, right for epochs), the least recently used (``"lru"``).
         pairs: source name → pattern of its file names, such as ``"latent_*"``, where it is not to be found out.
+        restore_latents: whether patchified latents come as ``[C, F, H, W]``; ``False`` for those whose sizes beside them are of
+            something else, such as the video.
         on_missing, on_error, on_changed, transform, framework: those of :class:`headwater.StreamingDataset`.
         disk, disk_capacity: those of :class:`headwater.CacheConfig`.
         fetch: how sources are asked.
@@ -104,16 +105,14 @@ class StreamingDatasetAdapter(IndexedDataset):
         on_missing: Literal["error", "skip"] = "skip",
         on_error: Verdict | ErrorFunction = "raise",
         on_changed: Literal["error", "reload"] = "error",
+        restore_latents: bool = True,
         disk: str | os.PathLike[str] | None = None,
         disk_capacity: Size | None = None,
         fetch: FetchConfig | None = None,
         transform: Callable[[dict[str, Any]], Any] | None = None,
         framework: FrameworkName | None = None,
     ) -> None:
-        if not cache_size_gb >= 0:
-            raise ConfigError(f"cannot use cache_size_gb = {cache_size_gb}: give a size, 0 for no cache")
-        if isinstance(prefetch_ahead, bool) or not prefetch_ahead >= 0:
-            raise ConfigError(f"cannot use prefetch_ahead = {prefetch_ahead}: give a number of samples, 0 for none")
+        prefetch_ahead = whole("prefetch_ahead", prefetch_ahead)
         fields = fields_of(sources)
         mapping = DEFAULT_MAPPING if data_mapping is None else data_mapping
         if unknown := [name for name in data_mapping or () if name not in fields]:
@@ -123,8 +122,8 @@ class StreamingDatasetAdapter(IndexedDataset):
             fields,
             mapping,
             cache=CacheConfig(
-                memory=round(cache_size_gb * GB),
-                ttl=max_ttl_seconds,
+                memory=memory_of("cache_size_gb", cache_size_gb),
+                ttl=ttl_of("max_ttl_seconds", max_ttl_seconds),
                 compression=compression_type,
                 policy=policy,
                 disk=disk,
@@ -135,6 +134,7 @@ class StreamingDatasetAdapter(IndexedDataset):
             on_missing=on_missing,
             on_error=on_error,
             on_changed=on_changed,
+            restore_latents=restore_latents,
             fetch=fetch,
             transform=transform,
             framework=framework,
@@ -201,17 +201,24 @@ def fields_of(sources: Sequence[DataSourceConfig]) -> dict[str, list[Source]]:
         ConfigError: a source is to stand in for one that is not there.
 
     """
-    fields: dict[str, list[Source]] = {}
-    for config in sources:
-        if config.replicas_of is None:
-            fields.setdefault(config.name, []).append(config.source())
-    for config in sources:
-        if config.replicas_of is not None:
-            if config.replicas_of not in fields:
-                raise ConfigError(
-                    f"cannot use `{config.name}`: it is to be a replica of `{config.replicas_of}`, which is no source"
-                )
-            fields[config.replicas_of].append(config.source())
+    if isinstance(sources, DataSourceConfig | Mapping | str) or not isinstance(sources, Iterable):
+        raise ConfigError("cannot use `sources`: give a list of DataSourceConfig")
+    sources = list(sources)
+    if wrong := [source for source in sources if not isinstance(source, DataSourceConfig)]:
+        raise ConfigError(f"cannot use a `{type(wrong[0]).__name__}` as source: give a DataSourceConfig")
+    fields: dict[str, list[Source]] = {config.name: [] for config in sources if config.replicas_of is None}
+    stands_for = {config.name: config.replicas_of for config in sources if config.name not in fields}
+    for config in sorted(sources, key=lambda config: config.replicas_of is not None):
+        field, seen = config.replicas_of or config.name, {config.name}
+        # Of a replica, which may be one of another replica.
+        while field not in fields and field in stands_for and field not in seen:
+            seen.add(field)
+            field = stands_for[field] or field
+        if field not in fields:
+            raise ConfigError(
+                f"cannot use `{config.name}`: it is to be a replica of `{config.replicas_of}`, which is no source"
+            )
+        fields[field].append(config.source())
     return fields
 
 
@@ -226,13 +233,16 @@ def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> Streaming
         ConfigError: something in it is missing or unknown; and all that :class:`StreamingDatasetAdapter` raises.
 
     """
-    if "sources" not in config:
+    if not isinstance(config, Mapping) or "sources" not in config:
         raise ConfigError("cannot use the configuration: it has no `sources`")
     arguments = {name: value for name, value in config.items() if name != "sources"}
     known = inspect.signature(StreamingDatasetAdapter).parameters.keys()
     if unknown := sorted(arguments.keys() - known):
         raise ConfigError(f"cannot use `{unknown[0]}`: the configuration knows {', '.join(known)}")
-    return StreamingDatasetAdapter([_source(source) for source in config["sources"]], **arguments)
+    sources = config["sources"]
+    if not isinstance(sources, list | tuple):
+        raise ConfigError("cannot use `sources` of the configuration: give a list of dicts with name, type and path")
+    return StreamingDatasetAdapter([_source(source) for source in sources], **arguments)
 
 
 # What a source is described by, and other names of it.
@@ -242,6 +252,8 @@ _SOURCE_KEYS = {"type": "source_type", "path": "path_or_uri", "uri": "path_or_ur
 def _source(given: Mapping[str, Any] | DataSourceConfig) -> DataSourceConfig:
     if isinstance(given, DataSourceConfig):
         return given
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"cannot use a `{type(given).__name__}` as source: give a dict with name, type and path")
     named = {_SOURCE_KEYS.get(name, name): value for name, value in given.items()}
     known = DataSourceConfig.__dataclass_fields__
     if unknown := sorted(named.keys() - known.keys()):

@@ -23,11 +23,18 @@ class Done:
         yield
 
 
-def run_sync(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Runs a coroutine to its end: in a loop of its own, on a thread of its own where this one has a loop running already."""
+def is_in_loop() -> bool:
+    """Whether this thread is in a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        return False
+    return True
+
+
+def run_sync(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Runs a coroutine to its end: in a loop of its own, on a thread of its own where this one has a loop running already."""
+    if not is_in_loop():
         return asyncio.run(coroutine)
     result: Future[_T] = Future()
 
@@ -51,6 +58,12 @@ async def off_loop(call: Callable[[], _T]) -> _T:
 
 
 async def fetched(fetch_fn: FetchFunction, key: str) -> Any:
-    """What the user's function gives for a key."""
-    value = fetch_fn(key)
-    return await value if inspect.isawaitable(value) else value
+    """What the user's function gives for a key; a cancellation that comes out of it, without anybody's wish, is its failure."""
+    try:
+        value = fetch_fn(key)
+        return await value if inspect.isawaitable(value) else value
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("fetch_fn raised CancelledError, and nobody had cancelled it") from error

@@ -8,15 +8,17 @@ import functools
 import logging
 import os
 import threading
+import traceback
 import weakref
 from collections import Counter
 from concurrent.futures import Future
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from headwater.adapter.cache import SmartLRUCache
-from headwater.adapter.loops import Done, FetchFunction, fetched, run_sync
-from headwater.errors import ConfigError
+from headwater.adapter.config import whole
+from headwater.adapter.loops import Done, FetchFunction, fetched, is_in_loop, run_sync
 
 logger = logging.getLogger("headwater")
 
@@ -24,6 +26,11 @@ logger = logging.getLogger("headwater")
 _PATIENCE_SECONDS = 5.0
 # Failures that nobody asked for yet: the oldest are forgotten.
 _MOST_FAILURES = 1024
+
+# Whose fetch of a key may be waited for: anybody's; those that go on while a loop of the user's stands still, which a call that
+# blocks one waits for; or nobody's, where a fetch blocks the loop that it is called in. So nobody waits for himself.
+_ANYBODYS, _GOING_ON, _NOBODYS = range(3)
+_may_wait_for: ContextVar[int] = ContextVar("headwater_may_wait_for", default=_ANYBODYS)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class PrefetchMetrics:
         queued: keys that were taken into the queue.
         dropped: those that were not, because it was full.
         fetched: values that were fetched ahead of their use.
+        declined: those of them that the cache did not let in.
         skipped: keys that were cached, or being fetched, when their turn came.
         fetched_on_demand: values that were asked for before they were there, and fetched then.
         failed: fetches that failed.
@@ -45,6 +53,7 @@ class PrefetchMetrics:
     queued: int
     dropped: int
     fetched: int
+    declined: int
     skipped: int
     fetched_on_demand: int
     failed: int
@@ -70,11 +79,15 @@ class AsyncPrefetcher:
     """
 
     def __init__(self, cache: SmartLRUCache, fetch_fn: FetchFunction, queue_size: int = 10, *, concurrency: int = 4) -> None:
-        for name, number in (("queue_size", queue_size), ("concurrency", concurrency)):
-            if not isinstance(number, int) or number < 1:
-                raise ConfigError(f"cannot use `{name}`: {number!r} is no number of keys; give 1 or more")
-        self._settings: dict[str, Any] = {"queue_size": queue_size, "concurrency": concurrency}
-        self._queue = _Queue(cache, fetch_fn, queue_size)
+        if not isinstance(cache, SmartLRUCache):
+            raise TypeError(f"cannot use a `{type(cache).__name__}` as cache: give a SmartLRUCache")
+        if not callable(fetch_fn):
+            raise TypeError(f"cannot use a `{type(fetch_fn).__name__}` as fetch_fn: give a function of a key")
+        self._settings = {
+            "queue_size": whole("queue_size", queue_size, least=1),
+            "concurrency": whole("concurrency", concurrency, least=1),
+        }
+        self._queue = _Queue(cache, fetch_fn, self._settings["queue_size"])
         self._worker: _Worker | None = None
         _prefetchers.add(self)
 
@@ -108,7 +121,12 @@ class AsyncPrefetcher:
         Returns:
             Whether the queue has it: not when it is full.
 
+        Raises:
+            TypeError: it is no string.
+
         """
+        if not isinstance(key, str):
+            raise TypeError(f"cannot fetch a `{type(key).__name__}`: keys are strings")
         is_in = self._queue.push(key)
         worker = self._worker
         if is_in and worker is not None:
@@ -123,10 +141,32 @@ class AsyncPrefetcher:
             TypeError: what it returned is not kept by the cache.
 
         """
+        may_wait_for = _may_wait_for.get()
+        return await self._get(key, may_wait_for, goes_on=may_wait_for != _ANYBODYS)
+
+    def get_sync(self, key: str) -> Any:
+        """Does what :meth:`get` does and waits for it, also inside a running event loop.
+
+        There it does not wait for a fetch that a coroutine of that loop, or of another, is at: it fetches the value itself.
+        """
+        value = self._queue.cache.get_sync(key) if key in self._queue.cache else None
+        if value is not None:
+            return value
+        may_wait_for = _may_wait_for.get()
+        if is_in_loop():
+            may_wait_for = _GOING_ON if may_wait_for == _ANYBODYS else _NOBODYS
+        return run_sync(self._get_alone(key, may_wait_for))
+
+    async def _get_alone(self, key: str, may_wait_for: int) -> Any:
+        """In a loop, and so in a context, of its own."""
+        _may_wait_for.set(max(may_wait_for, _GOING_ON))
+        return await self._get(key, may_wait_for, goes_on=True)
+
+    async def _get(self, key: str, may_wait_for: int, goes_on: bool) -> Any:
         value = await self._queue.cache.get(key)
         while value is None:
-            flight = self._queue.join(key)
-            if flight.is_own:
+            flight, is_own = self._queue.join(key, may_wait_for, goes_on)
+            if is_own:
                 return await self._queue.fetch_on_demand(flight)
             # Whoever leaves does not cancel it for the others.
             try:
@@ -134,13 +174,8 @@ class AsyncPrefetcher:
             except Exception:
                 self._queue.forget_failure(key)
                 raise
-            value = await self._queue.cache._get_uncounted(key)
+            value = await self._queue.cache._get_awaited(key)
         return value
-
-    def get_sync(self, key: str) -> Any:
-        """Does what :meth:`get` does and waits for it, also inside a running event loop."""
-        value = self._queue.cache.get_sync(key) if key in self._queue.cache else None
-        return run_sync(self.get(key)) if value is None else value
 
     def get_metrics(self) -> PrefetchMetrics:
         """What it did so far, and what is left to do."""
@@ -168,12 +203,14 @@ class AsyncPrefetcher:
 
 
 class _Flight:
-    """One's part in the fetch of a key."""
+    """A fetch under way."""
 
-    def __init__(self, key: str, landed: Future[None], is_own: bool) -> None:
+    def __init__(self, key: str, goes_on: bool) -> None:
         self.key = key
-        self.landed = landed
-        self.is_own = is_own
+        # Whether it goes on while loops of the user's stand still.
+        self.goes_on = goes_on
+        self.landed: Future[None] = Future()
+        self.error: Exception | None = None
 
 
 class _Queue:
@@ -186,7 +223,7 @@ class _Queue:
         self.lock = threading.Lock()
         self.waiting: dict[str, None] = {}
         self.counts: Counter[str] = Counter()
-        self._flights: dict[str, Future[None]] = {}
+        self._flights: dict[str, _Flight] = {}
         self._failures: dict[str, Exception] = {}
 
     def push(self, key: str) -> bool:
@@ -199,77 +236,83 @@ class _Queue:
             self.counts["queued" if is_in else "dropped"] += 1
             return is_in
 
-    def pop(self) -> str | None:
+    def begin_next(self) -> _Flight | None:
+        """Begins the fetch of the key whose turn it is; those that somebody is fetching by now are skipped."""
         with self.lock:
-            key = next(iter(self.waiting), None)
-            if key is not None:
+            while (key := next(iter(self.waiting), None)) is not None:
                 del self.waiting[key]
-            return key
+                flight, is_own = self._join(key, _ANYBODYS, goes_on=True)
+                if is_own:
+                    return flight
+                self.counts["skipped"] += 1
+            return None
 
-    def join(self, key: str) -> _Flight:
-        """Joins the fetch of a key or begins one; raises what it failed with before."""
+    def join(self, key: str, may_wait_for: int, goes_on: bool) -> tuple[_Flight, bool]:
+        """Joins the fetch of a key or begins one, of which it says so; raises what it failed with before."""
         with self.lock:
             if (failure := self._failures.pop(key, None)) is not None:
                 raise failure
             # Whoever asks does not wait for its turn.
             self.waiting.pop(key, None)
-            return self._join(key)
+            return self._join(key, may_wait_for, goes_on)
 
     def forget_failure(self, key: str) -> None:
         """Somebody was told."""
         with self.lock:
             self._failures.pop(key, None)
 
-    def _join(self, key: str) -> _Flight:
-        if (landed := self._flights.get(key)) is not None:
-            return _Flight(key, landed, is_own=False)
-        landed = self._flights[key] = Future()
-        return _Flight(key, landed, is_own=True)
+    def _join(self, key: str, may_wait_for: int, goes_on: bool) -> tuple[_Flight, bool]:
+        flight = self._flights.get(key)
+        if flight is not None and (may_wait_for == _ANYBODYS or (may_wait_for == _GOING_ON and flight.goes_on)):
+            return flight, False
+        flight = self._flights[key] = _Flight(key, goes_on)
+        return flight, True
 
-    def land(self, flight: _Flight, error: Exception | None = None) -> None:
+    def land(self, flight: _Flight) -> None:
         with self.lock:
-            self._flights.pop(flight.key, None)
-        if error is None:
+            if self._flights.get(flight.key) is flight:
+                del self._flights[flight.key]
+        if flight.error is None:
             flight.landed.set_result(None)
         else:
-            flight.landed.set_exception(error)
+            flight.landed.set_exception(flight.error)
 
     async def fetch_on_demand(self, flight: _Flight) -> Any:
-        value, error = None, None
         try:
             value = await fetched(self.fetch_fn, flight.key)
             await self.cache.put(flight.key, value)
             self._count("fetched_on_demand")
-        except Exception as raised:
-            error = raised
+        except Exception as error:
+            flight.error = error
             self._count("failed")
             raise
         finally:
-            self.land(flight, error)
+            self.land(flight)
         return value
 
-    async def fetch_ahead(self, key: str) -> None:
-        """Fetches what was queued, unless it is there. What fails is told to whoever asks."""
-        with self.lock:
-            flight = self._join(key)
-        if not flight.is_own:
-            self._count("skipped")
-            return
-        error = None
+    async def fetch_ahead(self, flight: _Flight) -> None:
+        """Fetches what was queued, unless it is there; it lands with the task. What fails is told to whoever asks."""
+        _may_wait_for.set(_GOING_ON)
         try:
-            if key in self.cache:
+            if flight.key in self.cache:
                 self._count("skipped")
                 return
-            candidate = self.cache._candidate(await fetched(self.fetch_fn, key))
-            await self.cache._put(key, candidate, True, is_prefetched=True)
-            self._count("fetched")
-        except Exception as raised:
-            error = raised
-            self._fail(key, raised)
-        finally:
-            self.land(flight, error)
+            candidate = self.cache._candidate(await fetched(self.fetch_fn, flight.key))
+            is_in = await self.cache._put(flight.key, candidate, True, is_prefetched=True)
+            self._count("fetched", *(() if is_in else ("declined",)))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._fail(flight, error)
+        except BaseException as raised:
+            # Neither the thread ends with it nor whoever asks.
+            error = RuntimeError(f"fetch_fn raised {type(raised).__name__}")
+            error.__cause__ = raised
+            self._fail(flight, error)
 
-    def _fail(self, key: str, error: Exception) -> None:
+    def _fail(self, flight: _Flight, error: Exception) -> None:
+        _let_go_of_frames(error)
+        key, flight.error = flight.key, error
         with self.lock:
             self.counts["failed"] += 1
             is_known = self._failures.pop(key, None) is not None
@@ -279,15 +322,35 @@ class _Queue:
         if not is_known:
             logger.warning("cannot prefetch `%s`: %s: %s", key, type(error).__name__, error)
 
-    def _count(self, what: str) -> None:
+    def _count(self, *what: str) -> None:
         with self.lock:
-            self.counts[what] += 1
+            self.counts.update(what)
 
     def metrics(self) -> PrefetchMetrics:
         with self.lock:
-            names = ("queued", "dropped", "fetched", "skipped", "fetched_on_demand", "failed")
+            names = ("queued", "dropped", "fetched", "declined", "skipped", "fetched_on_demand", "failed")
             counts = {name: self.counts[name] for name in names}
             return PrefetchMetrics(**counts, waiting=len(self.waiting), in_flight=len(self._flights))
+
+
+class _Note(str):
+    """Where a fetch failed."""
+
+    __slots__ = ()
+
+
+def _let_go_of_frames(error: BaseException) -> None:
+    """Has an error that is kept hold no variables of the fetch; where it failed is a note of it."""
+    # An exception may refuse notes, and one object be raised many times.
+    with contextlib.suppress(Exception):
+        if hasattr(error, "__notes__"):
+            error.__notes__[:] = [note for note in error.__notes__ if not isinstance(note, _Note)]
+        error.add_note(_Note("while it was fetched ahead:\n" + "".join(traceback.format_exception(error)).rstrip()))
+    found: list[BaseException] = [error]
+    for one in found:
+        one.__traceback__ = None
+        others = (one.__cause__, one.__context__, *getattr(one, "exceptions", ()))
+        found += [other for other in others if isinstance(other, BaseException) and other not in found]
 
 
 class _Worker:
@@ -328,16 +391,21 @@ class _Worker:
     async def _serve(self) -> None:
         under_way: set[asyncio.Task[None]] = set()
 
-        def done(task: asyncio.Task[None]) -> None:
-            under_way.discard(task)
-            self._changed.set()
+        def begin(flight: _Flight) -> None:
+            def done(task: asyncio.Task[None]) -> None:
+                under_way.discard(task)
+                # Also what was cancelled before its first step.
+                self._queue.land(flight)
+                self._changed.set()
+
+            task = asyncio.create_task(self._queue.fetch_ahead(flight))
+            under_way.add(task)
+            task.add_done_callback(done)
 
         while not self._is_ending:
             self._changed.clear()
-            while len(under_way) < self._concurrency and (key := self._queue.pop()) is not None:
-                task = asyncio.create_task(self._queue.fetch_ahead(key))
-                under_way.add(task)
-                task.add_done_callback(done)
+            while len(under_way) < self._concurrency and (flight := self._queue.begin_next()) is not None:
+                begin(flight)
             await self._changed.wait()
         for task in list(under_way):
             task.cancel()

@@ -5,6 +5,7 @@
 //! memory, and a newcomer takes over the charges of those that make room for it. So what the table holds, what is on its
 //! way in and what was given up but is still leased together never exceed the capacity.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
@@ -119,7 +120,11 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
     }
 
     /// Looks for one unit whose value has to be good; what is not any more is taken out, and counts as a miss.
-    pub fn find(&self, unit: &K, is_good: impl FnOnce(&V) -> bool) -> Found<V> {
+    pub fn find<Q>(&self, unit: &Q, is_good: impl FnOnce(&V) -> bool) -> Found<V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         let mut inner = self.inner.lock();
         let found = inner.entry(unit).map(|(slot, entry)| (slot, entry.clone()));
         match found {
@@ -141,7 +146,11 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
     }
 
     /// A unit's entry. Counts as no use.
-    pub fn peek(&self, unit: &K) -> Option<Arc<Entry<V>>> {
+    pub fn peek<Q>(&self, unit: &Q) -> Option<Arc<Entry<V>>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         self.inner.lock().entry(unit).map(|(_, entry)| entry.clone())
     }
 
@@ -242,7 +251,11 @@ impl<V, K: Clone + Eq + Hash> Table<V, K> {
     }
 
     /// Removes an entry; whether there was one.
-    pub fn remove(&self, unit: &K) -> bool {
+    pub fn remove<Q>(&self, unit: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         let mut inner = self.inner.lock();
         let slot = inner.by_unit.get(unit).copied();
         let entry = slot.and_then(|slot| inner.take(slot));
@@ -341,7 +354,11 @@ struct GivenUp<V> {
 }
 
 impl<V, K: Clone + Eq + Hash> Inner<V, K> {
-    fn entry(&self, unit: &K) -> Option<(Slot, &Arc<Entry<V>>)> {
+    fn entry<Q>(&self, unit: &Q) -> Option<(Slot, &Arc<Entry<V>>)>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         let slot = *self.by_unit.get(unit)?;
         self.slots[slot as usize].as_ref().map(|(_, entry)| (slot, entry))
     }

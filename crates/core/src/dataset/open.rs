@@ -12,7 +12,7 @@ use super::{Dataset, Expansion, Inner, Stored, indexing, on_disk};
 use crate::clock::Clock;
 use crate::config::DatasetConfig;
 use crate::engine::{Engine, Interrupt, PerProcess};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::{self, Lazy, Policies};
 use crate::format::Limits;
 use crate::manifest::Manifest;
@@ -32,7 +32,7 @@ pub(super) fn open(config: &DatasetConfig, clock: Clock, interrupt: Interrupt<'_
     let metrics = Arc::new(Metrics::default());
     let sources = connect_first(engine, &mut config, &metrics, interrupt)?;
     let manifest = indexing::find_or_make(engine, &config, &sources, interrupt)?;
-    Ok(assemble(config, manifest, metrics, PerProcess::with(sources), clock))
+    assemble(config, manifest, metrics, PerProcess::with(sources), clock)
 }
 
 /// Opens a dataset by listing its sources, whatever is kept of them; `listed` counts the objects as they are found.
@@ -43,7 +43,7 @@ pub(super) fn index(config: &DatasetConfig, listed: &Arc<AtomicU64>, interrupt: 
     let sources = connect_first(engine, &mut config, &metrics, interrupt)?;
     let manifest = indexing::list(engine, &config, &sources, listed, interrupt)?;
     indexing::keep(&config, &sources, &manifest);
-    Ok(assemble(config, manifest, metrics, PerProcess::with(sources), Clock::default()))
+    assemble(config, manifest, metrics, PerProcess::with(sources), Clock::default())
 }
 
 pub(super) fn assemble(
@@ -52,11 +52,9 @@ pub(super) fn assemble(
     metrics: Arc<Metrics>,
     sources: PerProcess<Vec<Arc<dyn Source>>>,
     clock: Clock,
-) -> Dataset {
+) -> Result<Dataset> {
     let is_spread = manifest.field_names().any(|name| name.is_empty());
-    let or_unnamed = |name: &Arc<str>| if name.is_empty() { UNNAMED.into() } else { name.clone() };
-    let renamed = |name: Arc<str>| config.rename.get(&*name).map_or(name, |new| new.as_str().into());
-    let names = manifest.field_names().map(or_unnamed).map(renamed).collect();
+    let names = names(&config, &manifest)?;
     metrics.set(Metric::ManifestSamples, manifest.len() as u64);
     metrics.set(Metric::ManifestMissing, manifest.missing().count);
     metrics.set(Metric::ManifestBytes, manifest.memory_bytes() as u64);
@@ -79,7 +77,19 @@ pub(super) fn assemble(
         sources,
         kept,
     };
-    Dataset { inner: Arc::new(inner) }
+    Ok(Dataset { inner: Arc::new(inner) })
+}
+
+/// What fields are called in samples.
+fn names(config: &DatasetConfig, manifest: &Manifest) -> Result<Vec<Arc<str>>> {
+    let or_unnamed = |name: &Arc<str>| if name.is_empty() { UNNAMED.into() } else { name.clone() };
+    let renamed = |name: Arc<str>| config.rename.get(&*name).map_or(name, |new| new.as_str().into());
+    let names: Vec<Arc<str>> = manifest.field_names().map(or_unnamed).map(renamed).collect();
+    let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
+    if let Some((_, name)) = twice {
+        return Err(Error::new(ErrorKind::Invalid, "use", name).because("two fields would be called that in samples"));
+    }
+    Ok(names)
 }
 
 /// Opens the sources of all fields at once and puts the fetch policies around them.

@@ -65,7 +65,7 @@ impl Pinned {
         let config = DatasetConfig::from_json(&self.config)?;
         match self.kept_manifest() {
             // Sources are connected on first use: a worker that never reads never asks.
-            Some(manifest) => Ok(assemble(config, manifest, Arc::default(), PerProcess::new(), Clock::default())),
+            Some(manifest) => assemble(config, manifest, Arc::default(), PerProcess::new(), Clock::default()),
             None => Dataset::open(&config, interrupt),
         }
     }

@@ -116,12 +116,13 @@ impl Keyed {
         Ok(self.tier()?.get(key, was_prefetched).map(Lease))
     }
 
-    /// A value that is not too old, if there is one. Counts as no use.
+    /// A value for whoever looked for it before and waited until it was put in: counted as what it was then, and its next use as one of
+    /// what is there for another reason than having been fetched ahead.
     ///
     /// # Errors
     /// Those of starting the engine.
-    pub fn peek(&self, key: &str) -> Result<Option<Lease>> {
-        Ok(self.tier()?.peek(key).map(Lease))
+    pub fn get_awaited(&self, key: &str) -> Result<Option<Lease>> {
+        Ok(self.tier()?.get_awaited(key).map(Lease))
     }
 
     /// Whether there is a value that is not too old. Counts as no use.
@@ -129,7 +130,7 @@ impl Keyed {
     /// # Errors
     /// Those of starting the engine.
     pub fn contains(&self, key: &str) -> Result<bool> {
-        Ok(self.peek(key)?.is_some())
+        Ok(self.tier()?.peek(key).is_some())
     }
 
     /// Puts a copy of a value in, in the place of what was there. Returns whether it was let in; if not, nothing is there any more.
@@ -157,12 +158,28 @@ impl Keyed {
         Ok(())
     }
 
-    /// What it holds and what happened. Waits a moment for what is being packed, so that the figures are those of what is kept.
+    /// Waits a moment for what is being packed, so that figures are those of what is kept.
     ///
     /// # Errors
     /// What `interrupt` returned.
-    pub fn stats(&self, interrupt: Interrupt<'_>) -> Result<KeyedStats> {
-        self.tier()?.stats(interrupt)
+    pub fn settle(&self, interrupt: Interrupt<'_>) -> Result<()> {
+        self.tier()?.settle(interrupt)
+    }
+
+    /// What it holds and what happened. What is too old is not held any more.
+    ///
+    /// # Errors
+    /// Those of starting the engine.
+    pub fn stats(&self) -> Result<KeyedStats> {
+        Ok(self.tier()?.stats())
+    }
+
+    /// What happened, without a look at what it holds.
+    ///
+    /// # Errors
+    /// Those of starting the engine.
+    pub fn counters(&self) -> Result<KeyedStats> {
+        Ok(self.tier()?.counters())
     }
 
     /// Sets the counters to zero; values stay.

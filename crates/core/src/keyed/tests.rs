@@ -36,7 +36,8 @@ fn found(keyed: &Keyed, key: &str) -> Option<Value> {
 }
 
 fn stats(keyed: &Keyed) -> KeyedStats {
-    keyed.stats(uninterrupted()).expect("figures")
+    keyed.settle(uninterrupted()).expect("packed");
+    keyed.stats().expect("figures")
 }
 
 #[test]
@@ -134,6 +135,17 @@ fn the_first_use_of_what_was_fetched_ahead_counts_as_a_prefetch_hit_also_once_it
     keyed.reset_counters().expect("reset");
     let seen = stats(&keyed);
     assert_eq!((seen.hits, seen.prefetch_hits, seen.saved_bytes, seen.entries), (0, 0, 0, 1));
+}
+
+#[test]
+fn what_somebody_waited_for_was_not_there_ahead_of_its_use() {
+    let keyed = cache(64 << 20);
+    assert!(keyed.get("k", false).expect("asked").is_none() && keyed.get_awaited("k").expect("asked").is_none());
+    keyed.put("k", &value(10, 1), PutOptions { compress: true, is_prefetched: true }, uninterrupted()).expect("put");
+    assert!(keyed.get_awaited("k").expect("asked").is_some());
+    found(&keyed, "k");
+    let seen = stats(&keyed);
+    assert_eq!((seen.hits, seen.misses, seen.prefetch_hits), (1, 1, 0));
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Tier {
 
     pub(super) fn get(&self, key: &str, was_prefetched: bool) -> Option<Arc<Entry<Kept>>> {
         let now = self.clock.now();
-        match self.table.find(&key.into(), |kept| self.is_good(kept, now)) {
+        match self.table.find(key, |kept| self.is_good(kept, now)) {
             Found::Good(entry) => {
                 let is_first_use = entry.value().origin.is_prefetched.swap(false, Ordering::Relaxed);
                 self.prefetch_hits.fetch_add(u64::from(is_first_use || was_prefetched), Ordering::Relaxed);
@@ -108,9 +108,15 @@ impl Tier {
         }
     }
 
+    pub(super) fn get_awaited(&self, key: &str) -> Option<Arc<Entry<Kept>>> {
+        let entry = self.peek(key)?;
+        entry.value().origin.is_prefetched.store(false, Ordering::Relaxed);
+        Some(entry)
+    }
+
     pub(super) fn peek(&self, key: &str) -> Option<Arc<Entry<Kept>>> {
         let now = self.clock.now();
-        self.table.peek(&key.into()).filter(|entry| self.is_good(entry.value(), now))
+        self.table.peek(key).filter(|entry| self.is_good(entry.value(), now))
     }
 
     fn is_good(&self, kept: &Kept, now: Duration) -> bool {
@@ -208,20 +214,27 @@ impl Tier {
     }
 
     pub(super) fn remove(&self, key: &str) -> bool {
-        self.table.remove(&key.into())
+        self.table.remove(key)
     }
 
     pub(super) fn clear(&self) {
         self.table.clear();
     }
 
-    pub(super) fn stats(&self, interrupt: Interrupt<'_>) -> Result<KeyedStats> {
-        self.packing.settle(interrupt)?;
+    pub(super) fn settle(&self, interrupt: Interrupt<'_>) -> Result<()> {
+        self.packing.settle(interrupt)
+    }
+
+    pub(super) fn stats(&self) -> KeyedStats {
         let now = self.clock.now();
         let expired = self.table.retain(|kept| self.is_good(kept, now)) as u64;
-        let expired = self.expired.fetch_add(expired, Ordering::Relaxed) + expired;
+        self.expired.fetch_add(expired, Ordering::Relaxed);
+        self.counters()
+    }
+
+    pub(super) fn counters(&self) -> KeyedStats {
         let stats = self.table.stats();
-        Ok(KeyedStats {
+        KeyedStats {
             entries: stats.entries,
             bytes: self.bytes(),
             capacity: self.capacity() as u64,
@@ -229,10 +242,10 @@ impl Tier {
             misses: stats.misses,
             evictions: stats.evictions,
             declined: stats.declined,
-            expired,
+            expired: self.expired.load(Ordering::Relaxed),
             prefetch_hits: self.prefetch_hits.load(Ordering::Relaxed),
             saved_bytes: self.saved_bytes.load(Ordering::Relaxed),
-        })
+        }
     }
 
     pub(super) fn reset_counters(&self) {

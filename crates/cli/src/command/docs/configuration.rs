@@ -27,6 +27,50 @@ const PYTHON_ALONE: &str = "## In Python alone
 | `credentials` | `storage_options` | also a function that returns them: [guides of sources](sources/README.md) |
 ";
 
+const ADAPTER: &str = "## The adapter
+
+Arguments of [`headwater.adapter`](adapter.md); where they are a setting from above, that is named.
+
+| argument | of | default | what |
+|---|---|---|---|
+| `name` | `DataSourceConfig` | – | field that its objects are |
+| `source_type` | `DataSourceConfig` | – | `local`, `huggingface`, `s3`, `gcs`, `azure`, `http` |
+| `path_or_uri` | `DataSourceConfig` | – | where they are |
+| `credentials` | `DataSourceConfig` | `None` | options of the source, or a function that gives credentials; `storage_options` |
+| `replicas_of` | `DataSourceConfig` | `None` | name of the source whose objects it has, too |
+| `sources` | `StreamingDatasetAdapter` | – | list of `DataSourceConfig`, or of dicts with `name`, `type`, `path`, `credentials`, `replicas_of` in `create_streaming_dataset_from_config`; `fields` |
+| `data_mapping` | `StreamingDatasetAdapter` | `None` | `rename`; `latents` and `conditions` are `latent_conditions` and `text_conditions` by default |
+| `cache_size_gb` | `StreamingDatasetAdapter` | `100.0` | `memory` of `[cache]`, in 10^9 bytes |
+| `max_ttl_seconds` | `StreamingDatasetAdapter` | `3600.0` | `ttl` of `[cache]`; `None` for ever |
+| `prefetch_ahead` | `StreamingDatasetAdapter` | `10` | `ahead` of `[prefetch]` |
+| `enable_prefetch` | `StreamingDatasetAdapter` | `True` | whether anything is fetched ahead from the start |
+| `compression_type` | `StreamingDatasetAdapter` | `'zstd'` | `compression` of `[cache]` |
+| `policy` | `StreamingDatasetAdapter` | `'keep'` | `policy` of `[cache]` |
+| `pairs` | `StreamingDatasetAdapter` | `None` | `pairs`; what it does not name is guessed |
+| `on_missing` | `StreamingDatasetAdapter` | `'skip'` | `on_missing` |
+| `on_error` | `StreamingDatasetAdapter` | `'raise'` | `on_error` |
+| `on_changed` | `StreamingDatasetAdapter` | `'error'` | `on_changed` |
+| `restore_latents` | `StreamingDatasetAdapter` | `True` | `restore_latents` |
+| `disk` | `StreamingDatasetAdapter` | `None` | `disk` of `[cache]` |
+| `disk_capacity` | `StreamingDatasetAdapter` | `None` | `disk_capacity` of `[cache]` |
+| `fetch` | `StreamingDatasetAdapter` | `None` | `[fetch]` |
+| `transform` | `StreamingDatasetAdapter` | `None` | function that is called with each sample |
+| `framework` | `StreamingDatasetAdapter` | `None` | `\"torch\"` or `\"numpy\"` |
+| `data_root` | `PrecomputedDataset` | – | folder or URI, `source`; `.precomputed` in it is found |
+| `data_sources` | `PrecomputedDataset` | `None` | sub-folders, `fields` and `rename` |
+| `max_size_gb` | `SmartLRUCache` | `100.0` | memory, in 10^9 bytes |
+| `max_ttl_seconds` | `SmartLRUCache` | `3600.0` | how long a value is used after it was put in; `None` for ever |
+| `compression_type` | `SmartLRUCache` | `'zstd'` | also `'none'` |
+| `prefetch_ahead` | `SmartLRUCache` | `10` | keys that one call of `prefetch` fetches at most |
+| `policy` | `SmartLRUCache` | `'lru'` | also `'keep'` |
+| `framework` | `SmartLRUCache` | `None` | `\"torch\"` or `\"numpy\"` |
+| `clock` | `SmartLRUCache` | `None` | for tests: `headwater.testing.ManualClock` |
+| `cache` | `AsyncPrefetcher` | – | where values go |
+| `fetch_fn` | `AsyncPrefetcher` | – | gives the value of a key, or a coroutine of it |
+| `queue_size` | `AsyncPrefetcher` | `10` | keys that may wait |
+| `concurrency` | `AsyncPrefetcher` | `4` | keys that are fetched at once |
+";
+
 const SOURCES: &str = "## Options of sources
 
 Beside a source's `uri` in a file, or in `storage_options` by field or scheme: `endpoint`, `region`, `profile`, `anonymous` and so on, by kind of
@@ -39,7 +83,7 @@ pub(super) fn write(out: &mut impl Write) -> Result<(), Failure> {
     for table in tables() {
         write_table(out, &table)?;
     }
-    writeln!(out, "{SOURCES}\n{PYTHON_ALONE}")?;
+    writeln!(out, "{SOURCES}\n{PYTHON_ALONE}\n{ADAPTER}")?;
     writeln!(
         out,
         "## Environment\n\nRead where neither an argument nor a file says it.\n\n| of | variables | what they say |\n|---|---|---|"
