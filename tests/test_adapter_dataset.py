@@ -118,7 +118,7 @@ def test_arguments_that_cannot_be_meant_are_refused(folder: Path, arguments: dic
 
 def test_names_may_be_exchanged(folder: Path) -> None:
     swapped = adapter(local(folder), data_mapping={"latents": "conditions", "conditions": "latents"})[3]
-    assert_same(swapped, {"latents": condition(3), "conditions": latent(3), "idx": 3})
+    assert_same(swapped, {"conditions": latent(3), "latents": condition(3), "idx": 3})
 
 
 @pytest.mark.parametrize("endless", [float("inf"), 1e300])

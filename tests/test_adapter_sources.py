@@ -304,9 +304,9 @@ def test_what_was_fetched_ahead_is_not_asked_for_again(folder: Path, fault_serve
 
 @pytest.mark.parametrize("kind", ["s3", "http"])
 def test_a_place_is_listed_when_that_is_asked_for_and_for_no_item(folder: Path, fault_servers: Servers, kind: str) -> None:
-    server = fault_servers(folder)
     for number in range(20):
         torch.save(value(number), folder / f"more/latent_{number:04}.pt")
+    server = fault_servers(folder)
     credentials = {"access_key_id": "any", "secret_access_key": "any", "endpoint": server.endpoint, "region": server.region}
     place = DataSourceConfig("x", kind, server.uri(kind, ""), credentials if kind == "s3" else None)
     source = create_data_source(place)
