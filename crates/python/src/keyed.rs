@@ -136,7 +136,7 @@ fn counts(stats: &KeyedStats) -> [(&'static str, u64); 5] {
     ]
 }
 
-fn named<'py>(py: Python<'py>, numbers: impl IntoIterator<Item = (&'static str, u64)>) -> PyResult<Bound<'py, PyDict>> {
+fn named(py: Python<'_>, numbers: impl IntoIterator<Item = (&'static str, u64)>) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     for (name, number) in numbers {
         dict.set_item(name, number)?;

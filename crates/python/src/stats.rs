@@ -24,11 +24,11 @@ pub(crate) fn of_sources<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<
     Ok(sources)
 }
 
-fn filled<'py>(
-    py: Python<'py>,
+fn filled(
+    py: Python<'_>,
     numbers: impl Iterator<Item = (&'static MetricInfo, Number)>,
     quantiles: impl Iterator<Item = (String, f64)>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     let stats = PyDict::new(py);
     for (info, number) in numbers {
         match number {
