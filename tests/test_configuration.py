@@ -76,7 +76,11 @@ FOREIGN = re.compile(
 
 @pytest.mark.filterwarnings("ignore:pin_memory=True does nothing here")
 @pytest.mark.parametrize("kind", CLASSES)
-def test_what_is_wrong_with_a_setting_is_said_in_words_of_pythons(folder: Path, kind: Any) -> None:
+def test_what_is_wrong_with_a_setting_is_said_in_words_of_pythons(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    # Text is a folder to some.
+    monkeypatch.chdir(tmp_path)
     settings = {name: parameter for name, parameter in inspect.signature(kind).parameters.items() if name not in NO_SCALARS}
     refused = 0
     for name in settings:
