@@ -78,9 +78,9 @@ FOREIGN = re.compile(
 @pytest.mark.filterwarnings("ignore:pin_memory=True does nothing here")
 @pytest.mark.parametrize("kind", CLASSES)
 def test_what_is_wrong_with_a_setting_is_said_in_words_of_pythons(
-    folder: Path, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
-    # Paths are some of what is given.
+    # Text is a folder to some.
     monkeypatch.chdir(tmp_path)
     settings = {name: parameter for name, parameter in inspect.signature(kind).parameters.items() if name not in NO_SCALARS}
     refused = 0
