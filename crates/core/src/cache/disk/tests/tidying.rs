@@ -94,9 +94,10 @@ fn where_every_row_is_taken_the_oldest_source_gives_way_some_files_at_a_time() {
     let others: Vec<_> = (1..rows::SETS).map(|number| disk.set(&uri(number), None, false)).collect();
     assert!(others.iter().all(|set| put(set, "a.pt", b"x")));
     let newcomer = disk.set(&uri(rows::SETS), None, false);
-    let (mut shards, mut left) = (0, files(dir.path()).len());
+    let there = || layout::shards(&folder).map(|shard| files_in(&shard).expect("read").len()).sum::<usize>();
+    let (mut shards, mut left) = (0, there());
     while !put(&newcomer, "a.pt", b"x") {
-        let now = files(dir.path()).len();
+        let now = there();
         assert!(now < left && left - now < 10, "of a shard at a time: {left} and {now}");
         (shards, left) = (shards + 1, now);
     }
