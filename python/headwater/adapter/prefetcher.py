@@ -83,7 +83,7 @@ class AsyncPrefetcher:
             raise TypeError(f"cannot use a `{type(cache).__name__}` as cache: give a SmartLRUCache")
         if not callable(fetch_fn):
             raise TypeError(f"cannot use a `{type(fetch_fn).__name__}` as fetch_fn: give a function of a key")
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "queue_size": whole("queue_size", queue_size, least=1),
             "concurrency": whole("concurrency", concurrency, least=1),
         }
@@ -306,9 +306,9 @@ class _Queue:
             self._fail(flight, error)
         except BaseException as raised:
             # Neither the thread ends with it nor whoever asks.
-            error = RuntimeError(f"fetch_fn raised {type(raised).__name__}")
-            error.__cause__ = raised
-            self._fail(flight, error)
+            failure = RuntimeError(f"fetch_fn raised {type(raised).__name__}")
+            failure.__cause__ = raised
+            self._fail(flight, failure)
 
     def _fail(self, flight: _Flight, error: Exception) -> None:
         _let_go_of_frames(error)
