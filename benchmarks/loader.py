@@ -133,7 +133,8 @@ COPYING: dict[str, Callable[[int, int, int], Any]] = {
 
 def viewed(address: int, count: int) -> Any:
     """Memory as an array."""
-    return np.frombuffer((ctypes.c_uint8 * count).from_address(address), np.uint8)
+    memory: Any = (ctypes.c_uint8 * count).from_address(address)
+    return np.frombuffer(memory, np.uint8)
 
 
 def copying_rates(megabytes: int = 256, rounds: int = 7) -> dict[str, float]:
