@@ -122,7 +122,7 @@ def memory_of(name: str, size_gb: float) -> int:
         ConfigError: it is no size; the message names the argument.
 
     """
-    return int(min(_number(name, size_gb) * GB, _MOST_BYTES))
+    return round(min(_number(name, size_gb) * GB, _MOST_BYTES))
 
 
 def ttl_of(name: str, seconds: float | None) -> float | None:

@@ -232,7 +232,7 @@ metrics! {
         "Units that were not, or not of the listed version.";
     DiskInsertions "cache_disk_insertions_total" => "cache_insertions_total" ("tier" = "disk") Counter "units" / 1
         "Units that were written to disk.";
-    DiskEvictions "cache_disk_evictions_total" => "cache_evictions_total" ("tier" = "disk") Counter "files" / 1
+    DiskEvictions "cache_disk_evictions_total" => "cache_evictions_total" ("tier" = "disk") Counter "entries" / 1
         "Records removed from disk for others."
         ! "Other sources need the folder, too: raise `disk_capacity`, or remove what nobody uses with `headwater cache gc`.";
     DiskDeclined "cache_disk_declined_total" => "cache_declined_total" ("tier" = "disk") Counter "units" / 1 + unstable
