@@ -129,7 +129,7 @@ def test_both_are_torchs(folder: Path, arguments: dict[str, Any]) -> None:
 
 
 def test_pin_memory_is_true_or_false(folder: Path) -> None:
-    with pytest.raises(hw.ConfigError, match="boolean"):
+    with pytest.raises(hw.ConfigError, match="expected true or false"):
         loader(folder, pin_memory="yes")
 
 
