@@ -15,8 +15,8 @@ from servers import testkit
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
 SAMPLES, BATCH, SEED, WARM, MEASURED = 600, 10, 1, 6, 12
-# On disk a sample takes two blocks, with what is beside it.
-SAMPLE_BYTES, BLOCKS = 4096, 8192
+# On disk a sample takes two blocks, with what is beside it; in memory as it is.
+SAMPLE_BYTES, BLOCKS, ENTRY = 4096, 8192, 4192
 
 RANK = """
 import json, sys, time
@@ -93,7 +93,7 @@ def simulated(sample_bytes: int, *tiers: str) -> float:
 
 @pytest.mark.slow
 def test_two_ranks_with_memories_of_their_own_reuse_what_was_simulated(server: testkit.Testkit) -> None:
-    memory = SAMPLES * BLOCKS // 4
+    memory = SAMPLES * ENTRY // 4
     counted = walked(server, {"memory": memory, "compression": "none"})
     foreseen = simulated(round(counted[0]["entry"]), "--memory", str(memory))
     assert foreseen == pytest.approx(0.25, abs=0.02)
