@@ -209,7 +209,7 @@ metrics! {
         "Units that were not.";
     CacheInsertions "cache_insertions_total" => "cache_insertions_total" ("tier" = "memory") Counter "units" / 1
         "Units that were put into the cache.";
-    CacheEvictions "cache_evictions_total" => "cache_evictions_total" ("tier" = "memory") Counter "units" / 1
+    CacheEvictions "cache_evictions_total" => "cache_evictions_total" ("tier" = "memory") Counter "entries" / 1
         "Entries given up for others."
         ! "With the policy `lru` and a dataset larger than the cache, each epoch evicts what the next needs: use `policy=\"auto\"`.";
     CacheDeclined "cache_declined_total" => "cache_declined_total" ("tier" = "memory") Counter "units" / 1 + unstable
