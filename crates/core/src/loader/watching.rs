@@ -12,6 +12,9 @@ const EVERY: Duration = Duration::from_secs(10);
 /// How far back a verdict goes, and how often the log is told of one.
 const WINDOW: Duration = Duration::from_mins(1);
 
+/// How long a verdict waits for whoever looks; without the last minute it is of all that was counted.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// What was counted at moments of the last minute.
 #[derive(Debug, Default)]
 pub(super) struct Watching {
@@ -51,10 +54,11 @@ impl Watching {
 
     /// What the last minute says, or all that was counted where there is less of it.
     pub(super) fn verdict(&self, now: &Snapshot) -> Verdict {
-        let mut seen = self.seen.lock();
-        seen.forget(Instant::now());
-        let before = seen.marks.front().map(|(_, before)| before);
-        let verdict = before.map(|before| Verdict::between(Some(before), now));
+        // In a forked child somebody who is no more may hold it.
+        let verdict = self.seen.try_lock_for(PATIENCE).and_then(|mut seen| {
+            seen.forget(Instant::now());
+            seen.marks.front().map(|(_, before)| Verdict::between(Some(before), now))
+        });
         verdict
             .filter(|verdict| verdict.bottleneck != Bottleneck::Unknown)
             .unwrap_or_else(|| Verdict::between(None, now))
@@ -91,6 +95,13 @@ mod tests {
         assert_eq!(watching.verdict(&counted(&metrics, 0)).bottleneck, Bottleneck::Balanced);
         metrics.reset();
         assert_eq!(watching.verdict(&counted(&metrics, 9)).bottleneck, Bottleneck::Decode, "of all since then");
+    }
+
+    #[test]
+    fn a_verdict_comes_though_a_thread_that_a_fork_left_behind_holds_the_lock() {
+        let (watching, metrics) = (Watching::default(), Metrics::default());
+        let _held = watching.seen.lock();
+        assert_eq!(watching.verdict(&counted(&metrics, 9)).bottleneck, Bottleneck::Decode);
     }
 
     #[test]
